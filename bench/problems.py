@@ -1,0 +1,141 @@
+"""The inputs of a row, the same for every contestant, and the judge: the NumPy twin in float64."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+
+import fastbp
+from fastbp import _backend, _reference
+
+from .shapes import StepShape
+
+ACTIVATION, LOSS = "sigmoid", "softmax_cross_entropy"
+LEARNING_RATE = 0.1
+# For the check the update must dwarf the weights, or their rounding would hide the gradient's. A power of two
+# scales exactly.
+CHECK_RATE = 2.0**20
+CHECKED_ELEMENTS = 1 << 22  # of a gradient; a larger one is compared in evenly spread rows
+BLOCK_ELEMENTS = 1 << 22  # the judge works through so much at a time
+
+
+@dataclass
+class StepProblem:
+    """One batch, and the parameters to start from: flat, [W1 (I, O) by rows, b1, W2, b2, ...]."""
+
+    shape: StepShape
+    dtype: np.dtype
+    threads: int
+    learning_rate: float = LEARNING_RATE
+    x: np.ndarray = field(init=False)
+    labels: np.ndarray = field(init=False)
+    parameters: np.ndarray = field(init=False)
+
+    def __post_init__(self) -> None:
+        rng = np.random.default_rng(0)
+        inputs, classes = self.shape.sizes[0], self.shape.sizes[-1]
+        self.x = rng.standard_normal((self.shape.batch, inputs)).astype(self.dtype)
+        self.labels = rng.integers(0, classes, self.shape.batch)
+        self.parameters = self.network().parameters.copy()
+
+    def network(self) -> fastbp.MLP:
+        """Return a fresh fastbp network; its seed is why all contestants start alike."""
+        options = {
+            "activation": ACTIVATION,
+            "loss": LOSS,
+            "dtype": self.dtype.name,
+            "n_threads": self.threads,
+        }
+        return fastbp.MLP(self.shape.sizes, seed=0, **options)
+
+    def layers(self, flat: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Return views (W (I, O), b (O,)) of each layer into a flat vector."""
+        views, start = [], 0
+        for inputs, outputs in zip(self.shape.sizes, self.shape.sizes[1:], strict=False):
+            middle = start + inputs * outputs
+            end = middle + outputs
+            views.append((flat[start:middle].reshape(inputs, outputs), flat[middle:end]))
+            start = end
+        return views
+
+    @cached_property
+    def judge(self) -> np.ndarray:
+        """The gradient of the mean error by the float64 twin, flat."""
+        parameters = self.parameters.astype(np.float64)
+        gradient = np.empty_like(parameters)
+        network = _reference.Network(self.shape.sizes, ACTIVATION, LOSS, parameters, 1)
+        network.gradient(self.x.astype(np.float64), self.labels, gradient)
+        return gradient
+
+    def residual(self, updated: np.ndarray) -> float:
+        """Return how far one step from `parameters` to `updated` is from the judge's.
+
+        (before - after) / learning rate gives the gradient back. The residual is the largest error in a
+        layer's weights or biases relative to the largest gradient there, and of these the worst.
+        """
+        gradient = (self.parameters.astype(np.float64) - updated) / self.learning_rate
+        pairs = zip(self.layers(gradient), self.layers(self.judge), strict=True)
+        return max(_relative(got, wanted) for layer in pairs for got, wanted in zip(*layer, strict=True))
+
+
+@dataclass
+class LossProblem:
+    """Logits (N, C) and targets: class indices for softmax, rows of probabilities for sigmoid."""
+
+    kind: Literal["softmax", "sigmoid"]
+    examples: int
+    classes: int
+    dtype: np.dtype
+    threads: int
+    logits: np.ndarray = field(init=False)
+    targets: np.ndarray = field(init=False)
+
+    def __post_init__(self) -> None:
+        rng = np.random.default_rng(0)
+        size = self.examples, self.classes
+        # Standard deviation 4: a peaked softmax, as in a network that has learnt something.
+        self.logits = rng.standard_normal(size, dtype=self.dtype)
+        self.logits *= 4.0
+        if self.kind == "softmax":
+            self.targets = rng.integers(0, self.classes, self.examples)
+        else:
+            self.targets = rng.random(size, dtype=self.dtype)
+
+    @property
+    def function(self) -> Callable[..., fastbp.LossGrad]:
+        """The public function of this row."""
+        return getattr(fastbp, f"{self.kind}_cross_entropy")
+
+    @cached_property
+    def checked_rows(self) -> np.ndarray:
+        """The rows whose gradient is compared: all, or evenly spread ones of a large problem."""
+        count = max(1, min(self.examples, CHECKED_ELEMENTS // self.classes))
+        return np.linspace(0, self.examples - 1, count).astype(np.intp)
+
+    @cached_property
+    def judge(self) -> tuple[float, np.ndarray]:
+        """The mean error over all rows, and the gradient of the checked rows, by the float64 twin."""
+        with _backend.use("reference"):
+            step = max(1, BLOCK_ELEMENTS // self.classes)
+            blocks = (slice(start, start + step) for start in range(0, self.examples, step))
+            loss = sum(float(self._judge(block).loss) for block in blocks)
+            gradient = self._judge(self.checked_rows).grad
+        return loss / self.examples, gradient / self.examples
+
+    def _judge(self, rows: slice | np.ndarray) -> fastbp.LossGrad:
+        """Return the summed error and its gradient for some rows."""
+        return self.function(self.logits[rows].astype(np.float64), self.targets[rows], reduction="sum")
+
+    def residual(self, loss: float, gradient: np.ndarray) -> float:
+        """Return the relative error of the loss, or that of the gradient (to its largest entry) if larger."""
+        wanted_loss, wanted = self.judge
+        return max(_relative(gradient[self.checked_rows], wanted), abs(loss - wanted_loss) / abs(wanted_loss))
+
+
+def _relative(got: np.ndarray, wanted: np.ndarray) -> float:
+    """Return the largest error relative to the largest value."""
+    return float(np.max(np.abs(got - wanted)) / np.max(np.abs(wanted)))

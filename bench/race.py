@@ -1,0 +1,98 @@
+"""One row of a table: the contestants with their residuals, measured together, set against the peak."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol, TypeVar
+
+from .timing import Contestant, Plan, measure
+
+TWIN = "NumPy twin"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A contestant, how far its result is from the float64 twin's, and whether it is fastbp itself."""
+
+    contestant: Contestant
+    residual: float
+    ours: bool = False
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a unit of work amounts to: `amount` of `unit` / s · 1e9, and the peak to hold it against."""
+
+    amount: float
+    unit: str  # "GFLOP/s" or "GB/s"
+    peak: float | None
+
+
+@dataclass(frozen=True)
+class Row:
+    """A result. `ratios`: for fastbp, how many times longer every other contestant takes."""
+
+    shape: str
+    contestant: str
+    ours: bool
+    seconds: float
+    spread: float
+    samples: int
+    rate: float
+    unit: str
+    of_peak: float | None
+    residual: float
+    ratios: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def best_peer(self) -> float | None:
+        """The smallest ratio to a peer; the twin, being ours, is none."""
+        peers = [ratio for name, ratio in self.ratios.items() if name != TWIN]
+        return min(peers, default=None)
+
+
+def race(shape: str, entries: Sequence[Entry], work: Work, plan: Plan) -> list[Row]:
+    """Measure the entries interleaved and return their rows, fastbp's first."""
+    timings = measure([entry.contestant for entry in entries], plan)
+    others = [entry.contestant.name for entry in entries if not entry.ours]
+
+    def row(entry: Entry) -> Row:
+        name = entry.contestant.name
+        seconds = timings.median(name)
+        rate = 1e-9 * work.amount / seconds
+        return Row(
+            shape=shape,
+            contestant=name,
+            ours=entry.ours,
+            seconds=seconds,
+            spread=timings.spread(name),
+            samples=timings.samples(name),
+            rate=rate,
+            unit=work.unit,
+            of_peak=rate / work.peak if work.peak else None,
+            residual=entry.residual,
+            ratios={other: timings.ratio(other, name) for other in others} if entry.ours else {},
+        )
+
+    return sorted((row(entry) for entry in entries), key=lambda r: not r.ours)
+
+
+class Peer(Protocol):
+    """What is needed to speak of a peer."""
+
+    name: str
+
+
+AnyPeer = TypeVar("AnyPeer", bound=Peer)
+
+
+def try_peers(kinds: Iterable[type[AnyPeer]], entry: Callable[[type[AnyPeer]], Entry]) -> list[Entry]:
+    """Return the entries of the peers. One that breaks on this shape is named, and the others go on."""
+    entries = []
+    for kind in kinds:
+        try:
+            entries.append(entry(kind))
+        except Exception as error:
+            print(f"{kind.name} is left out of the next row: {type(error).__name__}: {str(error)[:200]}")
+    return entries

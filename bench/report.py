@@ -1,0 +1,83 @@
+"""Tables of rows for people, and one JSON file for programs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from .machine import Peaks
+from .race import Row
+
+# A result further from the float64 twin than this many eps is marked: it is not the same computation. Honest
+# rounding stays far below (a sum of 4096 products errs by about sqrt(4096) eps).
+SUSPECT = 1000
+LEFT = 63  # the width of the columns left of the ratios
+
+LEGEND = """\
+time: median; spread: half the distance between its quartiles; peak: fraction of the peak measured here;
+residual: largest error relative to the largest value, by the float64 NumPy twin ("!": over {limit:.0e},
+it is another computation); times faster than: the other's time / this time; best: than the fastest peer.
+"""
+
+
+def header(facts: dict[str, str]) -> str:
+    """Return the lines that describe the machine."""
+    return "\n".join(f"{name:10} {value}" for name, value in facts.items())
+
+
+def legend(dtype: np.dtype) -> str:
+    """Return what the columns mean."""
+    return LEGEND.format(limit=SUSPECT * np.finfo(dtype).eps)
+
+
+def title(bench: str, dtype: np.dtype, threads: int, peaks: Peaks, others: Sequence[str]) -> str:
+    """Return the table's first lines."""
+    fma = f"{peaks.gflops:.0f}" if peaks.gflops else "unknown (no kernels)"
+    what = f"{bench}, {dtype.name}, {threads} thread{'s' * (threads > 1)}"
+    heads = [f"{name:>{_width(name)}}" for name in (["best", *others] if len(others) > 1 else others)]
+    return "\n".join(
+        (
+            f"{what}; peak: {fma} GFLOP/s multiply-add, {peaks.copy_gbs:.1f} GB/s copy",
+            f"{'times faster than':>{LEFT + 18}}",
+            f"{'':18}{'time':>9} {'spread':>6} {'rate':>13} {'peak':>5} {'residual':>9}{''.join(heads)}",
+        )
+    )
+
+
+def block(rows: Iterable[Row], others: Sequence[str], dtype: np.dtype) -> str:
+    """Return the lines of one shape: its name, fastbp's rows, then the other contestants' own times."""
+    rows = list(rows)
+    lines = [rows[0].shape]
+    for row in rows:
+        rate = f"{row.rate:.3g} {row.unit}"
+        peak = "" if row.of_peak is None else f"{row.of_peak:.0%}"
+        flag = "!" if not row.residual < SUSPECT * np.finfo(dtype).eps else " "
+        spread = f"±{row.spread:.0%}" if row.samples > 1 else "once"
+        line = f"  {row.contestant:16}{_time(row.seconds):>9} {spread:>6} {rate:>13} {peak:>5} "
+        lines.append(f"{line}{row.residual:8.1e}{flag}" + _ratios(row, others))
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def _ratios(row: Row, others: Sequence[str]) -> str:
+    """Return the columns of "times faster than": first the best peer, where there are peers."""
+    if not row.ours:
+        return ""
+    ratios = {name: row.ratios.get(name) for name in others}
+    if len(others) > 1:
+        ratios = {"best": row.best_peer, **ratios}
+    cells = (f"{'-' if ratio is None else f'{ratio:.3g}':>{_width(name)}}" for name, ratio in ratios.items())
+    return "".join(cells)
+
+
+def _width(name: str) -> int:
+    """Return the width of the column of a contestant's ratios."""
+    return 2 + max(6, len(name))
+
+
+def _time(seconds: float) -> str:
+    """Return three significant digits with a unit."""
+    for unit, scale in (("s", 1.0), ("ms", 1e3), ("µs", 1e6)):
+        if seconds * scale >= 1.0:
+            return f"{seconds * scale:.{3 if seconds * scale < 999.5 else 4}g} {unit}"
+    return f"{seconds * 1e9:.3g} ns"

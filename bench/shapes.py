@@ -1,0 +1,89 @@
+"""The named shapes: one row of the tables each, with the work that it stands for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Literal, Protocol, TypeVar
+
+
+@dataclass(frozen=True)
+class StepShape:
+    """One training step: layer sizes (inputs first) and the number of examples in the batch."""
+
+    sizes: tuple[int, ...]
+    batch: int
+    label: str = ""
+
+    @property
+    def name(self) -> str:
+        """As in the tables, e.g. "4-16-3 batch 8"."""
+        return f"{self.label or '-'.join(map(str, self.sizes))} batch {self.batch}"
+
+    @property
+    def operations(self) -> int:
+        """Multiplications and additions of the matrix products; everything else is left out.
+
+        Per layer and example 2·I·O each for A W, for Aᵀ δ and, but in the first layer, for δ Wᵀ.
+        """
+        products = [inputs * outputs for inputs, outputs in zip(self.sizes, self.sizes[1:], strict=False)]
+        return 2 * self.batch * (3 * sum(products) - products[0])
+
+
+@dataclass(frozen=True)
+class LossShape:
+    """One error function with its gradient: logits of shape (rows, classes), and where the gradient goes.
+
+    "new": an array allocated by the call. "buffer": an array of the caller's, used again and again.
+    "in place": the logits themselves.
+    """
+
+    kind: Literal["softmax", "sigmoid"]
+    rows: int
+    classes: int
+    output: Literal["new", "buffer", "in place"] = "new"
+
+    @property
+    def name(self) -> str:
+        """As in the tables, e.g. "softmax 128x10 new"."""
+        return f"{self.kind} {self.rows}x{self.classes} {self.output}"
+
+    def traffic(self, itemsize: int) -> int:
+        """Bytes that must move: the logits read once, the gradient written once."""
+        return 2 * self.rows * self.classes * itemsize
+
+
+STEPS = (
+    StepShape((4, 16, 3), 8),
+    StepShape((8, 64, 64, 4), 32),
+    StepShape((64, 128, 10), 64),
+    StepShape((784, 128, 10), 128),
+    StepShape((784, 512, 512, 10), 128),
+    StepShape((1024, 1024, 1024, 1024, 1000), 256, label="1024x4-1000"),
+    StepShape((2048, 4096, 4096, 1000), 512),
+)
+
+LOSSES = (
+    LossShape("softmax", 128, 10),
+    LossShape("softmax", 1024, 1000),
+    LossShape("softmax", 4096, 32000),
+    LossShape("softmax", 4096, 32000, "buffer"),
+    LossShape("softmax", 4096, 32000, "in place"),
+    LossShape("softmax", 1024, 128256),
+    LossShape("sigmoid", 4096, 1000),
+)
+
+
+class Named(Protocol):
+    """Anything with a name to select it by."""
+
+    @property
+    def name(self) -> str: ...
+
+
+Shape = TypeVar("Shape", bound=Named)
+
+
+def select(shapes: tuple[Shape, ...], pattern: str) -> list[Shape]:
+    """Return the shapes whose name contains `pattern`, which may hold the wildcards of a shell."""
+    return [shape for shape in shapes if fnmatchcase(shape.name, f"*{pattern}*")]

@@ -1,0 +1,116 @@
+"""Training steps: sigmoid hidden units, softmax cross-entropy over class indices, SGD.
+
+fastbp has two rows. "fastbp step": `MLP.step` called from Python for a batch. "fastbp in fit": the time per
+batch of one call that trains on many, as each epoch of `fit` is; batches are gathered by shuffled indices.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from types import ModuleType
+
+import numpy as np
+
+import fastbp
+from fastbp import _backend, _reference
+
+from .peers import StepPeer
+from .problems import ACTIVATION, CHECK_RATE, LOSS, StepProblem
+from .race import TWIN, Entry, Row, Work, race, try_peers
+from .shapes import StepShape
+from .timing import Contestant, Plan
+
+# "In fit" trains on enough batches for one call to take so many operations, within limits of batches.
+IN_FIT_OPERATIONS = 500_000_000
+IN_FIT_BATCHES = 2, 256
+
+
+def rows(
+    shape: StepShape,
+    peers: Iterable[type[StepPeer]],
+    dtype: np.dtype,
+    threads: int,
+    peak: float | None,
+    plan: Plan,
+) -> list[Row]:
+    """Check and measure all contestants of one shape."""
+    problem = StepProblem(shape, dtype, threads)
+    check = Check(problem)
+    entries = [_step(problem, check), _in_fit(problem, check), _twin(problem, check)]
+    entries += try_peers(peers, lambda kind: _peer(kind, problem, check))
+    return race(shape.name, entries, Work(shape.operations, "GFLOP/s", peak), plan)
+
+
+class Check:
+    """Judges a way to do one step: of the same problem, but with the learning rate of the check."""
+
+    def __init__(self, problem: StepProblem) -> None:
+        self.problem = replace(problem, learning_rate=CHECK_RATE)
+
+    def __call__(self, step: Callable[[StepProblem], np.ndarray]) -> float:
+        """Return the residual of `step`, which does one step of a problem and returns the parameters."""
+        return self.problem.residual(step(self.problem))
+
+
+def _step(problem: StepProblem, check: Check) -> Entry:
+    """Return `MLP.step`, called from Python."""
+
+    def step(checked: StepProblem) -> np.ndarray:
+        network = checked.network()
+        network.step(checked.x, checked.labels, fastbp.SGD(checked.learning_rate))
+        return network.parameters
+
+    network, optimizer = problem.network(), fastbp.SGD(problem.learning_rate)
+    x, labels = problem.x, problem.labels
+    contestant = Contestant("fastbp step", lambda: network.step(x, labels, optimizer))
+    return Entry(contestant, check(step), ours=True)
+
+
+def _in_fit(problem: StepProblem, check: Check) -> Entry:
+    """Return the engine of `fit` on many batches."""
+    fewest, most = IN_FIT_BATCHES
+    batches = min(max(fewest, IN_FIT_OPERATIONS // problem.shape.operations), most)
+    return replace(_train("fastbp in fit", problem, check, _backend.kernels, batches), ours=True)
+
+
+def _twin(problem: StepProblem, check: Check) -> Entry:
+    """Return the engine of the NumPy twin, in the same dtype, on one batch."""
+    return _train(TWIN, problem, check, _reference, batches=1)
+
+
+def _train(name: str, problem: StepProblem, check: Check, backend: ModuleType, batches: int) -> Entry:
+    """Return the contestant that trains on `batches` batches in one call of a backend's engine."""
+
+    def engine(parameters: np.ndarray) -> _reference.Network:
+        return backend.Network(problem.shape.sizes, ACTIVATION, LOSS, parameters, problem.threads)
+
+    def step(checked: StepProblem) -> np.ndarray:
+        parameters, optimizer = checked.parameters.copy(), fastbp.SGD(checked.learning_rate)
+        engine(parameters).train(checked.x, checked.labels, np.arange(size), size, optimizer, None)
+        return parameters
+
+    size = problem.shape.batch
+    x, labels = np.tile(problem.x, (batches, 1)), np.tile(problem.labels, batches)
+    order = np.random.default_rng(1).permutation(len(x))
+    network, optimizer = engine(problem.parameters.copy()), fastbp.SGD(problem.learning_rate)
+
+    def epoch() -> object:
+        return network.train(x, labels, order, size, optimizer, None)
+
+    return Entry(Contestant(name, epoch, units=batches), check(step))
+
+
+def _peer(kind: type[StepPeer], problem: StepProblem, check: Check) -> Entry:
+    """Return the contestant of a library."""
+
+    def step(checked: StepProblem) -> np.ndarray:
+        peer = kind(checked)
+        peer.step()
+        peer.finish()
+        return peer.parameters()
+
+    residual = check(step)
+    peer = kind(problem)
+    peer.step()  # compiles, where a peer does
+    return Entry(Contestant(peer.name, peer.step, finish=peer.finish), residual)

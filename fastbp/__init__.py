@@ -1,0 +1,71 @@
+"""Dense neural networks on the CPU, from NumPy: fused, exact back-propagation kernels and a model on top."""
+
+from fastbp import datasets
+from fastbp._checks import TargetIndexError
+from fastbp._config import __version__, get_include, show_config
+from fastbp.activations import (
+    activation_backward,
+    gelu,
+    leaky_relu,
+    log_softmax,
+    logsumexp,
+    relu,
+    sigmoid,
+    silu,
+    softmax,
+    softmax_backward,
+    softplus,
+    tanh,
+)
+from fastbp.gradient_check import check_gradient
+from fastbp.layers import WeightGrad, linear, linear_backward_input, linear_backward_weight
+from fastbp.losses import (
+    LossGrad,
+    poisson_deviance,
+    sigmoid_cross_entropy,
+    sigmoid_squared_error,
+    softmax_cross_entropy,
+    squared_error,
+)
+from fastbp.model import MLP, Gradients
+from fastbp.optimizers import SGD, Adam, adam_update, sgd_update
+from fastbp.training import DivergenceError, History
+
+__all__ = [
+    "MLP",
+    "SGD",
+    "Adam",
+    "DivergenceError",
+    "Gradients",
+    "History",
+    "LossGrad",
+    "TargetIndexError",
+    "WeightGrad",
+    "__version__",
+    "activation_backward",
+    "adam_update",
+    "check_gradient",
+    "datasets",
+    "gelu",
+    "get_include",
+    "leaky_relu",
+    "linear",
+    "linear_backward_input",
+    "linear_backward_weight",
+    "log_softmax",
+    "logsumexp",
+    "poisson_deviance",
+    "relu",
+    "sgd_update",
+    "show_config",
+    "sigmoid",
+    "sigmoid_cross_entropy",
+    "sigmoid_squared_error",
+    "silu",
+    "softmax",
+    "softmax_backward",
+    "softmax_cross_entropy",
+    "softplus",
+    "squared_error",
+    "tanh",
+]

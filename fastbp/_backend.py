@@ -1,0 +1,60 @@
+"""The only place that picks the compiled kernels or their NumPy twin.
+
+``FASTBP_BACKEND=native`` makes a missing extension an error, ``FASTBP_BACKEND=reference`` chooses the twin.
+Callers write ``_backend.kernels.f(...)`` at call time, so that :func:`use` can switch the whole package.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import warnings
+from collections.abc import Iterator
+from importlib import import_module
+from types import ModuleType
+
+_MODULES = {"native": "fastbp._kernels", "reference": "fastbp._reference"}
+
+name: str
+kernels: ModuleType
+
+
+def _pick(wanted: str | None) -> tuple[str, ModuleType]:
+    """The name and the module of the backend asked for; of the best one there is where none was."""
+    if wanted:
+        if wanted not in _MODULES:
+            raise ImportError(f"FASTBP_BACKEND: got {wanted!r}, expected one of {', '.join(_MODULES)}")
+        return wanted, import_module(_MODULES[wanted])
+    try:
+        return "native", import_module(_MODULES["native"])
+    except ModuleNotFoundError as missing:  # an extension that is there but does not load is an error
+        warnings.warn(
+            f"fastbp runs on its NumPy twin, many times slower: the compiled kernels are not installed ({missing}). "
+            "Install a C compiler and reinstall fastbp, or set FASTBP_BACKEND=reference to accept this.",
+            RuntimeWarning,
+            stacklevel=4,
+        )
+        return "reference", import_module(_MODULES["reference"])
+
+
+@contextlib.contextmanager
+def use(wanted: str) -> Iterator[None]:
+    """Switch this process to the backend `wanted` ("native" or "reference") inside a ``with`` block."""
+    global name, kernels
+    before = name, kernels
+    name, kernels = _pick(wanted)
+    try:
+        yield
+    finally:
+        name, kernels = before
+
+
+def thread_count(n_threads: int | None) -> int:
+    """The number of threads a call may use: what was asked for, else what OpenMP allows; 1 on the twin."""
+    if name == "reference":
+        return 1
+    most = kernels.max_threads()
+    return most if n_threads is None else min(n_threads, kernels.thread_limit())
+
+
+name, kernels = _pick(os.environ.get("FASTBP_BACKEND"))

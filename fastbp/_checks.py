@@ -1,0 +1,576 @@
+"""The only place where input is checked: what leaves it is what the kernels read.
+
+Decisions:
+
+A. An error is one sentence, "<argument>: got <what came>, expected <what>". A wrong kind of thing (type,
+   dtype) is a ``TypeError``; a wrong value, shape or place in memory is a ``ValueError``.
+B. Attributes only. Class indices are the exception, whose values are checked, because they become addresses.
+C. An input is copied only where a kernel could not read it: foreign byte order, unaligned, strided in its
+   last axis, another dtype where a cast is promised. Rows may lie any distance apart, in any direction.
+D. An output is never copied: it is written as it stands or refused, before the first byte is written.
+E. Two arrays overlap if one byte belongs to both: the columns of one buffer may be input and output.
+
+Dimension letters: N examples, I inputs, O outputs, C classes.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fastbp import _backend
+
+FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
+IGNORE_INDEX = -100
+_INT64 = np.dtype(np.int64)
+_FLOAT64 = np.dtype(np.float64)
+_INT64_MAX = 2**63 - 1
+_OVERLAP_WORK = 10_000  # steps to decide; two row-strided matrices take a handful, beyond it they "overlap"
+
+
+class TargetIndexError(IndexError, ValueError):
+    """A class index among the targets is outside the range of the classes."""
+
+    __module__ = "fastbp"
+
+
+class Interval(NamedTuple):
+    """The numbers an argument may be, both ends included, and how an error names them."""
+
+    low: float
+    high: float
+    text: str
+
+
+FRACTION = Interval(0.0, 1.0, "a number in [0, 1]")
+DECAY_RATE = Interval(0.0, math.nextafter(1.0, 0.0), "a number in [0, 1)")
+NOT_NEGATIVE = Interval(0.0, sys.float_info.max, "a finite number >= 0")
+POSITIVE = Interval(math.nextafter(0.0, 1.0), sys.float_info.max, "a finite number > 0")
+
+
+# Scalars ----------------------------------------------------------------------------------------------------
+
+
+def number(name: str, value: Any, interval: Interval) -> float:
+    """`value` as a Python float, if it is a real number inside `interval` (NaN is in none)."""
+    if type(value) is not float and (
+        isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating))
+    ):
+        raise TypeError(f"{name}: got {type(value).__name__}, expected {interval.text}")
+    if not interval.low <= value <= interval.high:
+        raise ValueError(f"{name}: got {value}, expected {interval.text}")
+    return float(value)
+
+
+def integer(name: str, value: Any, low: int, high: int, text: str) -> int:
+    """`value` as a Python int, if it is an integer in [low, high]; `text` says in words what it may be."""
+    if type(value) is not int and (isinstance(value, bool) or not isinstance(value, (int, np.integer))):
+        raise TypeError(f"{name}: got {type(value).__name__}, expected {text}")
+    if not low <= value <= high:
+        raise ValueError(f"{name}: got {value}, expected {text}")
+    return int(value)
+
+
+def choice(name: str, value: Any, options: Iterable[str]) -> str:
+    """`value`, if it is one of `options`."""
+    if not isinstance(value, str):
+        raise TypeError(f"{name}: got {type(value).__name__}, expected one of {', '.join(options)}")
+    if value not in options:
+        raise ValueError(f"{name}: got {value!r}, expected one of {', '.join(options)}")
+    return value
+
+
+def flag(name: str, value: Any) -> bool:
+    """`value` as a Python bool, if it is one."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{name}: got {type(value).__name__}, expected True or False")
+    return bool(value)
+
+
+def threads(n_threads: int | None) -> int:
+    """How many threads a kernel may use, at least 1."""
+    if n_threads is not None:
+        n_threads = integer("n_threads", n_threads, 1, _INT64_MAX, "None or an integer >= 1")
+    return _backend.thread_count(n_threads)
+
+
+# Arrays that are read ---------------------------------------------------------------------------------------
+
+
+def array(name: str, value: Any) -> np.ndarray:
+    """`value` as a plain ndarray; no copy is made of one, nor of a subclass such as a memmap."""
+    if type(value) is np.ndarray:
+        return value
+    if _is_masked(value):
+        raise TypeError(f"{name}: got a masked array, expected a plain one (fill or drop what is masked)")
+    try:
+        return np.asarray(value)
+    except (TypeError, ValueError) as error:
+        got = type(value).__name__
+        raise ValueError(f"{name}: got a {got} that is no array ({error}), expected an array") from None
+
+
+def floats(name: str, value: Any) -> np.ndarray:
+    """`value` as an array of float32 or float64 in native byte order; other dtypes are refused, not cast."""
+    given = value if type(value) is np.ndarray else array(name, value)
+    if given.dtype in FLOATS:
+        return given
+    native = given.dtype.newbyteorder("=")
+    if native not in FLOATS:
+        raise TypeError(f"{name}: got dtype {given.dtype}, expected float32 or float64")
+    return given.astype(native)
+
+
+def floats_like(name: str, value: Any, other_name: str, other: np.ndarray) -> np.ndarray:
+    """`value` as an array of the float dtype of `other`, which it must have already."""
+    given = floats(name, value)
+    if given.dtype != other.dtype:
+        raise TypeError(f"{name}: got dtype {given.dtype}, expected {other.dtype} like {other_name}")
+    return given
+
+
+def reals(name: str, value: Any) -> np.ndarray:
+    """`value` as an array of some real dtype, which the caller then casts."""
+    given = array(name, value)
+    if given.dtype.kind not in "fiub":
+        raise TypeError(f"{name}: got dtype {given.dtype}, expected real numbers")
+    return given
+
+
+def shape(name: str, given: np.ndarray, expected: tuple[int, ...], meaning: str = "") -> np.ndarray:
+    """`given`, if it has the `expected` shape; `meaning` says in words why that one."""
+    if given.shape != expected:
+        raise ValueError(f"{name}: got shape {given.shape}, expected {expected}{meaning and ', ' + meaning}")
+    return given
+
+
+def dimensions(name: str, given: np.ndarray, letters: str, *allowed: int) -> np.ndarray:
+    """`given`, if its number of axes is one of `allowed`; `letters` names the axes."""
+    if given.ndim not in allowed:
+        raise ValueError(f"{name}: got shape {given.shape}, expected {letters}")
+    return given
+
+
+def matrix(name: str, value: Any, letters: str) -> np.ndarray:
+    """`value` as a float array of two axes, which `letters` name."""
+    return dimensions(name, floats(name, value), letters, 2)
+
+
+def last_axis(name: str, value: Any) -> np.ndarray:
+    """`value` as a float array with a last axis, along which a softmax goes."""
+    given = floats(name, value)
+    if not given.ndim:
+        raise ValueError(f"{name}: got shape (), expected (..., C)")
+    return given
+
+
+# Layout: from checked arrays to what kernels address --------------------------------------------------------
+
+
+def rows(given: np.ndarray, dtype: np.dtype | None = None) -> np.ndarray:
+    """(..., C) as aligned rows (N, C), each contiguous, any distance apart; a scalar is one row of one."""
+    if given.ndim != 2:
+        lengths = given.shape or (1,)
+        given = given.reshape(math.prod(lengths[:-1]), lengths[-1])
+    flags = given.flags
+    if flags.aligned and (dtype is None or given.dtype == dtype):
+        if flags.c_contiguous or given.strides[1] == given.itemsize or given.shape[1] == 1:
+            return given
+    return np.array(given, dtype, order="C")
+
+
+def examples(given: np.ndarray, dtype: np.dtype | None = None) -> np.ndarray:
+    """(N,) or (N, O) as rows (N, O): a vector is N examples of one output."""
+    return rows(given if given.ndim == 2 else given[:, None], dtype)
+
+
+def vector(given: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """A vector as a contiguous, aligned one of `dtype`."""
+    flags = given.flags
+    if flags.c_contiguous and flags.aligned and given.dtype == dtype:
+        return given
+    return np.array(given, dtype)
+
+
+# Targets and weights ----------------------------------------------------------------------------------------
+
+
+def class_targets(
+    targets: Any, logits: np.ndarray, ignore_index: int
+) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """Targets of a softmax: ``(labels, None)`` for class indices (N,), ``(None, rows)`` for rows (N, C)."""
+    given = targets if type(targets) is np.ndarray else array("targets", targets)
+    n, c = logits.shape
+    if not c:
+        raise ValueError(f"logits: got shape {logits.shape}, expected (N, C) with at least one class")
+    if given.ndim == 1:
+        return class_indices(targets, given, n, c, ignore_index), None
+    shape("targets", reals("targets", given), (n, c), f"or class indices ({n},)")
+    if ignore_index != IGNORE_INDEX:
+        raise ValueError(f"ignore_index: got {ignore_index} with rows of targets, expected class indices")
+    return None, rows(given, logits.dtype)
+
+
+def class_indices(targets: Any, given: np.ndarray, n: int, n_classes: int, ignore_index: int) -> np.ndarray:
+    """Integers (N,) as int64, each in [0, C) or `ignore_index`; `given` is what became of `targets`."""
+    if given.dtype.kind not in "iu" and (given.size or given is targets):  # the dtype of [] means nothing
+        text = f"integer class indices, or rows of targets ({n}, {n_classes})"
+        raise TypeError(f"targets: got dtype {given.dtype} of shape {given.shape}, expected {text}")
+    if len(given) != n:
+        raise ValueError(f"targets: got shape {given.shape}, expected ({n},), one class index for each example")
+    labels = vector(given, _INT64)
+    if labels is not given and given.dtype.kind == "u":
+        labels[labels < 0] = _INT64_MAX  # 2**64 - 100 was cast to -100, but is out of range and not ignored
+    bad = _backend.kernels.first_bad_label(labels, n_classes, ignore_index)
+    if bad >= 0:
+        raise TargetIndexError(
+            f"targets: row {bad} is {given[bad]}, "
+            f"expected a class index in [0, {n_classes}) or ignore_index={ignore_index}"
+        )
+    return labels
+
+
+def label_to_ignore(ignore_index: Any) -> int:
+    """`ignore_index` as an int64 other than the largest, which stands for whatever is beyond in `class_indices`."""
+    text = "an integer in [-2**63, 2**63 - 1)"
+    return integer("ignore_index", ignore_index, -(2**63), _INT64_MAX - 1, text)
+
+
+def target_rows(targets: Any, name: str, outputs: np.ndarray) -> np.ndarray:
+    """Targets of an elementwise error, shaped like `outputs` (`name`) or one number, as rows (N, O)."""
+    given = reals("targets", targets)
+    if given.ndim == 0:
+        given = np.full(outputs.shape, given, outputs.dtype)
+    shape("targets", given, outputs.shape, f"the shape of {name}, or one number")
+    return examples(given, outputs.dtype)
+
+
+def elementwise(
+    name: str, outputs: Any, targets: Any, sample_weight: Any
+) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    """Outputs (`name`) of shape (N,) or (N, O), their targets as rows (N, O), the weights of the examples."""
+    given = dimensions(name, floats(name, outputs), "(N, O), or (N,) for examples of one output", 1, 2)
+    sample_weights = weights("sample_weight", sample_weight, len(given), "example")
+    return given, target_rows(targets, name, given), sample_weights
+
+
+def weights(name: str, value: Any, size: int, each: str) -> np.ndarray | None:
+    """Optional weights, one for each of `size` things, as float64; their values are the caller's affair."""
+    if value is None:
+        return None
+    given = shape(name, reals(name, value), (size,), f"one weight for each {each}")
+    return vector(given, _FLOAT64)
+
+
+def output_weights(name: str, value: Any, size: int) -> np.ndarray | None:
+    """Optional weights of `size` outputs, as float64; one number serves them all."""
+    if value is not None:
+        value = reals(name, value)
+        if value.ndim == 0:
+            value = np.full(size, value, _FLOAT64)
+    return weights(name, value, size, "output")
+
+
+# Layers -----------------------------------------------------------------------------------------------------
+
+
+def layer_weight(value: Any, axis: int, name: str, given: np.ndarray) -> np.ndarray:
+    """`value` as weights (I, O) of any strides, whose `axis` is as long as the rows of `given` (`name`)."""
+    weight = dimensions("weight", floats_like("weight", value, name, given), "(I, O)", 2)
+    size = given.shape[1]
+    if weight.shape[axis] != size:
+        text = f"({size}, O)" if axis == 0 else f"(I, {size})"
+        text = f"{text} for {name} of shape {given.shape}"
+        raise ValueError(f"weight: got shape {weight.shape}, expected {text}")
+    return weight if weight.flags.aligned else weight.copy()
+
+
+def layer_bias(value: Any, weight: np.ndarray) -> np.ndarray:
+    """`value` as the bias (O,) of a layer with these weights (I, O)."""
+    bias = floats_like("bias", value, "weight", weight)
+    return vector(shape("bias", bias, weight.shape[1:], "one for each output"), weight.dtype)
+
+
+def layer_delta(value: Any, a_prev: np.ndarray) -> np.ndarray:
+    """`value` as deltas (N, O), one row for each row of `a_prev`."""
+    delta = dimensions("delta", floats_like("delta", value, "a_prev", a_prev), "(N, O)", 2)
+    if len(delta) != len(a_prev):
+        raise ValueError(
+            f"delta: got shape {delta.shape}, expected ({len(a_prev)}, O) for a_prev of shape {a_prev.shape}"
+        )
+    return delta
+
+
+def slope_source(
+    value: Any, activation: str, expected: tuple[int, ...], delta: np.ndarray
+) -> np.ndarray | None:
+    """`value` as the rows that the slope of `activation` needs; None where that is 1 everywhere."""
+    if value is None:
+        if activation != "identity":
+            raise TypeError(f"a: got None, expected shape {expected} for activation={activation!r}")
+        return None
+    given = shape("a", floats_like("a", value, "delta", delta), expected, "one row for each row of delta")
+    return None if activation == "identity" else rows(given)
+
+
+# Arrays that are written ------------------------------------------------------------------------------------
+
+
+def output(
+    name: str,
+    out: Any,
+    expected: tuple[int, ...],
+    dtype: np.dtype,
+    /,
+    in_place: str | None = None,
+    **inputs: Any,
+) -> np.ndarray:
+    """`out` itself, if a kernel can write it and it is apart from the `inputs`; a new array for None.
+
+    `in_place` names the one input whose very memory `out` may be, element upon element.
+    """
+    if out is None:
+        return np.empty(expected, dtype)
+    writable(name, out, expected, dtype)
+    for other_name, other in inputs.items():
+        apart(name, out, other_name, other, or_equal=other_name == in_place)
+    return out
+
+
+def writable(name: str, out: Any, expected: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """`out`, if it is an array of this shape and dtype that a kernel can write where it stands."""
+    ndarray(name, out)
+    if out.dtype != dtype:
+        raise TypeError(f"{name}: got dtype {out.dtype}, expected {dtype}")
+    shape(name, out, expected)
+    if not out.flags.writeable:
+        raise ValueError(f"{name}: got a read-only array, expected a writeable one")
+    if not out.flags.aligned:
+        raise ValueError(f"{name}: got an unaligned array, expected an aligned one")
+    if not out.flags.c_contiguous and not _separate_rows(out):
+        text = "contiguous rows that do not overlap" if out.ndim == 2 else "a C-contiguous array"
+        raise ValueError(f"{name}: got shape {out.shape} with strides {out.strides}, expected {text}")
+    return out
+
+
+def ndarray(name: str, value: Any) -> np.ndarray:
+    """`value`, if it is an array already; a mask would keep parts of it from being written."""
+    if not isinstance(value, np.ndarray) or _is_masked(value):
+        raise TypeError(f"{name}: got {type(value).__name__}, expected numpy.ndarray")
+    return value
+
+
+def apart(name: str, out: np.ndarray, other_name: str, other: Any, or_equal: bool = False) -> None:
+    """Refuse `out` where it shares memory with `other`, unless that is `or_equal` and it is the very same memory."""
+    if other is None or (or_equal and out is other):
+        return
+    other = np.asarray(other)
+    if _overlap(out, other) and not (or_equal and _same_memory(out, other)):
+        text = f"memory of its own, or exactly that of {other_name}" if or_equal else "memory of its own"
+        raise ValueError(f"{name}: got memory that overlaps {other_name}, expected {text}")
+
+
+def _is_masked(value: Any) -> bool:
+    # Without naming np.ma, whose first use imports it.
+    return isinstance(value, np.ndarray) and hasattr(value, "mask")
+
+
+def _separate_rows(out: np.ndarray) -> bool:
+    """Whether a matrix that is not C-contiguous consists of contiguous rows of which no two share a byte."""
+    if out.ndim != 2:
+        return False
+    distance, step = out.strides
+    width = out.shape[1] * out.itemsize
+    return (step == out.itemsize or out.shape[1] == 1) and abs(distance) >= width
+
+
+def _overlap(a: np.ndarray, b: np.ndarray) -> bool:
+    """Whether a byte belongs to both; taken for granted where that is too hard to decide."""
+    if not np.may_share_memory(a, b):  # the bounds do not even touch
+        return False
+    try:
+        return np.shares_memory(a, b, max_work=_OVERLAP_WORK)
+    except np.exceptions.TooHardError:
+        return True
+
+
+def _same_memory(a: np.ndarray, b: np.ndarray) -> bool:
+    """Whether each element of `a` lies exactly where that of `b` does."""
+    return (
+        (a.shape, a.dtype) == (b.shape, b.dtype)
+        and a.__array_interface__["data"][0] == b.__array_interface__["data"][0]
+        and all(n == 1 or s == t for n, s, t in zip(a.shape, a.strides, b.strides, strict=True))
+    )
+
+
+# Optimizers -------------------------------------------------------------------------------------------------
+
+
+def flat(name: str, value: Any) -> np.ndarray:
+    """`value`, if it is a vector of floats that can be updated where it stands."""
+    dtype = floats(name, ndarray(name, value)).dtype
+    return np.asarray(writable(name, value, (value.size,), dtype))
+
+
+def flat_like(name: str, value: Any, like: np.ndarray, **others: Any) -> np.ndarray:
+    """`value`, if it is a vector like `like`, apart from `others`, that can be updated where it stands."""
+    writable(name, value, like.shape, like.dtype)
+    for other_name, other in others.items():
+        apart(name, value, other_name, other)
+    return np.asarray(value)
+
+
+def flat_gradient(value: Any, parameters: np.ndarray) -> np.ndarray:
+    """`value` as a contiguous vector of the shape and dtype of `parameters`."""
+    gradient = floats_like("gradient", value, "parameters", parameters)
+    return vector(shape("gradient", gradient, parameters.shape, "the shape of parameters"), parameters.dtype)
+
+
+def velocity(value: Any, momentum: float, parameters: np.ndarray, gradient: Any) -> np.ndarray | None:
+    """The velocity that momentum needs; None without momentum, which has no use for one."""
+    if momentum == 0:
+        if value is not None:
+            raise ValueError("velocity: got an array with momentum=0, expected None")
+        return None
+    return flat_like("velocity", value, parameters, parameters=parameters, gradient=gradient)
+
+
+def step_number(step: Any) -> int:
+    """`step` as a count that starts from 1."""
+    return integer("step", step, 1, _INT64_MAX, "an integer >= 1")
+
+
+def state_of(name: str, given: np.ndarray, state: np.ndarray, optimizer: object) -> None:
+    """Refuse a parameter vector whose size or dtype is not that of the state an optimizer keeps."""
+    if (given.size, given.dtype) != (state.size, state.dtype):
+        raise ValueError(
+            f"{name}: got {given.size} values of {given.dtype}, expected {state.size} of {state.dtype}, "
+            f"the vector this {type(optimizer).__name__} keeps a state for; reset() forgets it"
+        )
+
+
+def sgd_hyper_parameters(
+    learning_rate: Any, momentum: Any, nesterov: Any, weight_decay: Any
+) -> tuple[float, float, bool, float]:
+    """``(learning_rate, momentum, nesterov, weight_decay)``."""
+    checked = (
+        number("learning_rate", learning_rate, NOT_NEGATIVE),
+        number("momentum", momentum, FRACTION),
+        flag("nesterov", nesterov),
+        number("weight_decay", weight_decay, NOT_NEGATIVE),
+    )
+    if nesterov and momentum == 0:
+        raise ValueError("nesterov: got True with momentum=0, expected momentum > 0")
+    return checked
+
+
+def adam_hyper_parameters(
+    learning_rate: Any, beta_1: Any, beta_2: Any, epsilon: Any, weight_decay: Any
+) -> tuple[float, float, float, float, float]:
+    """``(learning_rate, beta_1, beta_2, epsilon, weight_decay)``."""
+    return (
+        number("learning_rate", learning_rate, NOT_NEGATIVE),
+        number("beta_1", beta_1, DECAY_RATE),
+        number("beta_2", beta_2, DECAY_RATE),
+        number("epsilon", epsilon, POSITIVE),
+        number("weight_decay", weight_decay, NOT_NEGATIVE),
+    )
+
+
+# What a network is made of ----------------------------------------------------------------------------------
+
+
+def layer_sizes(name: str, value: Any) -> tuple[int, ...]:
+    """The sizes of at least two layers, inputs first, as Python ints."""
+    text = "at least two integers >= 1, as in [64, 32, 10]"
+    if isinstance(value, (str, bytes)) or not isinstance(value, Iterable):
+        raise TypeError(f"{name}: got {type(value).__name__}, expected {text}")
+    sizes = tuple(integer(name, size, 1, _INT64_MAX, text) for size in value)
+    if len(sizes) < 2:
+        raise ValueError(f"{name}: got {list(sizes)}, expected {text}")
+    return sizes
+
+
+def float_dtype(name: str, value: Any) -> np.dtype:
+    """`value` as one of the two dtypes of floats."""
+    try:
+        dtype = np.dtype(value).newbyteorder("=")
+    except TypeError:
+        raise TypeError(f"{name}: got {value!r}, expected float32 or float64") from None
+    if value is None or dtype not in FLOATS:
+        raise TypeError(f"{name}: got {value if value is None else dtype}, expected float32 or float64")
+    return dtype
+
+
+def seed(name: str, value: Any) -> int | None:
+    """`value`, if random numbers can start from it."""
+    return None if value is None else integer(name, value, 0, 2**128 - 1, "None or an integer in [0, 2**128)")
+
+
+def instance(name: str, value: Any, *kinds: type) -> Any:
+    """`value`, if it is an instance of one of `kinds`."""
+    if not isinstance(value, kinds):
+        got = f"the class {value.__name__}" if isinstance(value, type) else type(value).__name__
+        raise TypeError(f"{name}: got {got}, expected an instance of {' or '.join(kind.__name__ for kind in kinds)}")
+    return value
+
+
+# The examples of a network ----------------------------------------------------------------------------------
+
+
+def network_inputs(name: str, value: Any, n_inputs: int, dtype: np.dtype) -> np.ndarray:
+    """Real numbers (N, I), cast to the network's `dtype`, as rows."""
+    given = reals(name, value)
+    if given.ndim != 2 or given.shape[1] != n_inputs:
+        one = f"; one example is {name}[None, :]" if given.shape == (n_inputs,) else ""
+        raise ValueError(f"{name}: got shape {given.shape}, expected (N, {n_inputs}), one row for each example{one}")
+    return rows(given, dtype)
+
+
+def finite(name: str, given: np.ndarray) -> np.ndarray:
+    """`given`, if each of its entries is finite."""
+    if not np.isfinite(given).all():
+        raise ValueError(f"{name}: got entries that are NaN or infinite, expected finite ones")
+    return given
+
+
+def some_examples(name: str, given: np.ndarray) -> np.ndarray:
+    """`given`, if it has rows."""
+    if not len(given):
+        raise ValueError(f"{name}: got shape {given.shape}, expected at least one example")
+    return given
+
+
+def network_targets(name: str, value: Any, inputs: np.ndarray, n_outputs: int, by_class: bool) -> np.ndarray:
+    """Targets for the rows of `inputs`: rows (N, O) of their dtype, or class indices (N,) as int64 if `by_class`.
+
+    For a network of one output that does not choose among classes, (N,) is taken for (N, 1).
+    """
+    given = array(name, value)
+    n = inputs.shape[0]
+    if by_class and given.ndim == 1:
+        return _network_classes(name, given, n, n_outputs)
+    if given.ndim == 1 and n_outputs == 1:
+        given = given[:, None]
+    if given.shape != (n, n_outputs):
+        other = f" or class indices ({n},)" if by_class else f" or ({n},)" if n_outputs == 1 else ""
+        text = f"got shape {given.shape}, expected ({n}, {n_outputs}){other}, one target for each row of inputs"
+        raise ValueError(f"{name}: {text}")
+    return rows(reals(name, given), inputs.dtype)
+
+
+def _network_classes(name: str, given: np.ndarray, n: int, n_classes: int) -> np.ndarray:
+    """Class indices (N,) as int64, each in [0, C): a network's examples have no weights, so none can be ignored."""
+    if given.dtype.kind not in "iu" and given.size:  # [] has no dtype to blame
+        raise TypeError(f"{name}: got dtype {given.dtype} of shape {given.shape}, expected integer class indices")
+    if given.shape[0] != n:
+        raise ValueError(f"{name}: got {given.shape[0]} class indices, expected {n}, one for each row of inputs")
+    labels = vector(given, _INT64)  # an unsigned number beyond int64 turns negative, so it is found as well
+    bad = _backend.kernels.first_bad_label(labels, n_classes, 0)  # to "ignore" class 0 exempts nothing more
+    if bad >= 0:
+        raise TargetIndexError(f"{name}: row {bad} is {given[bad]}, expected a class index in [0, {n_classes})")
+    return labels

@@ -1,0 +1,65 @@
+"""What this installation is: version, backend, instruction set, threads, compiler, headers."""
+
+from __future__ import annotations
+
+import platform
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fastbp import _backend
+
+__version__ = "0.1.0"
+
+
+def show_config() -> dict[str, Any]:
+    """Print what runs here, and return it.
+
+    Returns
+    -------
+    dict
+        ``version``; ``backend``, "native" (compiled) or "reference" (the NumPy twin); ``isa``, the instruction set in use, and
+        ``available_isas``, all that this CPU can run; ``openmp``; ``threads``, how many a call uses by default; ``compiler``;
+        ``numpy``, ``python``, ``machine``. What only compiled kernels have is None on the twin.
+
+    Examples
+    --------
+    >>> config = show_config()  # doctest: +ELLIPSIS
+    version         0.1.0
+    ...
+    >>> config["backend"] in ("native", "reference")
+    True
+    """
+    native = _backend.kernels if _backend.name == "native" else None
+    config = {
+        "version": __version__,
+        "backend": _backend.name,
+        "isa": native and native.isa(),
+        "available_isas": native and native.available_isas(),
+        "openmp": native and native.openmp(),
+        "threads": _backend.thread_count(None),
+        "compiler": native and native.compiler(),
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+    }
+    notes = {"backend": " (compiled kernels)" if native else " (the NumPy twin: the compiled kernels are not in use)"}
+    for key, value in config.items():
+        shown = ", ".join(value) if isinstance(value, list) else "-" if value is None else value
+        print(f"{key:<15} {shown}{notes.get(key, '')}")
+    return config
+
+
+def get_include() -> str:
+    """The folder of ``fastbp.h``, for C compilers and for Cython modules that ``cimport fastbp._kernels.dispatch``.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> (Path(get_include()) / "fastbp.h").exists()
+    True
+    """
+    package = Path(__file__).parent
+    installed = package / "include"
+    return str(installed if installed.exists() else package.parent / "src_c")

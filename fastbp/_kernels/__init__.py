@@ -1,0 +1,72 @@
+"""The compiled kernels: which rows, tiles and layers, in which order, on which threads. The NumPy twin is fastbp._reference."""
+
+from fastbp._kernels.activation import (
+    activation_backward,
+    gelu,
+    leaky_relu,
+    log_softmax,
+    logsumexp,
+    relu,
+    sigmoid,
+    silu,
+    softmax,
+    softmax_backward,
+    softplus,
+    tanh,
+)
+from fastbp._kernels.dispatch import (
+    available_isas,
+    compiler,
+    fma_rate,
+    isa,
+    max_threads,
+    openmp,
+    thread_limit,
+    use_isa,
+)
+from fastbp._kernels.linear import linear, linear_backward_input, linear_backward_weight
+from fastbp._kernels.loss import (
+    first_bad_label,
+    poisson_deviance,
+    sigmoid_cross_entropy,
+    sigmoid_squared_error,
+    softmax_cross_entropy,
+    squared_error,
+)
+from fastbp._kernels.network import Network
+from fastbp._kernels.optimizer import adam_update, sgd_update
+
+__all__ = [
+    "Network",
+    "activation_backward",
+    "adam_update",
+    "available_isas",
+    "compiler",
+    "first_bad_label",
+    "fma_rate",
+    "gelu",
+    "isa",
+    "leaky_relu",
+    "linear",
+    "linear_backward_input",
+    "linear_backward_weight",
+    "log_softmax",
+    "logsumexp",
+    "max_threads",
+    "openmp",
+    "poisson_deviance",
+    "relu",
+    "sgd_update",
+    "sigmoid",
+    "sigmoid_cross_entropy",
+    "sigmoid_squared_error",
+    "silu",
+    "softmax",
+    "softmax_backward",
+    "softmax_cross_entropy",
+    "softplus",
+    "squared_error",
+    "tanh",
+    "thread_limit",
+    "use_isa",
+]

@@ -1,0 +1,165 @@
+"""The public gradient check: a gradient against differences of the error, in float64."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from fastbp import _checks
+from fastbp.model import MLP
+
+__all__ = ["check_gradient"]
+
+# Powers of two, so that x + h is exact. The first balances the error of the formula, h⁴/30 times the fifth
+# derivative, against the rounding of the error, about eps·E/h. The others are for entries that disagree with it: the
+# larger one resolves smaller gradients, the smaller ones step over no kink of a relu, nor over what bends sharply.
+# A correct gradient agrees at some step, a wrong one at none.
+_STEPS = (2.0**-10, 2.0**-7, 2.0**-13, 2.0**-16, 2.0**-19)
+_AGREES = 1e-8  # relative to the largest entry; a better agreement is not looked for
+_EPS = float(np.finfo(np.float64).eps)
+
+
+def check_gradient(
+    model_or_function: MLP | Callable[..., Any], x: ArrayLike, *args: Any, **options: Any
+) -> float:
+    """Compare a gradient with central differences of the error; return the largest relative error.
+
+    Below 1e-7 the gradient is right; a mistake in a formula gives 1e-3 or much more.
+
+    Parameters
+    ----------
+    model_or_function : MLP or callable
+        A network, all of whose parameters are checked; or an error function such as
+        :func:`fastbp.softmax_cross_entropy`, called as ``f(x, *args, **options)``, which returns
+        ``(error, gradient, ...)`` and is checked for its first argument. If the error it returns is a vector,
+        the gradient is that of its sum.
+    x : array
+        Inputs (N, I) of a network; the first argument of a function, of any shape.
+    *args, **options
+        Of a network the targets alone; of a function all that it needs besides `x`.
+
+    Returns
+    -------
+    float
+        The largest error of all arrays checked (each W and each b of a network are one array), where the
+        error of an array with gradient g and differences d is ``max|g - d| / max(max|g|, max|d|)``. Entries
+        are not compared one by one since a small one is known no better than the large ones. NaN if an error
+        or a gradient is not finite.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If `x` is not finite, or the function returns no gradient of its shape; or from the function itself.
+
+    Notes
+    -----
+    The differences are of fourth order, ``[8 (E(w+h) - E(w-h)) - (E(w+2h) - E(w-2h))] / 12h`` with h = 2⁻¹⁰,
+    and are repeated with smaller steps where they disagree with g. They cannot resolve gradients below about
+    eps·E/h: an array with none larger than 10⁷ times that is measured against that size. Where the error has
+    no derivative, as exactly at the kink of a relu, there is nothing to compare.
+
+    A network is checked as it is, but in float64, with a copy of its parameters, on the backend in use. This
+    takes four evaluations for each parameter, so a few examples are enough.
+
+    Examples
+    --------
+    >>> import numpy as np, fastbp
+    >>> x, t = np.array([[0.5, -1.0, 2.0], [1.0, 0.0, 0.5]]), [0, 2]
+    >>> fastbp.check_gradient(fastbp.MLP([3, 4, 3], seed=0), x, t) < 1e-7
+    True
+    >>> fastbp.check_gradient(fastbp.softmax_cross_entropy, x, t, label_smoothing=0.1, reduction="sum") < 1e-7
+    True
+
+    A wrong gradient is found:
+
+    >>> def wrong(z, t):
+    ...     loss, grad, _ = fastbp.squared_error(z, t)
+    ...     return loss, 1.01 * grad
+    >>> round(fastbp.check_gradient(wrong, x, x + 1), 4)
+    0.0099
+    """
+    if isinstance(model_or_function, MLP):
+        if len(args) != 1 or options:
+            got = ", ".join(["a network", "x", *(["..."] * len(args)), *(f"{name}=..." for name in options)])
+            raise TypeError(f"check_gradient: got ({got}), expected (network, x, targets) and nothing else")
+        return _check_model(model_or_function, x, args[0])
+    if not callable(model_or_function):
+        kind = type(model_or_function).__name__
+        raise TypeError(f"model_or_function: got {kind}, expected an MLP or a function")
+    return _check_function(model_or_function, x, args, options)
+
+
+def _check_model(net: MLP, x: ArrayLike, t: ArrayLike) -> float:
+    copy = MLP(
+        net.layer_sizes,
+        activation=net.activation,
+        loss=net.loss_name,
+        dtype="float64",
+        n_threads=net.n_threads,
+    )
+    copy.parameters[:] = net.parameters
+    inputs, targets = _checks.finite("x", np.array(_checks.reals("x", x), np.float64)), _checks.array("t", t)
+    gradients = copy.gradients(inputs, targets)
+    pairs = [
+        pair
+        for layer in zip(copy.weights, gradients.weights, copy.biases, gradients.biases, strict=True)
+        for pair in (layer[:2], layer[2:])
+    ]
+    errors = [_largest_error(lambda: copy.loss(inputs, targets), w, g, gradients.loss) for w, g in pairs]
+    return float(np.max(errors))
+
+
+def _check_function(
+    function: Callable[..., Any], x: ArrayLike, args: tuple[Any, ...], options: dict[str, Any]
+) -> float:
+    point = _checks.finite("x", np.array(_checks.reals("x", x), np.float64, order="C"))
+    answer = function(point.copy(), *args, **options)
+    if not isinstance(answer, tuple) or len(answer) < 2 or np.shape(answer[1]) != point.shape:
+        expected = f"(error, gradient, ...) with a gradient of shape {point.shape}"
+        raise TypeError(f"model_or_function: got a function that returns something else, expected {expected}")
+    gradient = np.array(answer[1], np.float64)
+
+    def error() -> float:
+        # a copy, because the function may write over its argument
+        return float(np.sum(function(point.copy(), *args, **options)[0]))
+
+    return _largest_error(error, point, gradient, float(np.sum(answer[0])))
+
+
+def _largest_error(error: Callable[[], float], w: np.ndarray, gradient: np.ndarray, at_w: float) -> float:
+    """The relative error of `gradient`, shaped like w, as the derivative of `error()` in the entries of w.
+
+    w is written into, and is as before in the end; `at_w` is the error there.
+    """
+    flat, g = w.reshape(-1), gradient.reshape(-1)  # views: w is contiguous
+    if not (np.isfinite(at_w) and np.isfinite(g).all()):
+        return float("nan")
+    if not g.size:
+        return 0.0
+    resolved = 1e7 * _EPS * abs(at_w) / _STEPS[0]
+    d = np.array([_difference(error, flat, i, _STEPS[0]) for i in range(g.size)])
+    for step in _STEPS[1:]:
+        scale = max(np.abs(g).max(), np.abs(d).max(), resolved)
+        for i in np.flatnonzero(~(np.abs(g - d) <= _AGREES * scale)):
+            again = _difference(error, flat, i, step)
+            if not abs(g[i] - d[i]) <= abs(g[i] - again):
+                d[i] = again
+    scale = max(np.abs(g).max(), np.abs(d).max(), resolved)
+    return float(np.abs(g - d).max() / scale) if scale else 0.0
+
+
+def _difference(error: Callable[[], float], flat: np.ndarray, i: int, h: float) -> float:
+    """The derivative of `error()` for entry i of `flat`, to fourth order in h."""
+    middle = flat[i]
+    values = []
+    try:
+        for step in (h, -h, 2 * h, -2 * h):
+            flat[i] = middle + step
+            values.append(error())
+    finally:
+        flat[i] = middle
+    near, far = values[0] - values[1], values[2] - values[3]
+    return float((8 * near - far) / (12 * h))

@@ -1,0 +1,501 @@
+"""The error functions: each returns the error of a batch and its gradient in one call.
+
+All five have one shape: check the input, allocate the gradient, enter one kernel, pack the answer
+(:func:`_evaluate`). The formulas speak of one example; y are outputs, z logits, t targets, and σ is the
+logistic function. What ``reduction`` makes of the N errors is the same everywhere, with w_n the weight of
+example n::
+
+    "mean"   Σ_n w_n E_n / Σ_n w_n     the weighted mean over examples; NaN where all the weights are 0
+    "sum"    Σ_n w_n E_n
+    "none"   the vector w_n E_n, whose gradient is that of the sum
+
+An example's error is always the sum over its outputs or classes. PyTorch's ``mse_loss``,
+``binary_cross_entropy`` and ``poisson_nll_loss`` average over those too, so their "mean" is ours divided by
+the number of outputs.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from fastbp import _backend, _checks
+
+Reduction = Literal["mean", "sum", "none"]
+_REDUCTIONS = ("mean", "sum", "none")
+_FLOAT32_MAX = float(np.finfo(np.float32).max)
+
+
+class LossGrad(NamedTuple):
+    """What an error function returns.
+
+    Attributes
+    ----------
+    loss : numpy.floating or numpy.ndarray of shape (N,)
+        The reduced error, a scalar of the input's dtype; with ``reduction="none"`` the vector w_n E_n.
+    grad : numpy.ndarray
+        Gradient of the reduced error with respect to the first argument, of its shape and dtype: of the mean
+        with ``reduction="mean"``, of the sum otherwise. It is ``grad_out`` where that was given.
+    weight_sum : float
+        Σ_n w_n, the sum of the examples' weights: N where there are none, 0 where every example is ignored.
+
+    Examples
+    --------
+    >>> import fastbp
+    >>> loss, grad, weight_sum = fastbp.squared_error([3.0, 1.0], [1.0, 1.0])
+    >>> float(loss), grad.tolist(), weight_sum
+    (1.0, [1.0, 0.0], 2.0)
+    """
+
+    loss: np.floating[Any] | np.ndarray
+    grad: np.ndarray
+    weight_sum: float
+
+
+def softmax_cross_entropy(
+    logits: ArrayLike,
+    targets: ArrayLike,
+    *,
+    class_weight: ArrayLike | None = None,
+    sample_weight: ArrayLike | None = None,
+    ignore_index: int = _checks.IGNORE_INDEX,
+    label_smoothing: float = 0.0,
+    lse_square_scale: float = 0.0,
+    softcap: float | None = None,
+    reduction: Reduction = "mean",
+    grad_out: np.ndarray | None = None,
+    n_threads: int | None = None,
+) -> LossGrad:
+    r"""Cross-entropy of softmax outputs, from logits, with its gradient.
+
+    With y = softmax(z) and lse = log Σ_c exp(z_c), the error of one example and its delta are ::
+
+        E     = -Σ_c t_c ln y_c  =  lse·Σ_c t_c - Σ_c t_c z_c
+        dE/dz = y·Σ_c t_c - t                                 (y - t where the targets sum to 1)
+
+    No probability is ever formed on the way to the error, so nothing overflows, nothing cancels at a
+    near-certain target, and adding a constant to a row of logits changes nothing.
+
+    Parameters
+    ----------
+    logits : array of float32 or float64, shape (N, C)
+        One row for each example. Rows may lie any distance apart.
+    targets : array of integers, shape (N,), or of real numbers, shape (N, C)
+        The class of each example, or a row of targets for each: one-hot, soft, or not summing to 1.
+        Rows are cast to the dtype of `logits`.
+    class_weight : array of shape (C,), optional
+        u_c = w_c t_c takes the place of t_c in E and dE/dz. Not checked for sign.
+    sample_weight : array of shape (N,), optional
+        s_n multiplies the error of example n. A row whose weight is exactly 0 is not read. Not checked for
+        sign.
+    ignore_index : int, default -100
+        Examples of this label are not read: error 0, gradient row 0, weight 0. For class indices only.
+    label_smoothing : float in [0, 1], default 0
+        ε: (1 - ε) t + ε/C takes the place of t.
+    lse_square_scale : float >= 0, default 0
+        s: the error of each example gains s·lse² (also called z-loss); class weights do not multiply it.
+    softcap : float > 0, optional
+        c: z' = c·tanh(z/c) takes the place of z, and dE/dz gains the factor 1 - (z'/c)².
+    reduction : {"mean", "sum", "none"}, default "mean"
+        Mean over examples weighted by w_n, sum, or the vector w_n E_n. The weight of an example is the
+        product of its sample weight and the class weight of its target, for rows of targets the mean Σ_c w_c
+        t_c / Σ_c t_c.
+    grad_out : numpy.ndarray of the shape and dtype of `logits`, optional
+        Where to write the gradient. It may be `logits` itself and must not overlap any other input.
+    n_threads : int >= 1, optional
+        The most threads to use; by default what OpenMP allows. The result has the same bits for any number.
+
+    Returns
+    -------
+    LossGrad
+        ``(loss, grad, weight_sum)``; `grad` has the shape (N, C).
+
+    Raises
+    ------
+    TargetIndexError
+        A class index is neither in [0, C) nor `ignore_index`. It is an ``IndexError`` and a ``ValueError``.
+    TypeError
+        An argument of the wrong type or dtype.
+    ValueError
+        A wrong shape or value, `ignore_index` given with rows of targets, or a `grad_out` that is read-only,
+        not contiguous in its last axis, or overlaps an input.
+
+    Notes
+    -----
+    * All examples ignored or of weight 0: the mean is NaN, the gradient exactly 0, `weight_sum` 0. The same
+      for an empty batch, whose sum is 0.
+    * A logit -inf whose target is 0 contributes 0. At the true class it makes the error +inf; the gradient
+      stays y - t.
+    * A row that holds NaN or +inf, or only -inf, has NaN for error and gradient, that row alone.
+
+    In PyTorch: ``cross_entropy(logits, targets, weight=class_weight)`` with class indices is the same number.
+    With rows of targets PyTorch's mean divides by N whatever the class weights: ours with "sum", divided by
+    N. With label smoothing and class weights both divide by the weights of the targets, unsmoothed.
+
+    Examples
+    --------
+    >>> import numpy as np, fastbp
+    >>> logits = np.array([[2.0, 0.0, 0.0], [0.0, 0.0, 0.0]])
+    >>> loss, grad, _ = fastbp.softmax_cross_entropy(logits, [0, 2])
+    >>> round(float(loss), 6)
+    0.669079
+    >>> (2 * grad).round(4).tolist()  # y - t; the mean divides by N = 2
+    [[-0.213, 0.1065, 0.1065], [0.3333, 0.3333, -0.6667]]
+
+    Soft targets, and the gradient written over the logits:
+
+    >>> targets = np.array([[0.5, 0.5, 0.0], [0.0, 0.0, 1.0]])
+    >>> losses, grad, _ = fastbp.softmax_cross_entropy(logits, targets, reduction="none", grad_out=logits)
+    >>> losses.round(4).tolist(), grad is logits
+    ([1.2395, 1.0986], True)
+    """
+    z = _checks.matrix("logits", logits, "(N, C)")
+    n, c = z.shape
+    if ignore_index is not _checks.IGNORE_INDEX:
+        ignore_index = _checks.label_to_ignore(ignore_index)
+    labels, rows = _checks.class_targets(targets, z, ignore_index)
+    arguments = (
+        _checks.rows(z),
+        labels,
+        rows,
+        _checks.weights("class_weight", class_weight, c, "class"),
+        _checks.weights("sample_weight", sample_weight, n, "example"),
+        ignore_index,
+        _checks.number("label_smoothing", label_smoothing, _checks.FRACTION),
+        _checks.number("lse_square_scale", lse_square_scale, _checks.NOT_NEGATIVE),
+        0.0 if softcap is None else _checks.number("softcap", softcap, _checks.POSITIVE),
+    )
+    if grad_out is not None:
+        inputs = {"targets": targets, "class_weight": class_weight, "sample_weight": sample_weight}
+        _checks.output("grad_out", grad_out, z.shape, z.dtype, in_place="logits", logits=logits, **inputs)
+    return _evaluate("softmax_cross_entropy", arguments, z, reduction, grad_out, n_threads)
+
+
+def sigmoid_cross_entropy(
+    logits: ArrayLike,
+    targets: ArrayLike,
+    *,
+    pos_weight: ArrayLike | None = None,
+    sample_weight: ArrayLike | None = None,
+    label_smoothing: float = 0.0,
+    reduction: Reduction = "mean",
+    grad_out: np.ndarray | None = None,
+    n_threads: int | None = None,
+) -> LossGrad:
+    """Cross-entropy of logistic outputs, from logits, with its gradient.
+
+    With y = σ(z), the error of one example and its delta are ::
+
+        E     = -Σ_k [t_k ln y_k + (1 - t_k) ln(1 - y_k)]  =  Σ_k [max(z_k, 0) - z_k t_k + log1p(exp(-|z_k|))]
+        dE/dz = y - t
+
+    Both are exact in both tails, and ``(x, 1)`` and ``(-x, 0)`` give the same bits at every x.
+
+    Parameters
+    ----------
+    logits : array of float32 or float64, shape (N, O) or (N,)
+        One row of O independent outputs for each example; a vector is N examples of one output.
+    targets : array of real numbers, of the shape of `logits`, or one number
+        Usually in [0, 1], which is not checked. Cast to the dtype of `logits`.
+    pos_weight : array of shape (O,), or one number, optional
+        p_k multiplies the term t_k ln y_k, to balance rare positives. It is no part of the example's weight.
+    sample_weight : array of shape (N,), optional
+        w_n multiplies the error of example n. A row whose weight is exactly 0 is not read. Not checked for
+        sign.
+    label_smoothing : float in [0, 1], default 0
+        ε: (1 - ε) t + ε/2 takes the place of t.
+    reduction : {"mean", "sum", "none"}, default "mean"
+        Mean over examples weighted by w_n, sum, or the vector w_n E_n. An example's error is the sum over its
+        outputs.
+    grad_out : numpy.ndarray of the shape and dtype of `logits`, optional
+        Where to write the gradient. It may be `logits` itself and must not overlap any other input.
+    n_threads : int >= 1, optional
+        The most threads to use; by default what OpenMP allows. The result has the same bits for any number.
+
+    Returns
+    -------
+    LossGrad
+        ``(loss, grad, weight_sum)``; `grad` has the shape of `logits`.
+
+    Raises
+    ------
+    TypeError
+        An argument of the wrong type or dtype.
+    ValueError
+        A wrong shape or value, or a `grad_out` that is read-only, not contiguous in its last axis, or
+        overlaps an input.
+
+    Notes
+    -----
+    An infinite logit on the side of its target contributes 0, on the other side +inf; its delta is finite. A
+    NaN logit makes its example's error NaN, and its own delta. An empty batch, or weights that are all 0: see
+    `LossGrad`.
+
+    In PyTorch: ``binary_cross_entropy_with_logits`` averages over outputs as well: divide ours by O.
+
+    Examples
+    --------
+    >>> import numpy as np, fastbp
+    >>> loss, grad, _ = fastbp.sigmoid_cross_entropy(np.array([[0.0, 2.0]]), [[1, 0]])
+    >>> round(float(loss), 6)  # ln 2 + ln(1 + e²)
+    2.820075
+    >>> grad.round(4).tolist()
+    [[-0.5, 0.8808]]
+    >>> float(fastbp.sigmoid_cross_entropy(np.array([-800.0]), 1).loss)  # far in the tail
+    800.0
+    """
+    z, t, s = _checks.elementwise("logits", logits, targets, sample_weight)
+    p = _checks.output_weights("pos_weight", pos_weight, t.shape[1])
+    smoothing = _checks.number("label_smoothing", label_smoothing, _checks.FRACTION)
+    arguments = (_checks.examples(z), t, p, s, smoothing)
+    if grad_out is not None:
+        inputs = {"targets": targets, "pos_weight": pos_weight, "sample_weight": sample_weight}
+        _checks.output("grad_out", grad_out, z.shape, z.dtype, in_place="logits", logits=logits, **inputs)
+    return _evaluate("sigmoid_cross_entropy", arguments, z, reduction, grad_out, n_threads)
+
+
+def squared_error(
+    outputs: ArrayLike,
+    targets: ArrayLike,
+    *,
+    sample_weight: ArrayLike | None = None,
+    reduction: Reduction = "mean",
+    grad_out: np.ndarray | None = None,
+    n_threads: int | None = None,
+) -> LossGrad:
+    """Half the squared error of linear outputs, with its gradient.
+
+    The error of one example and its delta are ::
+
+        E     = ½ Σ_k (y_k - t_k)²
+        dE/dy = y - t
+
+    Parameters
+    ----------
+    outputs : array of float32 or float64, shape (N, O) or (N,)
+        One row of O outputs for each example; a vector is N examples of one output.
+    targets : array of real numbers, of the shape of `outputs`, or one number
+        Cast to the dtype of `outputs`.
+    sample_weight : array of shape (N,), optional
+        w_n multiplies the error of example n. A row whose weight is exactly 0 is not read. Not checked for
+        sign.
+    reduction : {"mean", "sum", "none"}, default "mean"
+        Mean over examples weighted by w_n, sum, or the vector w_n E_n. An example's error is the sum over its
+        outputs.
+    grad_out : numpy.ndarray of the shape and dtype of `outputs`, optional
+        Where to write the gradient. It may be `outputs` itself and must not overlap any other input.
+    n_threads : int >= 1, optional
+        The most threads to use; by default what OpenMP allows. The result has the same bits for any number.
+
+    Returns
+    -------
+    LossGrad
+        ``(loss, grad, weight_sum)``; `grad` has the shape of `outputs`.
+
+    Raises
+    ------
+    TypeError
+        An argument of the wrong type or dtype.
+    ValueError
+        A wrong shape or value, or a `grad_out` that is read-only, not contiguous in its last axis, or
+        overlaps an input.
+
+    Notes
+    -----
+    An empty batch, or weights that are all 0: mean NaN, sum 0, gradient exactly 0, `weight_sum` 0.
+
+    In PyTorch: ``mse_loss`` has no ½ and averages over outputs as well: multiply ours by 2/O.
+
+    Examples
+    --------
+    >>> import numpy as np, fastbp
+    >>> outputs = np.array([[1.0, 2.0], [0.0, 4.0]])
+    >>> loss, grad, _ = fastbp.squared_error(outputs, [[0.0, 2.0], [0.0, 1.0]])
+    >>> float(loss), grad.tolist()  # (½·1² + ½·3²) / 2
+    (2.5, [[0.5, 0.0], [0.0, 1.5]])
+    """
+    return _elementwise(
+        "squared_error", "outputs", outputs, targets, sample_weight, reduction, grad_out, n_threads
+    )
+
+
+def sigmoid_squared_error(
+    logits: ArrayLike,
+    targets: ArrayLike,
+    *,
+    sample_weight: ArrayLike | None = None,
+    reduction: Reduction = "mean",
+    grad_out: np.ndarray | None = None,
+    n_threads: int | None = None,
+) -> LossGrad:
+    """Half the squared ("quadratic") error of logistic outputs, from logits, with its gradient.
+
+    With y = σ(z), the error of one example and its delta are ::
+
+        E     = ½ Σ_k (y_k - t_k)²
+        dE/dz = (y - t) ⊙ y(1 - y)
+
+    The factor y(1 - y) is the slope of the logistic function: it all but stops the learning of an output that
+    is far on the wrong side, which is why `sigmoid_cross_entropy`, whose delta is y - t, is usually the
+    better choice.
+
+    Parameters
+    ----------
+    logits : array of float32 or float64, shape (N, O) or (N,)
+        One row of O outputs, before the logistic function, for each example; a vector is N examples of one
+        output.
+    targets : array of real numbers, of the shape of `logits`, or one number
+        Usually in [0, 1], which is not checked. Cast to the dtype of `logits`.
+    sample_weight : array of shape (N,), optional
+        w_n multiplies the error of example n. A row whose weight is exactly 0 is not read. Not checked for
+        sign.
+    reduction : {"mean", "sum", "none"}, default "mean"
+        Mean over examples weighted by w_n, sum, or the vector w_n E_n. An example's error is the sum over its
+        outputs.
+    grad_out : numpy.ndarray of the shape and dtype of `logits`, optional
+        Where to write the gradient. It may be `logits` itself and must not overlap any other input.
+    n_threads : int >= 1, optional
+        The most threads to use; by default what OpenMP allows. The result has the same bits for any number.
+
+    Returns
+    -------
+    LossGrad
+        ``(loss, grad, weight_sum)``; `grad` has the shape of `logits`.
+
+    Raises
+    ------
+    TypeError
+        An argument of the wrong type or dtype.
+    ValueError
+        A wrong shape or value, or a `grad_out` that is read-only, not contiguous in its last axis, or
+        overlaps an input.
+
+    Notes
+    -----
+    An empty batch, or weights that are all 0: mean NaN, sum 0, gradient exactly 0, `weight_sum` 0.
+
+    In PyTorch: ``mse_loss(sigmoid(z), t)`` has no ½ and averages over outputs as well: multiply ours by 2/O.
+
+    Examples
+    --------
+    >>> import numpy as np, fastbp
+    >>> loss, grad, _ = fastbp.sigmoid_squared_error(np.array([[0.0, 0.0]]), [[1.0, 0.5]])
+    >>> float(loss), grad.tolist()  # ½·0.5²; (0.5 - 1)·0.5·0.5
+    (0.125, [[-0.125, 0.0]])
+    """
+    return _elementwise(
+        "sigmoid_squared_error", "logits", logits, targets, sample_weight, reduction, grad_out, n_threads
+    )
+
+
+def poisson_deviance(
+    logits: ArrayLike,
+    targets: ArrayLike,
+    *,
+    sample_weight: ArrayLike | None = None,
+    reduction: Reduction = "mean",
+    grad_out: np.ndarray | None = None,
+    n_threads: int | None = None,
+) -> LossGrad:
+    """Half the Poisson deviance at the mean exp(z), with its gradient: the error for counts.
+
+    With μ = exp(z), the error of one example and its delta are ::
+
+        E     = Σ_k [t_k ln(t_k / μ_k) - t_k + μ_k]           (μ_k where t_k = 0)
+        dE/dz = exp(z) - t
+
+    Parameters
+    ----------
+    logits : array of float32 or float64, shape (N, O) or (N,)
+        The logarithms of the expected counts, one row of O for each example; a vector is N examples of one
+        output.
+    targets : array of real numbers >= 0, of the shape of `logits`, or one number
+        Counts or rates. Cast to the dtype of `logits`. A negative one makes its example's error NaN.
+    sample_weight : array of shape (N,), optional
+        w_n multiplies the error of example n. A row whose weight is exactly 0 is not read. Not checked for
+        sign.
+    reduction : {"mean", "sum", "none"}, default "mean"
+        Mean over examples weighted by w_n, sum, or the vector w_n E_n. An example's error is the sum over its
+        outputs.
+    grad_out : numpy.ndarray of the shape and dtype of `logits`, optional
+        Where to write the gradient. It may be `logits` itself and must not overlap any other input.
+    n_threads : int >= 1, optional
+        The most threads to use; by default what OpenMP allows. The result has the same bits for any number.
+
+    Returns
+    -------
+    LossGrad
+        ``(loss, grad, weight_sum)``; `grad` has the shape of `logits`.
+
+    Raises
+    ------
+    TypeError
+        An argument of the wrong type or dtype.
+    ValueError
+        A wrong shape or value, or a `grad_out` that is read-only, not contiguous in its last axis, or
+        overlaps an input.
+
+    Notes
+    -----
+    An empty batch, or weights that are all 0: mean NaN, sum 0, gradient exactly 0, `weight_sum` 0.
+
+    In scikit-learn: ``mean_poisson_deviance(t, exp(z))`` is twice our mean; ``HalfPoissonLoss`` leaves out
+    the terms in t alone. In PyTorch: ``poisson_nll_loss`` leaves out t ln t - t, which no gradient depends
+    on, and averages over outputs as well: divide our gradient by O.
+
+    Examples
+    --------
+    >>> import numpy as np, fastbp
+    >>> loss, grad, _ = fastbp.poisson_deviance(np.zeros((1, 3)), [[1, 0, 2]])
+    >>> round(float(loss), 6), grad.tolist()  # 0 + 1 + (2 ln 2 - 1)
+    (1.386294, [[0.0, 1.0, -1.0]])
+    """
+    return _elementwise(
+        "poisson_deviance", "logits", logits, targets, sample_weight, reduction, grad_out, n_threads
+    )
+
+
+def _elementwise(
+    kernel: str,
+    name: str,
+    outputs: ArrayLike,
+    targets: ArrayLike,
+    sample_weight: ArrayLike | None,
+    reduction: Reduction,
+    grad_out: np.ndarray | None,
+    n_threads: int | None,
+) -> LossGrad:
+    """The errors that know nothing but outputs (called `name`), targets and sample weights."""
+    z, t, s = _checks.elementwise(name, outputs, targets, sample_weight)
+    arguments = (_checks.examples(z), t, s)
+    if grad_out is not None:
+        inputs = {name: outputs, "targets": targets, "sample_weight": sample_weight}
+        _checks.output("grad_out", grad_out, z.shape, z.dtype, in_place=name, **inputs)
+    return _evaluate(kernel, arguments, z, reduction, grad_out, n_threads)
+
+
+def _evaluate(
+    kernel: str,
+    arguments: tuple[Any, ...],
+    z: np.ndarray,
+    reduction: Reduction,
+    grad_out: np.ndarray | None,
+    n_threads: int | None,
+) -> LossGrad:
+    """Enter the kernel with its own `arguments` and those common to all; pack its answer. The gradient is like `z`."""
+    _checks.choice("reduction", reduction, _REDUCTIONS)
+    threads = _checks.threads(n_threads)
+    dtype = z.dtype
+    grad = np.empty(z.shape, dtype) if grad_out is None else grad_out
+    losses = np.empty(len(z), dtype) if reduction == "none" else None
+    rows = grad if grad.ndim == 2 else grad[:, None]  # (N, O)
+    call = getattr(_backend.kernels, kernel)
+    loss, weight_sum = call(*arguments, reduction == "mean", losses, rows, threads)
+    if losses is not None:
+        return LossGrad(losses, grad, weight_sum)
+    if -_FLOAT32_MAX <= loss <= _FLOAT32_MAX:
+        return LossGrad(dtype.type(loss), grad, weight_sum)
+    with np.errstate(over="ignore"):  # beyond float32 it is inf, without a warning, as it is within an array
+        return LossGrad(dtype.type(loss), grad, weight_sum)

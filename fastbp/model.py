@@ -1,0 +1,541 @@
+"""The multilayer perceptron: layers, parameters, gradients, and no numerics of its own.
+
+Design decisions:
+
+A. All parameters are one flat vector ``[W1 (I, O) row by row, b1, W2, b2, ...]``; `weights` and `biases` are
+   views into it. An optimizer's update, a network-wide sum or a file is then one operation on one array.
+B. That array is created once and stays: the engine holds it. It is written into, never replaced; no more is
+   anything else that the engine was made from.
+C. The engine (``Network`` of the backend in use when the model is made) does a whole training step, and a
+   whole epoch, in one call. What a model does around it is to check and convert.
+D. The output layer is linear; the error acts on its logits. What the user sees as outputs (:data:`_OUTPUTS`)
+   is formed from logits only when asked for.
+
+Letters: N examples, I inputs and O outputs of a layer, C classes.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, DTypeLike
+
+from fastbp import _backend, _checks, activations, losses, persistence, training
+from fastbp.optimizers import SGD, Adam
+from fastbp.training import History
+
+__all__ = ["MLP", "Gradients"]
+
+_ALIGNMENT = 64  # bytes: a cache line, and the widest vector register
+_RELU_LIKE = ("relu", "leaky_relu", "gelu", "silu", "softplus")  # unbounded above, (nearly) 0 below
+
+
+# What the engine was made from stays for life, and how to do what an assignment was meant to do.
+_FIXED = dict.fromkeys(
+    ("layer_sizes", "activation", "loss_name", "dtype", "n_threads", "init"),
+    "that of the network, which is made for one; make another MLP",
+) | {
+    "parameters": "the values to be written into the live array: net.parameters[:] = ...",
+    "weights": "the values to be written into the live arrays: net.weights[0][:] = ...",
+    "biases": "the values to be written into the live arrays: net.biases[0][:] = ...",
+}
+
+
+def _identity(logits: np.ndarray, **_: Any) -> np.ndarray:
+    return logits
+
+
+def _exp(logits: np.ndarray, out: np.ndarray, n_threads: int | None) -> np.ndarray:
+    with np.errstate(over="ignore", under="ignore"):
+        return np.exp(logits, out=out)
+
+
+class _Output(NamedTuple):
+    """What a network of some loss puts out."""
+
+    outputs: Callable[..., np.ndarray]
+    """(logits, out, n_threads) -> what `forward` returns."""
+    decide: Callable[[np.ndarray], np.ndarray] | None
+    """logits -> what `predict` returns; None where the outputs themselves are the prediction."""
+
+
+def _largest(logits: np.ndarray) -> np.ndarray:
+    return logits.argmax(axis=1)
+
+
+def _positive(logits: np.ndarray) -> np.ndarray:
+    return (logits > 0).astype(np.int64)  # a logit above 0 is a probability above 1/2
+
+
+_OUTPUTS = {
+    "softmax_cross_entropy": _Output(activations.softmax, _largest),
+    "sigmoid_cross_entropy": _Output(activations.sigmoid, _positive),
+    "squared_error": _Output(_identity, None),
+    "sigmoid_squared_error": _Output(activations.sigmoid, _positive),
+    "poisson_deviance": _Output(_exp, None),
+}
+
+
+class Gradients(NamedTuple):
+    """The error of a batch and its gradient, as :meth:`MLP.gradients` returns them.
+
+    The arrays are views into one vector of their own, which later calls leave alone.
+    """
+
+    loss: float
+    """The mean error over the examples."""
+    weights: tuple[np.ndarray, ...]
+    """dE/dW of each layer, (I, O)."""
+    biases: tuple[np.ndarray, ...]
+    """dE/db of each layer, (O,)."""
+
+    @property
+    def flat(self) -> np.ndarray:
+        """The whole gradient as one vector, laid out like :attr:`MLP.parameters`."""
+        arrays = [array for pair in zip(self.weights, self.biases, strict=True) for array in pair]
+        base = arrays[0].base
+        if isinstance(base, np.ndarray) and all(array.base is base for array in arrays):
+            return base
+        return np.concatenate([array.ravel() for array in arrays])  # pickling takes the views apart
+
+
+class MLP:
+    """A multilayer perceptron: dense layers, trained by back-propagation.
+
+    Each hidden layer computes ``A = f(A_prev W + b)``, the last one the logits ``Z = A_prev W + b`` on which
+    the error function acts.
+
+    Parameters
+    ----------
+    layer_sizes : sequence of at least two positive integers
+        Inputs, units of each hidden layer, outputs, as in ``[64, 32, 10]``.
+    activation : str, default "sigmoid"
+        f, of all the hidden layers: identity, sigmoid, tanh, relu, leaky_relu, gelu, silu or softplus.
+    loss : str, default "softmax_cross_entropy"
+        The error function, which also determines what the outputs are:
+
+        ========================= ================== ============================================
+        loss                      outputs            targets
+        ========================= ================== ============================================
+        ``softmax_cross_entropy`` softmax(Z)         class indices (N,), or rows (N, C)
+        ``sigmoid_cross_entropy`` 1/(1 + exp(-Z))    rows (N, O) of numbers in [0, 1]
+        ``squared_error``         Z                  rows (N, O)
+        ``sigmoid_squared_error`` 1/(1 + exp(-Z))    rows (N, O) of numbers in [0, 1]
+        ``poisson_deviance``      exp(Z)             rows (N, O) of numbers >= 0
+        ========================= ================== ============================================
+
+        A network of one output also takes targets (N,) for (N, 1), unless its error is that of the softmax.
+    dtype : {"float32", "float64"}, default "float32"
+        Of the parameters and of all that is computed. Examples of any real dtype are converted to it.
+    seed : int >= 0, optional
+        Determines the initial weights and the shuffling. Without it they differ from one model to the next.
+    n_threads : int >= 1, optional
+        The most threads to use; by default what OpenMP allows. Results have the same bits for any number.
+    init : {"auto", "glorot", "he"}, default "auto"
+        How the weights of a layer are drawn; biases start at 0. ``"glorot"``: uniform in ±sqrt(6/(I + O))
+        [1]_; ``"he"``: normal with variance 2/I [2]_; ``"auto"``: ``"he"`` for the activations relu,
+        leaky_relu, gelu, silu and softplus, ``"glorot"`` for the others.
+
+    Attributes
+    ----------
+    layer_sizes : tuple of int
+    activation, loss_name, init : str
+        The arguments `activation`, `loss` and `init`; ``loss`` itself is a method.
+    dtype : numpy.dtype
+    n_threads : int or None
+    parameters : numpy.ndarray, one axis
+        All the parameters, ``[W1 row by row, b1, W2, b2, ...]``, 64-byte aligned and live: what is written
+        into it is what the network computes with. Like the other attributes it cannot be replaced.
+    weights, biases : tuple of numpy.ndarray
+        The weights (I, O) and biases (O,) of each layer: live views into `parameters`.
+
+    Notes
+    -----
+    A model pickles and copies (``copy.deepcopy``) with its parameters and the state of its random numbers;
+    copies are independent. It runs on the backend that was in use when it was made. One model serves one
+    thread at a time.
+
+    References
+    ----------
+    .. [1] X. Glorot, Y. Bengio, "Understanding the difficulty of training deep feedforward neural networks",
+       AISTATS 2010, equation 16.
+    .. [2] K. He et al., "Delving deep into rectifiers", 2015, https://arxiv.org/abs/1502.01852.
+
+    Examples
+    --------
+    Exclusive or, which no network without a hidden layer can learn:
+
+    >>> import fastbp
+    >>> X, T = [[0, 0], [0, 1], [1, 0], [1, 1]], [0, 1, 1, 0]
+    >>> net = fastbp.MLP([2, 4, 2], activation="tanh", seed=0)
+    >>> history = net.fit(X, T, epochs=500, batch_size=4, optimizer=fastbp.SGD(0.5), progress=False)
+    >>> net.predict(X)
+    array([0, 1, 1, 0])
+    """
+
+    def __init__(
+        self,
+        layer_sizes: Any,
+        *,
+        activation: str = "sigmoid",
+        loss: str = "softmax_cross_entropy",
+        dtype: DTypeLike = "float32",
+        seed: int | None = None,
+        n_threads: int | None = None,
+        init: str = "auto",
+    ) -> None:
+        self._configure(layer_sizes, activation, loss, dtype, n_threads, init)
+        self._generator = np.random.default_rng(_checks.seed("seed", seed))
+        self._build()
+        self._draw_weights()
+
+    def _configure(
+        self, layer_sizes: Any, activation: str, loss: str, dtype: DTypeLike, n_threads: int | None, init: str
+    ) -> None:
+        """Check the arguments and keep them."""
+        self.layer_sizes = _checks.layer_sizes("layer_sizes", layer_sizes)
+        self.activation = _checks.choice("activation", activation, activations.ACTIVATIONS)
+        self.loss_name = _checks.choice("loss", loss, _OUTPUTS)
+        self.dtype = _checks.float_dtype("dtype", dtype)
+        self.n_threads = n_threads  # checked where it is used
+        self.init = _checks.choice("init", init, ("auto", "glorot", "he"))
+
+    def _build(self) -> None:
+        """Allocate the parameters, cut the views, start the engine. The parameters have no values yet."""
+        n_threads = _checks.threads(self.n_threads)
+        self.parameters = _aligned_empty(self._n_parameters(), self.dtype)
+        self.weights, self.biases = self._views(self.parameters)
+        self._engine = _backend.kernels.Network(
+            self.layer_sizes, self.activation, self.loss_name, self.parameters, n_threads
+        )
+        self._order = np.arange(0)  # 0, 1, ...: the order of a batch in `step`, kept from call to call
+
+    def _n_parameters(self) -> int:
+        return sum((i + 1) * o for i, o in self._layers())
+
+    def _layers(self) -> list[tuple[int, int]]:
+        """(I, O) of each layer."""
+        return list(zip(self.layer_sizes[:-1], self.layer_sizes[1:], strict=True))
+
+    def _views(self, flat: np.ndarray) -> tuple[tuple[np.ndarray, ...], tuple[np.ndarray, ...]]:
+        """The weights (I, O) and biases (O,) of each layer in a vector laid out like the parameters."""
+        weights, biases = [], []
+        start = 0
+        for i, o in self._layers():
+            middle, end = start + i * o, start + (i + 1) * o
+            weights.append(flat[start:middle].reshape(i, o))
+            biases.append(flat[middle:end])
+            start = end
+        return tuple(weights), tuple(biases)
+
+    def _draw_weights(self) -> None:
+        """Initial weights, drawn in float64 so that a seed means the same network in both dtypes."""
+        he = self.init == "he" or (self.init == "auto" and self.activation in _RELU_LIKE)
+        for weight, bias in zip(self.weights, self.biases, strict=True):
+            i, o = weight.shape
+            if he:
+                weight[...] = self._generator.normal(0.0, np.sqrt(2 / i), (i, o))
+            else:
+                limit = np.sqrt(6 / (i + o))
+                weight[...] = self._generator.uniform(-limit, limit, (i, o))
+            bias[...] = 0
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        # `net.parameters += x` ends with the assignment of the very array, which is no replacement.
+        if name in _FIXED and self.__dict__.get(name, value) is not value:
+            raise AttributeError(f"{name}: got another object, expected {_FIXED[name]}")
+        super().__setattr__(name, value)
+
+    # What the network computes ------------------------------------------------------------------------------
+
+    def logits(self, x: ArrayLike) -> np.ndarray:
+        """The linear outputs Z of the last layer, (N, O), at the inputs `x` (N, I)."""
+        return self._logits(self._inputs("x", x))
+
+    def forward(self, x: ArrayLike) -> np.ndarray:
+        """The outputs (N, O) at the inputs `x` (N, I): probabilities or predictions, as the loss determines.
+
+        They are softmax(Z), 1/(1 + exp(-Z)), Z or exp(Z); see the table in :class:`MLP`.
+
+        Examples
+        --------
+        >>> import fastbp
+        >>> net = fastbp.MLP([2, 3], seed=0)
+        >>> y = net.forward([[0.5, -1.0]])
+        >>> y.shape, round(float(y.sum()), 6)
+        ((1, 3), 1.0)
+        """
+        z = self.logits(x)
+        return _OUTPUTS[self.loss_name].outputs(z, out=z, n_threads=self.n_threads)
+
+    def loss(self, x: ArrayLike, t: ArrayLike) -> float:
+        """The mean error over the examples `x` (N, I) with the targets `t`; NaN where there are none."""
+        inputs, targets = self._examples("x", x, "t", t)
+        z = self._logits(inputs)
+        error = getattr(losses, self.loss_name)
+        return float(error(z, targets, grad_out=z, n_threads=self.n_threads).loss)
+
+    def gradients(self, x: ArrayLike, t: ArrayLike) -> Gradients:
+        """The mean error over the examples and its gradient in every parameter, by back-propagation.
+
+        Parameters
+        ----------
+        x : array of real numbers, shape (N, I)
+        t : targets of the N examples, as the loss wants them; see the table in :class:`MLP`
+
+        Returns
+        -------
+        Gradients
+            ``(loss, weights, biases)``, of the shapes of :attr:`weights` and :attr:`biases`, and the same
+            numbers as one vector in ``.flat``. The arrays are new at each call.
+
+        Notes
+        -----
+        From the last layer to the first, with the batch's rows n::
+
+            δ_last = dE/dZ,  δ_l = (δ_{l+1} W_{l+1}ᵀ) ⊙ f'(Z_l),  dE/dW_l = A_{l-1}ᵀ δ_l,  dE/db_l = Σ_n δ_l
+
+        A batch without examples has the error NaN and the gradient 0.
+
+        Examples
+        --------
+        >>> import fastbp
+        >>> net = fastbp.MLP([2, 3], seed=0)
+        >>> loss, (dW,), (db,) = net.gradients([[1.0, 2.0]], [0])
+        >>> dW.shape, db.shape
+        ((2, 3), (3,))
+        """
+        inputs, targets = self._examples("x", x, "t", t)
+        flat = np.zeros(self.parameters.shape, self.dtype)
+        loss = self._engine.gradient(inputs, targets, flat) if len(inputs) else float("nan")
+        return Gradients(loss, *self._views(flat))
+
+    def predict(self, X: ArrayLike) -> np.ndarray:
+        """What the network takes the examples `X` (N, I) to be.
+
+        Returns
+        -------
+        numpy.ndarray
+            For ``softmax_cross_entropy`` the index of the most probable class, int64 (N,). For the two errors
+            of logistic outputs 1 where the probability is above one half and 0 elsewhere, int64 (N, O). For
+            the others the outputs (N, O) themselves, as :meth:`forward` returns them.
+        """
+        decide = _OUTPUTS[self.loss_name].decide
+        return self.forward(X) if decide is None else decide(self._logits(self._inputs("X", X)))
+
+    def predict_proba(self, X: ArrayLike) -> np.ndarray:
+        """The probability (N, O) of each class, or of each logistic output, for the examples `X` (N, I).
+
+        Raises
+        ------
+        ValueError
+            If the outputs are no probabilities: those of ``squared_error`` and ``poisson_deviance``.
+        """
+        if _OUTPUTS[self.loss_name].decide is None:
+            expected = ", ".join(name for name, output in _OUTPUTS.items() if output.decide)
+            raise ValueError(f"predict_proba: got the loss {self.loss_name}, expected one of {expected}")
+        return self.forward(X)
+
+    # Training -----------------------------------------------------------------------------------------------
+
+    def step(self, x: ArrayLike, t: ArrayLike, optimizer: SGD | Adam) -> float:
+        """Train on one batch: gradient of the mean error, then the optimizer's update.
+
+        Parameters
+        ----------
+        x : array of real numbers, shape (N, I)
+        t : targets of the N examples
+        optimizer : SGD, Adam
+
+        Returns
+        -------
+        float
+            The mean error before the update; NaN for a batch without examples, which updates nothing.
+
+        Raises
+        ------
+        DivergenceError
+            If the error, its gradient or the update is not finite. The parameters stay as they were.
+
+        Examples
+        --------
+        >>> import fastbp
+        >>> net, sgd = fastbp.MLP([2, 4, 3], seed=0), fastbp.SGD(0.5)
+        >>> losses = [net.step([[0, 1], [1, 0]], [1, 2], sgd) for _ in range(100)]
+        >>> losses[-1] < 0.1 * losses[0]
+        True
+        """
+        inputs, targets = self._examples("x", x, "t", t)
+        _checks.instance("optimizer", optimizer, SGD, Adam)
+        n = len(inputs)
+        if n == 0:
+            return float("nan")
+        if n > len(self._order):
+            self._order = np.arange(n)
+        loss, _, failure = self._engine.train(inputs, targets, self._order[:n], n, optimizer, None)
+        if failure:
+            raise training.divergence(self, inputs, targets, failure)
+        return loss
+
+    def fit(
+        self,
+        X: ArrayLike,
+        T: ArrayLike,
+        *,
+        epochs: int = 10,
+        batch_size: int = 32,
+        optimizer: SGD | Adam | None = None,
+        shuffle: bool = True,
+        progress: bool = True,
+    ) -> History:
+        """Train on all the examples, `epochs` times over.
+
+        Parameters
+        ----------
+        X : array of real numbers, shape (N, I), N >= 1
+        T : targets of the N examples, as the loss wants them; see the table in :class:`MLP`
+        epochs : int >= 0, default 10
+        batch_size : int >= 1, default 32
+            Examples in one update; the last batch of an epoch has what is left.
+        optimizer : SGD, Adam, optional
+            By default ``SGD()``. It keeps its state, so that a second call goes on where the first ended.
+        shuffle : bool, default True
+            Put the examples into a new order before each epoch (the model's `seed` determines which).
+        progress : bool, default True
+            Show one line for each epoch, live, on standard error.
+
+        Returns
+        -------
+        History
+            The mean error and the time of each epoch.
+
+        Raises
+        ------
+        DivergenceError
+            If the error of a batch, its gradient or the update is not finite. The message says where; the
+            parameters are the last finite ones.
+
+        Notes
+        -----
+        It is the same, bit for bit, as :meth:`step` for each batch. Ctrl-C stops between two updates and
+        raises ``KeyboardInterrupt``; the model keeps what it has learned so far.
+
+        Examples
+        --------
+        >>> import fastbp
+        >>> X, y = fastbp.datasets.load_digits()
+        >>> net = fastbp.MLP([64, 32, 10], seed=0)
+        >>> history = net.fit(X[:500], y[:500], epochs=3, progress=False)
+        >>> len(history), history.loss[2] < history.loss[0]
+        (3, True)
+        """
+        inputs, targets = self._examples("X", X, "T", T)
+        return training.fit(
+            self,
+            self._engine,
+            inputs,
+            targets,
+            epochs=epochs,
+            batch_size=batch_size,
+            optimizer=SGD() if optimizer is None else optimizer,
+            generator=self._generator if _checks.flag("shuffle", shuffle) else None,
+            progress=progress,
+        )
+
+    # Copies and files ---------------------------------------------------------------------------------------
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the network to a file: configuration, exact parameters, state of its random numbers.
+
+        The format is NumPy's ``.npz`` without pickle; see :mod:`fastbp.persistence`. The name is taken as it
+        is: no suffix is added. A file of that name is replaced only by a complete one. `n_threads` is not
+        saved: how many threads pay depends on the machine.
+        """
+        header = self._configuration()
+        del header["n_threads"]
+        header |= {"dtype": self.dtype.name, "generator": self._generator.bit_generator.state}
+        persistence.write_archive(path, header, self.parameters)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> MLP:
+        """The network that :meth:`save` wrote to `path`. Nothing in the file is executed.
+
+        Raises
+        ------
+        OSError
+            If the file cannot be opened.
+        ValueError
+            If it is no saved network, is damaged, or has the format of a newer fastbp.
+        """
+        header, parameters = persistence.read_archive(path)
+        net, generator = cls.__new__(cls), np.random.default_rng(0)
+        try:
+            generator.bit_generator.state = header.pop("generator")
+            net._configure(**header, n_threads=None)
+            net._restore(parameters, generator)
+        except (TypeError, ValueError, KeyError, OverflowError) as cause:
+            raise persistence.bad_file(path, f"a damaged network ({cause})") from cause
+        return net
+
+    def _configuration(self) -> dict[str, Any]:
+        """The arguments of :meth:`_configure`."""
+        return {
+            "layer_sizes": self.layer_sizes,
+            "activation": self.activation,
+            "loss": self.loss_name,
+            "dtype": self.dtype,
+            "n_threads": self.n_threads,
+            "init": self.init,
+        }
+
+    def _restore(self, parameters: np.ndarray, generator: np.random.Generator) -> None:
+        """Complete a network that is configured and nothing else. The values of `parameters` are copied."""
+        expected = (self._n_parameters(),)  # compared before anything of that size is allocated
+        if parameters.shape != expected or parameters.dtype.newbyteorder("=") != self.dtype:
+            got = f"{parameters.dtype} {parameters.shape}"
+            raise ValueError(f"parameters: got {got}, expected {self.dtype} {expected}")
+        self._build()
+        self.parameters[:] = parameters
+        self._generator = generator
+
+    def __getstate__(self) -> tuple[dict[str, Any], np.ndarray, np.random.Generator]:
+        return self._configuration(), self.parameters, self._generator
+
+    def __setstate__(self, state: tuple[dict[str, Any], np.ndarray, np.random.Generator]) -> None:
+        configuration, parameters, generator = state
+        self._configure(**configuration)
+        self._restore(parameters, copy.deepcopy(generator))  # copy.copy hands over the very generator
+
+    def __repr__(self) -> str:
+        return (
+            f"MLP({list(self.layer_sizes)}, activation={self.activation!r}, loss={self.loss_name!r}, "
+            f"dtype={self.dtype.name!r})"
+        )
+
+    # From what the user gives to what the engine reads ------------------------------------------------------
+
+    def _inputs(self, name: str, x: Any) -> np.ndarray:
+        return _checks.network_inputs(name, x, self.layer_sizes[0], self.dtype)
+
+    def _examples(self, x_name: str, x: Any, t_name: str, t: Any) -> tuple[np.ndarray, np.ndarray]:
+        inputs = _checks.network_inputs(x_name, x, self.layer_sizes[0], self.dtype)
+        by_class = self.loss_name == "softmax_cross_entropy"
+        return inputs, _checks.network_targets(t_name, t, inputs, self.layer_sizes[-1], by_class)
+
+    def _logits(self, inputs: np.ndarray) -> np.ndarray:
+        out = np.empty((len(inputs), self.layer_sizes[-1]), self.dtype)
+        if len(inputs):
+            self._engine.logits(inputs, out)
+        return out
+
+
+def _aligned_empty(size: int, dtype: np.dtype) -> np.ndarray:
+    """An uninitialized vector whose first element lies on a multiple of 64 bytes."""
+    n_bytes = size * dtype.itemsize
+    buffer = np.empty(n_bytes + _ALIGNMENT, np.uint8)
+    start = -buffer.ctypes.data % _ALIGNMENT
+    return buffer[start : start + n_bytes].view(dtype)

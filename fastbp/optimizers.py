@@ -1,0 +1,358 @@
+"""Updates of a parameter vector in place, as functions of plain arrays and as optimizers that keep the state.
+
+An update is one kernel call over one flat vector. It changes the parameters and the state, never the
+gradient. The L2 term `weight_decay` acts on the gradient, as in PyTorch's ``SGD`` and ``Adam``: g + λw takes
+the place of g.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from fastbp import _backend, _checks
+
+
+def sgd_update(
+    parameters: np.ndarray,
+    gradient: ArrayLike,
+    *,
+    learning_rate: float = 0.1,
+    momentum: float = 0.0,
+    velocity: np.ndarray | None = None,
+    nesterov: bool = False,
+    weight_decay: float = 0.0,
+    n_threads: int | None = None,
+) -> None:
+    """One step of stochastic gradient descent, in place.
+
+    With w the parameters, g the gradient, v the velocity, η, μ and λ the three rates::
+
+        g ← g + λ w
+        v ← μ v + g
+        w ← w - η v             (with nesterov  w - η (g + μ v);  without momentum  w - η g)
+
+    Parameters
+    ----------
+    parameters : numpy.ndarray of float32 or float64, shape (P,)
+        Contiguous and writeable; updated in place.
+    gradient : array of the shape and dtype of `parameters`
+        Not changed.
+    learning_rate : float >= 0, default 0.1
+        η.
+    momentum : float in [0, 1], default 0
+        μ.
+    velocity : numpy.ndarray like `parameters`, optional
+        v, updated in place, zeros at first. It is needed with momentum and has no place without.
+    nesterov : bool, default False
+        Look ahead along the velocity; needs momentum.
+    weight_decay : float >= 0, default 0
+        λ: the error gains ½λ Σ w².
+    n_threads : int >= 1, optional
+        The most threads to use; by default what OpenMP allows.
+
+    Raises
+    ------
+    TypeError
+        An argument of the wrong type or dtype.
+    ValueError
+        A wrong shape or value, a velocity without momentum or momentum without one, arrays that overlap, or
+        an array to be updated that is read-only or not contiguous. Nothing has been changed then.
+
+    Notes
+    -----
+    The same as PyTorch's ``SGD`` with ``dampening=0``. scikit-learn keeps -η times our v, which is the same
+    while η is constant.
+
+    Examples
+    --------
+    >>> import numpy as np, fastbp
+    >>> parameters, velocity = np.array([1.0, 2.0]), np.zeros(2)
+    >>> for _ in range(2):
+    ...     fastbp.sgd_update(parameters, [1.0, 0.0], learning_rate=0.5, momentum=0.5, velocity=velocity)
+    >>> parameters.tolist(), velocity.tolist()
+    ([-0.25, 2.0], [1.5, 0.0])
+    """
+    rates = _checks.sgd_hyper_parameters(learning_rate, momentum, nesterov, weight_decay)
+    w = _checks.flat("parameters", parameters)
+    g = _checks.flat_gradient(gradient, w)
+    _checks.apart("parameters", w, "gradient", gradient)
+    v = _checks.velocity(velocity, momentum, parameters=w, gradient=gradient)
+    _backend.kernels.sgd_update(w, g, v, *rates, _checks.threads(n_threads))
+
+
+def adam_update(
+    parameters: np.ndarray,
+    gradient: ArrayLike,
+    first_moment: np.ndarray,
+    second_moment: np.ndarray,
+    *,
+    step: int,
+    learning_rate: float = 1e-3,
+    beta_1: float = 0.9,
+    beta_2: float = 0.999,
+    epsilon: float = 1e-8,
+    weight_decay: float = 0.0,
+    n_threads: int | None = None,
+) -> None:
+    """One step of Adam, in place.
+
+    With w the parameters, g the gradient, m and v the moments, and step number t = 1, 2, ... ::
+
+        g ← g + λ w
+        m ← β₁ m + (1 - β₁) g
+        v ← β₂ v + (1 - β₂) g²
+        w ← w - η · m/(1 - β₁ᵗ) / (√(v/(1 - β₂ᵗ)) + ε)
+
+    Parameters
+    ----------
+    parameters : numpy.ndarray of float32 or float64, shape (P,)
+        Contiguous and writeable; updated in place.
+    gradient : array of the shape and dtype of `parameters`
+        Not changed.
+    first_moment, second_moment : numpy.ndarray like `parameters`
+        m and v, updated in place, zeros before the first step.
+    step : int >= 1
+        t, which counts from 1.
+    learning_rate : float >= 0, default 0.001
+        η.
+    beta_1, beta_2 : float in [0, 1), default 0.9 and 0.999
+        How much of the moments is kept at each step.
+    epsilon : float > 0, default 1e-8
+        ε, added outside the root.
+    weight_decay : float >= 0, default 0
+        λ: the error gains ½λ Σ w². (This is not the decoupled decay of AdamW.)
+    n_threads : int >= 1, optional
+        The most threads to use; by default what OpenMP allows.
+
+    Raises
+    ------
+    TypeError
+        An argument of the wrong type or dtype.
+    ValueError
+        A wrong shape or value, arrays that overlap, or an array to be updated that is read-only or not
+        contiguous. Nothing has been changed then.
+
+    References
+    ----------
+    D. P. Kingma, J. Ba: Adam: A Method for Stochastic Optimization, arXiv:1412.6980, algorithm 1.
+
+    Examples
+    --------
+    >>> import numpy as np, fastbp
+    >>> parameters, m, v = np.array([1.0, 2.0]), np.zeros(2), np.zeros(2)
+    >>> fastbp.adam_update(parameters, [5.0, -0.01], m, v, step=1, learning_rate=0.1)
+    >>> parameters.round(6).tolist()  # the first step is η long in each direction
+    [0.9, 2.1]
+    """
+    rates = _checks.adam_hyper_parameters(learning_rate, beta_1, beta_2, epsilon, weight_decay)
+    t = _checks.step_number(step)
+    w = _checks.flat("parameters", parameters)
+    g = _checks.flat_gradient(gradient, w)
+    _checks.apart("parameters", w, "gradient", gradient)
+    m = _checks.flat_like("first_moment", first_moment, w, parameters=w, gradient=gradient)
+    v = _checks.flat_like("second_moment", second_moment, w, parameters=w, gradient=gradient, first_moment=m)
+    _backend.kernels.adam_update(w, g, m, v, t, *rates, _checks.threads(n_threads))
+
+
+class Optimizer:
+    """What the optimizers share: a step counter, and the state that belongs to one parameter vector.
+
+    The rates are plain attributes, so that a schedule can change them; they are checked again wherever they
+    are used.
+    """
+
+    name: str
+    _rates: tuple[str, ...]
+
+    def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget the state and the steps, as if no update had been made."""
+        self.steps = 0
+        self._state: tuple[np.ndarray, ...] = ()
+
+    def _vectors(self, parameters: np.ndarray, count: int) -> tuple[np.ndarray, ...]:
+        """`count` vectors like `parameters`, zeros at first, the same ones at every call."""
+        w = _checks.flat("parameters", parameters)
+        if not self._state:
+            self._state = tuple(np.zeros(w.shape, w.dtype) for _ in range(count))
+        _checks.state_of("parameters", w, self._state[0], self)
+        return self._state
+
+    def __repr__(self) -> str:
+        rates = ", ".join(f"{rate}={getattr(self, rate)!r}" for rate in self._rates)
+        return f"{type(self).__name__}({rates})"
+
+
+class SGD(Optimizer):
+    """Stochastic gradient descent with momentum; the formulas are those of `sgd_update`.
+
+    An optimizer serves one parameter vector: the velocity is made, of zeros, at the first update with
+    momentum.
+
+    Parameters
+    ----------
+    learning_rate : float >= 0, default 0.1
+    momentum : float in [0, 1], default 0
+    nesterov : bool, default False
+        Needs momentum.
+    weight_decay : float >= 0, default 0
+
+    Attributes
+    ----------
+    learning_rate, momentum, nesterov, weight_decay
+        May be set between updates.
+    steps : int
+        How many updates have been made.
+
+    Raises
+    ------
+    TypeError, ValueError
+        A rate of the wrong type or outside its range, here or, where it was set afterwards, when it is used.
+
+    Examples
+    --------
+    >>> import numpy as np, fastbp
+    >>> optimizer, parameters = fastbp.SGD(0.5, momentum=0.5), np.array([1.0, 2.0])
+    >>> for _ in range(2):
+    ...     optimizer.update(parameters, np.array([1.0, 0.0]))
+    >>> parameters.tolist(), optimizer.steps
+    ([-0.25, 2.0], 2)
+    >>> optimizer
+    SGD(learning_rate=0.5, momentum=0.5, nesterov=False, weight_decay=0.0)
+    """
+
+    name = "sgd"
+    _rates = ("learning_rate", "momentum", "nesterov", "weight_decay")
+
+    def __init__(
+        self,
+        learning_rate: float = 0.1,
+        *,
+        momentum: float = 0.0,
+        nesterov: bool = False,
+        weight_decay: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.learning_rate, self.momentum, self.nesterov, self.weight_decay = _checks.sgd_hyper_parameters(
+            learning_rate, momentum, nesterov, weight_decay
+        )
+
+    def hyper_parameters(self) -> tuple[float, float, bool, float]:
+        """``(learning_rate, momentum, nesterov, weight_decay)``, checked, as the kernel takes them."""
+        return _checks.sgd_hyper_parameters(
+            self.learning_rate, self.momentum, self.nesterov, self.weight_decay
+        )
+
+    def state(self, parameters: np.ndarray) -> tuple[np.ndarray, ...]:
+        """``(velocity,)`` for `parameters`, or ``()`` without momentum.
+
+        Raises
+        ------
+        ValueError
+            The velocity belongs to a vector of another size or dtype.
+        """
+        return self._vectors(parameters, 1) if self.momentum else ()
+
+    def update(self, parameters: np.ndarray, gradient: ArrayLike, *, n_threads: int | None = None) -> None:
+        """One step, in place; arguments and errors are those of `sgd_update`, and of `state`."""
+        (velocity,) = self.state(parameters) or (None,)
+        sgd_update(
+            parameters,
+            gradient,
+            learning_rate=self.learning_rate,
+            momentum=self.momentum,
+            velocity=velocity,
+            nesterov=self.nesterov,
+            weight_decay=self.weight_decay,
+            n_threads=n_threads,
+        )
+        self.steps += 1
+
+
+class Adam(Optimizer):
+    """Adam; the formulas are those of `adam_update`.
+
+    An optimizer serves one parameter vector: the two moments are made, of zeros, at the first update.
+
+    Parameters
+    ----------
+    learning_rate : float >= 0, default 0.001
+    beta_1, beta_2 : float in [0, 1), default 0.9 and 0.999
+    epsilon : float > 0, default 1e-8
+    weight_decay : float >= 0, default 0
+
+    Attributes
+    ----------
+    learning_rate, beta_1, beta_2, epsilon, weight_decay
+        May be set between updates.
+    steps : int
+        How many updates have been made: the t of the last one.
+
+    Raises
+    ------
+    TypeError, ValueError
+        A rate of the wrong type or outside its range, here or, where it was set afterwards, when it is used.
+
+    Examples
+    --------
+    >>> import numpy as np, fastbp
+    >>> optimizer, parameters = fastbp.Adam(0.1), np.array([1.0, 2.0])
+    >>> optimizer.update(parameters, np.array([5.0, -0.01]))
+    >>> parameters.round(6).tolist(), optimizer.steps
+    ([0.9, 2.1], 1)
+    >>> optimizer
+    Adam(learning_rate=0.1, beta_1=0.9, beta_2=0.999, epsilon=1e-08, weight_decay=0.0)
+    """
+
+    name = "adam"
+    _rates = ("learning_rate", "beta_1", "beta_2", "epsilon", "weight_decay")
+
+    def __init__(
+        self,
+        learning_rate: float = 1e-3,
+        *,
+        beta_1: float = 0.9,
+        beta_2: float = 0.999,
+        epsilon: float = 1e-8,
+        weight_decay: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.learning_rate, self.beta_1, self.beta_2, self.epsilon, self.weight_decay = (
+            _checks.adam_hyper_parameters(learning_rate, beta_1, beta_2, epsilon, weight_decay)
+        )
+
+    def hyper_parameters(self) -> tuple[float, float, float, float, float]:
+        """``(learning_rate, beta_1, beta_2, epsilon, weight_decay)``, checked, as the kernel takes them."""
+        return _checks.adam_hyper_parameters(
+            self.learning_rate, self.beta_1, self.beta_2, self.epsilon, self.weight_decay
+        )
+
+    def state(self, parameters: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """``(first_moment, second_moment)`` for `parameters`.
+
+        Raises
+        ------
+        ValueError
+            The moments belong to a vector of another size or dtype.
+        """
+        first_moment, second_moment = self._vectors(parameters, 2)
+        return first_moment, second_moment
+
+    def update(self, parameters: np.ndarray, gradient: ArrayLike, *, n_threads: int | None = None) -> None:
+        """One step, in place; arguments and errors are those of `adam_update`, and of `state`."""
+        adam_update(
+            parameters,
+            gradient,
+            *self.state(parameters),
+            step=self.steps + 1,
+            learning_rate=self.learning_rate,
+            beta_1=self.beta_1,
+            beta_2=self.beta_2,
+            epsilon=self.epsilon,
+            weight_decay=self.weight_decay,
+            n_threads=n_threads,
+        )
+        self.steps += 1

@@ -1,0 +1,20 @@
+/* The table of tile sizes: a tile of C is TILE_ROWS x (TILE_VECTORS · W) and stays in registers, with room left for a row of B
+ * and a broadcast element of A; DEPTH terms of the sum are packed at a time so that a panel of A stays in the L1 cache; ROWS of A
+ * (rows · depth) fit half the L2 cache, COLUMNS of B the outer cache.
+ *
+ *               registers   TILE_ROWS  TILE_VECTORS   in use
+ *   avx512          32          14          2         28 + 2 + 1
+ *   avx2            16           6          2         12 + 2 + 1
+ *   neon            32           8          3         24 + 3 + 1
+ *   generic         16 (SSE2)    4          2          8 + 2 + 1
+ */
+#if defined(FBP_AVX512)
+enum { TILE_ROWS = 14, TILE_VECTORS = 2 };
+#elif defined(FBP_AVX2)
+enum { TILE_ROWS = 6, TILE_VECTORS = 2 };
+#elif defined(FBP_NEON)
+enum { TILE_ROWS = 8, TILE_VECTORS = 3 };
+#else
+enum { TILE_ROWS = 4, TILE_VECTORS = 2 };
+#endif
+enum { DEPTH = 1024 / sizeof(real), ROWS = 20 * TILE_ROWS, COLUMNS = 128 * TILE_VECTORS * W };

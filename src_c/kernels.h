@@ -1,0 +1,21 @@
+/* The table of one instruction set and dtype: a file in variants/ names them and includes this once. */
+#include "math/elementary.h"
+#include "rows/row.h"
+#include "rows/activations.h"
+#include "rows/softmax_cross_entropy.h"
+#include "rows/elementwise_errors.h"
+#include "rows/optimizers.h"
+#include "gemm/gemm.h"
+
+/* The functions above take pointers to real; those of the table take void pointers and pass them on. */
+#define REAL void
+#define FBP_KERNEL(result, name, parameters, arguments) static result name##_of_table parameters { return name arguments; }
+#include "kernels.def"
+#undef FBP_KERNEL
+
+const fbp_kernels FBP_TABLE = {
+#define FBP_KERNEL(result, name, parameters, arguments) .name = name##_of_table,
+#include "kernels.def"
+#undef FBP_KERNEL
+};
+#undef REAL

@@ -1,0 +1,159 @@
+/* Elementary functions on vectors, written in the vocabulary of simd/ alone.
+ *
+ * Error bounds against the exact function, in units of eps (the distance from 1 to the next number), with a fused v_fma;
+ * the tests measure them (tests/tolerances.py), on `generic` with its unfused one as well:
+ *
+ *   v_exp 1   v_log1p_unit 1.5   v_log 1.5 (relative to max(|log x|, 1))   v_sigmoid 2.5   v_tanh 3   v_normal_tail 4 (+ x²/2 unfused)
+ *
+ * Every function takes every input: NaN gives NaN, infinities their limits; results below the normal range underflow gradually.
+ */
+#include "coefficients.h"
+
+#ifdef FBP_FLOAT32
+#define LOG2_E 1.44269504f
+#define LN2_HIGH 0.693359375f /* 9 bits of ln 2, so that k·LN2_HIGH is exact for |k| < 2^15 */
+#define LN2_LOW -2.12194440e-4f
+#define EXP_MAX 89.0f   /* beyond: inf */
+#define EXP_MIN -104.0f /* below: 0, half of the smallest subnormal being e^-103.97 */
+#define NORMAL_END 15.0f
+#define SMALLEST_NORMAL 1.17549435e-38f
+#define LARGEST 3.40282347e+38f
+#define SUBNORMAL_SCALE 16777216.0f
+#define SUBNORMAL_POWER 24
+#else
+#define LOG2_E 1.4426950408889634
+#define LN2_HIGH 6.93147180369123816490e-01 /* 32 bits of ln 2 */
+#define LN2_LOW 1.90821492927058770002e-10
+#define EXP_MAX 710.0
+#define EXP_MIN -746.0
+#define NORMAL_END 40.0
+#define SMALLEST_NORMAL 2.2250738585072014e-308
+#define LARGEST 1.7976931348623157e+308
+#define SUBNORMAL_SCALE 9007199254740992.0
+#define SUBNORMAL_POWER 53
+#endif
+
+static inline vec v_abs(vec x) { return v_max(x, v_sub(v_all(0), x)); }
+static inline vec v_negative(vec x) { return v_sub(v_all(0), x); }
+
+/* Horner's rule; `terms` is a constant where this is inlined, so the loop unrolls. */
+static ALWAYS_INLINE vec v_polynomial(const real *coefficients, int terms, vec x)
+{
+    vec sum = v_all(coefficients[0]);
+    for (int i = 1; i < terms; i++) sum = v_fma(sum, x, v_all(coefficients[i]));
+    return sum;
+}
+#define V_POLYNOMIAL(table, x) v_polynomial(table, sizeof(table) / sizeof(table[0]), x)
+
+/* x = k ln 2 + r with whole k and |r| <= ln 2 / 2; returns e^r - 1. */
+static ALWAYS_INLINE vec v_exp_reduced(vec x, vec *k)
+{
+    *k = v_sub(v_fma(x, v_all(LOG2_E), v_all(ROUNDER)), v_all(ROUNDER));
+    vec r = v_fma(*k, v_all(-LN2_HIGH), x);
+    r = v_fma(*k, v_all(-LN2_LOW), r);
+    return v_fma(v_mul(r, r), V_POLYNOMIAL(EXP_TAIL, r), r);
+}
+
+/* e^x = 2^k (1 + (e^r - 1)) */
+static ALWAYS_INLINE vec v_exp(vec x)
+{
+    vec k, p = v_exp_reduced(v_max(v_all(EXP_MIN), v_min(v_all(EXP_MAX), x)), &k);
+    return v_ldexp(v_add(v_all(1), p), k);
+}
+
+/* e^x - 1 for x <= 0, exact for tiny x as well: 2^k p + (2^k - 1) */
+static ALWAYS_INLINE vec v_expm1_nonpositive(vec x)
+{
+    vec k, p = v_exp_reduced(v_max(v_all(EXP_MIN), x), &k);
+    vec power = v_ldexp(v_all(1), k);
+    return v_fma(power, p, v_sub(power, v_all(1)));
+}
+
+/* ln(1 + x) for -0.3 <= x <= 1. With s = x/(2 + x): ln(1 + x) = 2 atanh s = x - s (x - R), R = s² LOG_TAIL(s²) */
+static ALWAYS_INLINE vec v_log1p_unit(vec x)
+{
+    vec s = v_div(x, v_add(v_all(2), x)), z = v_mul(s, s);
+    return v_fma(v_negative(s), v_sub(x, v_mul(z, V_POLYNOMIAL(LOG_TAIL, z))), x);
+}
+
+/* ln x = k ln 2 + ln m with m in [1/√2, √2); -inf at 0, NaN below */
+static ALWAYS_INLINE vec v_log(vec x)
+{
+    const vec zero = v_all(0), one = v_all(1);
+    mask subnormal = v_lt(x, v_all(SMALLEST_NORMAL));
+    vec k, m = v_frexp(v_select(subnormal, v_mul(x, v_all(SUBNORMAL_SCALE)), x), &k);
+    k = v_select(subnormal, v_sub(k, v_all(SUBNORMAL_POWER)), k);
+    mask large = v_lt(v_all((real)1.41421356237309505), m);
+    m = v_select(large, v_mul(m, v_all((real)0.5)), m);
+    k = v_select(large, v_add(k, one), k);
+    vec y = v_log1p_unit(v_sub(m, one));
+    y = v_fma(k, v_all(LN2_HIGH), v_fma(k, v_all(LN2_LOW), y));
+    y = v_select(v_lt(v_all(LARGEST), x), x, y);                /* +inf */
+    y = v_select(v_eq(x, zero), v_all(-INFINITY), y);
+    return v_select(v_lt(x, zero), v_all(NAN), v_select(v_eq(x, x), y, x));
+}
+
+/* σ(x) = 1/(1 + e) for x >= 0, e/(1 + e) for x < 0, with e = e^-|x|: exact in both tails */
+static ALWAYS_INLINE vec v_sigmoid(vec x)
+{
+    vec e = v_exp(v_negative(v_abs(x)));
+    return v_div(v_select(v_lt(x, v_all(0)), e, v_all(1)), v_add(v_all(1), e));
+}
+
+/* tanh |x| = -t/(t + 2) with t = e^(-2|x|) - 1 */
+static ALWAYS_INLINE vec v_tanh(vec x)
+{
+    vec t = v_expm1_nonpositive(v_mul(v_all(-2), v_abs(x)));
+    vec y = v_div(t, v_add(t, v_all(2)));
+    return v_select(v_lt(x, v_all(0)), y, v_negative(y));
+}
+
+/* ln(1 + e^x) = max(x, 0) + ln(1 + e^-|x|) */
+static ALWAYS_INLINE vec v_softplus(vec x)
+{
+    return v_add(v_max(v_all(0), x), v_log1p_unit(v_exp(v_negative(v_abs(x)))));
+}
+
+/* φ(x) and the upper tail 1 - Φ(x) of the normal distribution at x >= 0.
+ *
+ *   1 - Φ(x) = e^(-h²) NORMAL_TAIL(t) / (1 + 2h),  h = x/√2,  t = (h - 3)/(h + 3)
+ *
+ * e^(-h²) multiplies the rounding error of h² by h²; the fused remainder of the square takes that back. */
+static ALWAYS_INLINE vec v_normal_tail(vec x, vec *density)
+{
+    const vec half = v_all((real)0.5), root_half = v_all((real)0.70710678118654752440);
+    vec square = v_mul(x, x);
+    vec remainder = v_fma(x, x, v_negative(square));
+    vec e = v_exp(v_mul(v_negative(half), square));
+    e = v_fma(v_mul(e, v_negative(half)), remainder, e);
+    *density = v_mul(e, v_all((real)0.39894228040143267794)); /* 1/√(2π) */
+    vec h = v_mul(x, root_half);
+    vec t = v_div(v_sub(h, v_all(3)), v_add(h, v_all(3)));
+    return v_div(v_mul(e, V_POLYNOMIAL(NORMAL_TAIL, t)), v_add(v_all(1), v_add(h, h)));
+}
+
+/* x Φ(x); x < 0 takes the tail itself, so that nothing cancels. At -NORMAL_END the tail is 0. */
+static ALWAYS_INLINE vec v_gelu(vec x)
+{
+    vec density, tail = v_normal_tail(v_min(v_all(NORMAL_END), v_abs(x)), &density);
+    vec below = v_mul(v_max(v_all(-NORMAL_END), x), tail);
+    return v_select(v_lt(x, v_all(0)), below, v_mul(x, v_sub(v_all(1), tail)));
+}
+
+/* Φ(x) + x φ(x) */
+static ALWAYS_INLINE vec v_gelu_slope(vec x)
+{
+    vec density, a = v_min(v_all(NORMAL_END), v_abs(x)), tail = v_normal_tail(a, &density);
+    vec below = v_fma(v_negative(a), density, tail);
+    return v_select(v_lt(x, v_all(0)), below, v_sub(v_all(1), below));
+}
+
+/* x σ(x), with the limit 0 at -inf */
+static ALWAYS_INLINE vec v_silu(vec x) { return v_mul(v_max(v_all(EXP_MIN), x), v_sigmoid(x)); }
+
+/* σ (1 + x (1 - σ)) with 1 - σ(x) = σ(-x); the limits 0 and 1 at the infinities */
+static ALWAYS_INLINE vec v_silu_slope(vec x)
+{
+    x = v_max(v_all(EXP_MIN), v_min(v_all(EXP_MAX), x));
+    return v_mul(v_sigmoid(x), v_fma(x, v_sigmoid(v_negative(x)), v_all(1)));
+}

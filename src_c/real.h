@@ -1,0 +1,25 @@
+/* What the bodies in simd/, math/, rows/ and gemm/ know of the dtype they are compiled for. */
+#include <math.h>
+#include <string.h>
+
+#ifdef FBP_FLOAT32
+typedef float real;
+#define ROUNDER 12582912.0f /* 1.5·2^23: adding it rounds to a whole number, which then stands in the low bits */
+#define EXPONENT_BIAS 127
+#define SQRT sqrtf
+#else
+typedef double real;
+#define ROUNDER 6755399441055744.0 /* 1.5·2^52 */
+#define EXPONENT_BIAS 1023
+#define SQRT sqrt
+#endif
+
+#if defined(__GNUC__)
+#define ALWAYS_INLINE inline __attribute__((always_inline))
+#define UNROLL _Pragma("GCC unroll 32")
+#else
+#define ALWAYS_INLINE inline
+#define UNROLL
+#endif
+
+static inline fbp_size smaller(fbp_size a, fbp_size b) { return a < b ? a : b; }

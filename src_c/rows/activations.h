@@ -1,0 +1,139 @@
+/* Activations: elementwise f(x) and g ⊙ f', and the softmax family over one row. Outputs may be inputs throughout. */
+
+static ALWAYS_INLINE vec v_identity(vec x) { return x; }
+/* a relu of NaN is NaN: v_max returns its second operand then */
+static ALWAYS_INLINE vec v_relu(vec x) { return v_max(v_all(0), x); }
+static ALWAYS_INLINE vec v_leaky_relu(vec x) { return v_select(v_lt(x, v_all(0)), v_mul(x, v_all((real)0.01)), x); }
+
+static void activate(int kind, fbp_size n, const real *x, real *y)
+{
+    switch (kind) {
+    case FBP_SIGMOID: map(n, x, y, v_sigmoid); break;
+    case FBP_TANH: map(n, x, y, v_tanh); break;
+    case FBP_RELU: map(n, x, y, v_relu); break;
+    case FBP_LEAKY_RELU: map(n, x, y, v_leaky_relu); break;
+    case FBP_GELU: map(n, x, y, v_gelu); break;
+    case FBP_SILU: map(n, x, y, v_silu); break;
+    case FBP_SOFTPLUS: map(n, x, y, v_softplus); break;
+    default: map(n, x, y, v_identity);
+    }
+}
+
+/* f' as a function of the output a = f(z); gelu and silu, whose slope is no function of their output, take z itself. */
+static ALWAYS_INLINE vec v_slope(int kind, vec a)
+{
+    const vec one = v_all(1), zero = v_all(0);
+    switch (kind) {
+    case FBP_SIGMOID: return v_mul(a, v_sub(one, a));
+    case FBP_TANH: return v_mul(v_sub(one, a), v_add(one, a));
+    case FBP_RELU: return v_select(v_lt(zero, a), one, zero);
+    case FBP_LEAKY_RELU: return v_select(v_lt(zero, a), one, v_all((real)0.01));
+    case FBP_GELU: return v_gelu_slope(a);
+    case FBP_SILU: return v_silu_slope(a);
+    case FBP_SOFTPLUS: return v_negative(v_expm1_nonpositive(v_negative(a)));
+    default: return one;
+    }
+}
+
+static ALWAYS_INLINE void times_slope(int kind, fbp_size n, const real *g, const real *a, real *d)
+{
+    for (fbp_size i = 0; i < n; i += W) {
+        vec slope = v_slope(kind, load_at(a + i, n - i, 0));
+        store_at(d + i, v_mul(load_at(g + i, n - i, 0), slope), n - i);
+    }
+}
+
+static void activate_backward(int kind, fbp_size n, const real *g, const real *a, real *d)
+{
+    switch (kind) { /* one loop per kind, each with its slope inlined */
+    case FBP_SIGMOID: times_slope(FBP_SIGMOID, n, g, a, d); break;
+    case FBP_TANH: times_slope(FBP_TANH, n, g, a, d); break;
+    case FBP_RELU: times_slope(FBP_RELU, n, g, a, d); break;
+    case FBP_LEAKY_RELU: times_slope(FBP_LEAKY_RELU, n, g, a, d); break;
+    case FBP_GELU: times_slope(FBP_GELU, n, g, a, d); break;
+    case FBP_SILU: times_slope(FBP_SILU, n, g, a, d); break;
+    case FBP_SOFTPLUS: times_slope(FBP_SOFTPLUS, n, g, a, d); break;
+    default: map(n, g, d, v_identity);
+    }
+}
+
+/* max_c z_c; NaN entries are passed over */
+static real row_max(fbp_size C, const real *z)
+{
+    vec m = v_all(-INFINITY);
+    for (fbp_size i = 0; i < C; i += W) m = v_max(load_at(z + i, C - i, -INFINITY), m);
+    return v_hmax(m);
+}
+
+/* rest = Σ_{c ≠ argmax} e^(z_c - m), so that Σ_c e^(z_c - m) = 1 + rest with nothing lost however near 1 it is: entries equal to
+ * the maximum m are counted, not summed, and one of them left out. e (C), where given, receives the exponentials and may be z. */
+static ALWAYS_INLINE double exp_rest(fbp_size C, const real *z, real m, real *e)
+{
+    const vec maximum = v_all(m), zero = v_all(0), one = v_all(1);
+    double rest = 0, ties = 0;
+    for (fbp_size start = 0; start < C; start += BLOCK) {
+        vec sum = zero, equal = zero;
+        for (fbp_size i = start; i < smaller(start + BLOCK, C); i += W) {
+            vec x = load_at(z + i, C - i, -INFINITY), y = v_exp(v_sub(x, maximum));
+            mask top = v_eq(x, maximum);
+            sum = v_add(sum, v_select(top, zero, y));
+            equal = v_add(equal, v_select(top, one, zero));
+            if (e) store_at(e + i, y, C - i);
+        }
+        rest += (double)v_sum(sum);
+        ties += (double)v_sum(equal);
+    }
+    return rest + (ties - 1);
+}
+
+/* y_c = e^(z_c - m) / Σ; NaN throughout for a row without a finite maximum. z = m + ln Σ + ln y, log_softmax likewise. */
+static void softmax_row(fbp_size C, const real *z, real *y)
+{
+    real m = row_max(C, z);
+    if (!isfinite(m)) {
+        fill(C, NAN, y);
+        return;
+    }
+    const vec inverse = v_all((real)(1 / (1 + exp_rest(C, z, m, y))));
+    for (fbp_size i = 0; i < C; i += W) store_at(y + i, v_mul(load_at(y + i, C - i, 0), inverse), C - i);
+}
+
+/* ln y_c = (z_c - m) - ln Σ */
+static void log_softmax_row(fbp_size C, const real *z, real *y)
+{
+    real m = row_max(C, z);
+    if (!isfinite(m)) {
+        fill(C, NAN, y);
+        return;
+    }
+    const vec maximum = v_all(m), log_sum = v_all((real)log1p(exp_rest(C, z, m, NULL)));
+    for (fbp_size i = 0; i < C; i += W)
+        store_at(y + i, v_sub(v_sub(load_at(z + i, C - i, 0), maximum), log_sum), C - i);
+}
+
+/* m + ln Σ; of a row without a finite maximum: NaN if it holds one, else that maximum */
+static double logsumexp_row(fbp_size C, const real *z)
+{
+    real m = row_max(C, z);
+    if (isfinite(m)) return (double)m + log1p(exp_rest(C, z, m, NULL));
+    for (fbp_size c = 0; c < C; c++)
+        if (isnan(z[c])) return NAN;
+    return m;
+}
+
+/* d = y ⊙ (g - Σ_c g_c y_c), the product with the full Jacobian */
+typedef struct { const real *g, *y; } pair;
+static ALWAYS_INLINE vec product_term(const void *row, fbp_size i, fbp_size left)
+{
+    const pair *p = row;
+    return v_mul(load_at(p->g + i, left, 0), load_at(p->y + i, left, 0));
+}
+static void softmax_backward_row(fbp_size C, const real *g, const real *y, real *d)
+{
+    pair row = {g, y};
+    const vec mean = v_all((real)sum_row(C, product_term, &row));
+    for (fbp_size i = 0; i < C; i += W) {
+        vec centred = v_sub(load_at(g + i, C - i, 0), mean);
+        store_at(d + i, v_mul(load_at(y + i, C - i, 0), centred), C - i);
+    }
+}

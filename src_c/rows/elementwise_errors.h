@@ -1,0 +1,84 @@
+/* Errors whose outputs do not interact: the row's error is a sum over its O outputs. Each function returns it, unscaled, and
+ * writes scale · dE/dz to d, which may be the first input. */
+typedef struct {
+    const real *z, *t, *pos_weight; /* the logits or outputs, the targets, the weights of t = 1 or NULL */
+    real keep, uniform;             /* smoothing: t becomes keep t + uniform, 1 - t likewise */
+    real scale;
+    real *d;
+} output_row;
+
+/* With A = 1 - t, B = p t (p: pos_weight), Q = A + B and e = e^-|z|, s = e/(1 + e) = σ(-|z|):
+ *
+ *   E = Q log1p(e) + |z| (A if z > 0 else B)         dE/dz = A - Q s  if z > 0 else  Q s - B
+ *
+ * which is y - t for p = 1, exact in both tails, and the same bits with the sign turned for (z, t) and (-z, 1 - t). */
+static ALWAYS_INLINE vec sigmoid_cross_entropy_term(const void *row, fbp_size i, fbp_size left)
+{
+    const output_row *r = row;
+    const vec zero = v_all(0), one = v_all(1);
+    vec z = load_at(r->z + i, left, 0), t = load_at(r->t + i, left, 0);
+    vec A = v_sub(one, t), B = t;
+    if (r->uniform != 0) { /* mirrored, not 1 - the other, so that both keep the same bits */
+        A = v_fma(A, v_all(r->keep), v_all(r->uniform));
+        B = v_fma(B, v_all(r->keep), v_all(r->uniform));
+    }
+    if (r->pos_weight) B = v_mul(B, load_at(r->pos_weight + i, left, 0));
+    vec Q = v_add(A, B), size = v_abs(z), e = v_exp(v_negative(size));
+    mask positive = v_lt(zero, z);
+    vec wrong = v_select(positive, A, B), miss = v_fma(v_negative(Q), v_div(e, v_add(one, e)), wrong);
+    store_at(r->d + i, v_mul(v_select(positive, miss, v_negative(miss)), v_all(r->scale)), left);
+    return v_fma(Q, v_log1p_unit(e), v_select(v_eq(wrong, zero), zero, v_mul(size, wrong))); /* 0 · inf = 0 */
+}
+static double sigmoid_cross_entropy_row(fbp_size O, const real *z, const real *t, const real *pos_weight, double smoothing,
+                                        double scale, real *d)
+{
+    output_row row = {z, t, pos_weight, (real)(1 - smoothing), (real)(smoothing / 2), (real)scale, d};
+    return sum_row(O, sigmoid_cross_entropy_term, &row);
+}
+
+/* E = ½ (y - t)²,  dE/dy = y - t */
+static ALWAYS_INLINE vec squared_error_term(const void *row, fbp_size i, fbp_size left)
+{
+    const output_row *r = row;
+    vec miss = v_sub(load_at(r->z + i, left, 0), load_at(r->t + i, left, 0));
+    store_at(r->d + i, v_mul(miss, v_all(r->scale)), left);
+    return v_mul(v_mul(miss, v_all((real)0.5)), miss);
+}
+static double squared_error_row(fbp_size O, const real *y, const real *t, double scale, real *d)
+{
+    output_row row = {y, t, NULL, 1, 0, (real)scale, d};
+    return sum_row(O, squared_error_term, &row);
+}
+
+/* E = ½ (y - t)² with y = σ(z),  dE/dz = (y - t) y (1 - y);  y - t as in the cross-entropy above, y (1 - y) = e/(1 + e)² */
+static ALWAYS_INLINE vec sigmoid_squared_error_term(const void *row, fbp_size i, fbp_size left)
+{
+    const output_row *r = row;
+    const vec zero = v_all(0), one = v_all(1);
+    vec z = load_at(r->z + i, left, 0), t = load_at(r->t + i, left, 0);
+    vec e = v_exp(v_negative(v_abs(z))), denominator = v_add(one, e), s = v_div(e, denominator);
+    vec miss = v_select(v_lt(zero, z), v_sub(v_sub(one, t), s), v_sub(s, t));
+    store_at(r->d + i, v_mul(v_mul(miss, v_div(s, denominator)), v_all(r->scale)), left);
+    return v_mul(v_mul(miss, v_all((real)0.5)), miss);
+}
+static double sigmoid_squared_error_row(fbp_size O, const real *z, const real *t, double scale, real *d)
+{
+    output_row row = {z, t, NULL, 1, 0, (real)scale, d};
+    return sum_row(O, sigmoid_squared_error_term, &row);
+}
+
+/* E = μ - t - t ln(μ/t) with μ = e^z, half the Poisson deviance (μ where t = 0, NaN where t < 0),  dE/dz = μ - t */
+static ALWAYS_INLINE vec poisson_deviance_term(const void *row, fbp_size i, fbp_size left)
+{
+    const output_row *r = row;
+    const vec zero = v_all(0);
+    vec z = load_at(r->z + i, left, 0), t = load_at(r->t + i, left, 0);
+    vec mean = v_exp(z), miss = v_select(v_lt(t, zero), v_all(NAN), v_sub(mean, t)), log_ratio = v_sub(z, v_log(t));
+    store_at(r->d + i, v_mul(miss, v_all(r->scale)), left);
+    return v_sub(miss, v_select(v_eq(t, zero), zero, v_mul(t, log_ratio)));
+}
+static double poisson_deviance_row(fbp_size O, const real *z, const real *t, double scale, real *d)
+{
+    output_row row = {z, t, NULL, 1, 0, (real)scale, d};
+    return sum_row(O, poisson_deviance_term, &row);
+}

@@ -1,0 +1,48 @@
+/* How a row is walked: W elements at a time, the last ones through a partial load, and sums in blocks. */
+
+static ALWAYS_INLINE vec load_at(const real *p, fbp_size left, real rest)
+{
+    return left >= W ? v_load(p) : v_load_n(p, left, v_all(rest));
+}
+
+static ALWAYS_INLINE void store_at(real *p, vec a, fbp_size left)
+{
+    if (left >= W)
+        v_store(p, a);
+    else
+        v_store_n(p, a, left);
+}
+
+static void fill(fbp_size n, real value, real *y)
+{
+    for (fbp_size i = 0; i < n; i++) y[i] = value;
+}
+
+/* y_i = f(x_i); y may be x */
+static ALWAYS_INLINE void map(fbp_size n, const real *x, real *y, vec (*f)(vec))
+{
+    for (fbp_size i = 0; i < n; i += W) store_at(y + i, f(load_at(x + i, n - i, 0)), n - i);
+}
+
+/* a in the first `left` lanes, 0 in the others */
+static ALWAYS_INLINE vec first_lanes_of(vec a, fbp_size left)
+{
+    if (left >= W) return a;
+    real lanes[W];
+    v_store(lanes, a);
+    return v_load_n(lanes, left, v_all(0));
+}
+
+/* Σ_i term(row, i). A register sums BLOCK elements, a double the blocks: the rounding error does not grow with the row. */
+enum { BLOCK = 32 * W };
+static ALWAYS_INLINE double sum_row(fbp_size n, vec (*term)(const void *row, fbp_size i, fbp_size left), const void *row)
+{
+    double total = 0;
+    for (fbp_size start = 0; start < n; start += BLOCK) {
+        vec sum = v_all(0);
+        for (fbp_size i = start; i < smaller(start + BLOCK, n); i += W)
+            sum = v_add(sum, first_lanes_of(term(row, i, n - i), n - i));
+        total += (double)v_sum(sum);
+    }
+    return total;
+}

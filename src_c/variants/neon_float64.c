@@ -1,0 +1,10 @@
+#include "../fastbp.h"
+#include "../machine.h"
+#ifdef FBP_ARM
+#define FBP_NEON
+#define FBP_FLOAT64
+#define FBP_TABLE fbp_neon_float64
+#include "../real.h"
+#include "../simd/neon.h"
+#include "../kernels.h"
+#endif

@@ -1,0 +1,347 @@
+"""Fixtures, and the one harness of all numerical tests.
+
+A :class:`Problem` is one call of one backend function. :func:`check` solves it on the engine under test and asserts everything
+that is promised of any call:
+
+* its results are within the bounds of ``tolerances.py`` of the exact ones, which are the NumPy twin's in a wider precision;
+* they are no worse than the twin's in the same dtype, plus ``NO_WORSE``;
+* it reads nothing outside its inputs and writes nothing outside its outputs: both lie in larger buffers, of NaN and of canaries,
+  at odd offsets and with gaps between the rows;
+* it leaves its inputs as they were;
+* the same bits come again in a second run, in place, on two threads, and from strided as from contiguous memory.
+
+An *engine* is a backend, on one instruction set where it is the compiled one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import warnings
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from tolerances import BOUNDS, NO_WORSE, Bound
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore", RuntimeWarning)  # "fastbp runs on its NumPy twin": the tests say it by skipping
+    from fastbp import _backend, _reference
+
+Array = np.ndarray
+
+# -- which engines there are ---------------------------------------------------------------------------------------------------
+
+
+def _why_not_native() -> str:
+    """Why the compiled kernels are not tested; "" where they are. With FASTBP_BACKEND=native the import above has failed."""
+    if os.environ.get("FASTBP_BACKEND") == "reference":
+        return "FASTBP_BACKEND=reference leaves the compiled kernels alone"
+    try:
+        with _backend.use("native"):
+            return ""
+    except ModuleNotFoundError as missing:
+        return f"the compiled kernels are not built: {missing}"
+
+
+NO_NATIVE = _why_not_native()
+_SKIP = pytest.mark.skip(reason=NO_NATIVE)
+NATIVE_ONLY = pytest.mark.skipif(bool(NO_NATIVE), reason=NO_NATIVE)
+
+
+def _isas() -> list[str]:
+    if NO_NATIVE:
+        return []
+    with _backend.use("native"):
+        return list(_backend.kernels.available_isas())
+
+
+ISAS = _isas()
+_ISA_PARAMETERS = ISAS or [pytest.param("native", marks=_SKIP)]
+
+
+@contextlib.contextmanager
+def running_on(engine: str) -> Iterator[ModuleType]:
+    """The whole package on "reference", or on the compiled kernels of one instruction set."""
+    with _backend.use("reference" if engine == "reference" else "native"):
+        if engine == "reference":
+            yield _backend.kernels
+            return
+        before = _backend.kernels.isa()
+        _backend.kernels.use_isa(engine)
+        try:
+            yield _backend.kernels
+        finally:
+            _backend.kernels.use_isa(before)
+
+
+@pytest.fixture(params=["reference", pytest.param("native", marks=_SKIP if NO_NATIVE else ())])
+def backend(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Each backend in turn: the whole package runs on it."""
+    with _backend.use(request.param):
+        yield request.param
+
+
+@pytest.fixture(params=_ISA_PARAMETERS)
+def isa(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Each instruction set of this machine in turn, on the compiled kernels."""
+    with running_on(request.param):
+        yield request.param
+
+
+@pytest.fixture(params=["reference", *_ISA_PARAMETERS])
+def engine(request: pytest.FixtureRequest) -> Iterator[ModuleType]:
+    """The functions of the NumPy twin, then the compiled ones on each instruction set."""
+    with running_on(request.param) as kernels:
+        yield kernels
+
+
+@pytest.fixture(params=[np.float32, np.float64], ids=["float32", "float64"])
+def dtype(request: pytest.FixtureRequest) -> type[np.floating]:
+    return request.param
+
+
+# -- inputs --------------------------------------------------------------------------------------------------------------------
+
+WIDTHS = (1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 32, 33, 63, 64, 65, 127, 128, 129, 1003, 5000)
+"""Around the lengths of vectors, of unrolled loops, of blocks of sums."""
+
+SHAPES = [(1, 1), (37, 1), (1, 10)] + [((2, 3, 5)[i % 3], width) for i, width in enumerate(WIDTHS)]
+
+
+def generator(*key: object) -> np.random.Generator:
+    """Random numbers that depend on `key` alone, in every process."""
+    return np.random.default_rng(zlib.crc32(repr(key).encode()))
+
+
+# -- a call and its results ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Out:
+    """An output of a call: an array of this shape, all of which is to be written."""
+
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Updated:
+    """An array that a call reads and changes."""
+
+    value: Array
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One call in one dtype: `arguments` in the order of the signature, but for n_threads, which every function has last.
+
+    Arrays of floats have the dtype of the call, but for the weights of examples and classes, which are float64 always.
+    `in_place` names an output and the input in whose memory it may lie.
+    """
+
+    function: str
+    dtype: type[np.floating]
+    arguments: dict[str, Any]
+    in_place: tuple[str, str] | None = None
+
+    WEIGHTS = ("class_weight", "sample_weight", "pos_weight")
+
+    def given(self, name: str, dtype: type[np.floating]) -> Any:
+        """An argument as a call in `dtype` takes it."""
+        value = self.arguments[name]
+        value = value.value if isinstance(value, Updated) else value
+        if isinstance(value, Array) and value.dtype.kind == "f":
+            return value.astype(np.float64 if name in self.WEIGHTS else dtype)
+        return value
+
+    @cached_property
+    def exact(self) -> tuple[SimpleNamespace, SimpleNamespace]:
+        """The arguments and the results in the precision of the oracle."""
+        wide = ORACLE[self.dtype]
+        arguments = {name: self.given(name, wide) for name in self.arguments}
+        return SimpleNamespace(**arguments), solve(_reference, self, wide)
+
+    @cached_property
+    def twin(self) -> SimpleNamespace:
+        """The results of plain NumPy."""
+        return solve(_reference, self)
+
+    def __str__(self) -> str:
+        words = {
+            name: f"{value.dtype}{list(value.shape)}" if isinstance(value, Array) else value
+            for name, value in self.arguments.items()
+            if not isinstance(value, (Out, Updated))
+        }
+        return f"{self.function}({', '.join(f'{name}={value}' for name, value in words.items())})"
+
+
+ORACLE = {np.float32: np.float64, np.float64: np.longdouble}
+ORACLE_IS_WIDER = {dtype: np.finfo(wide).eps < np.finfo(dtype).eps for dtype, wide in ORACLE.items()}
+
+
+class Guards:
+    """Places arrays inside larger buffers, and tells whether a call wrote anything but its outputs.
+
+    A vector or row starts LEAD elements into its buffer, aligned to nothing but its elements; rows lie GAP elements apart; the
+    TAIL is longer than any vector. Every byte round the contents, and of an output before the call, is 0xFF: as a float a NaN that
+    no arithmetic makes, as a label -1.
+    """
+
+    LEAD, GAP, TAIL = 3, 5, 67
+
+    def __init__(self) -> None:
+        self._inputs: list[tuple[Array, bytes]] = []
+        self._outputs: list[tuple[Array, Array]] = []
+
+    def place(self, shape: tuple[int, ...], dtype: np.dtype, contents: Array | None, writable: bool) -> Array:
+        width = shape[-1]
+        rows = 1 if len(shape) == 1 else shape[0]
+        end = self.LEAD + rows * (width + self.GAP)
+        buffer = np.empty(end + self.TAIL, dtype)
+        buffer.view(np.uint8)[:] = 0xFF
+        placed = buffer[self.LEAD : end].reshape(rows, width + self.GAP)[:, :width]
+        placed = placed[0] if len(shape) == 1 else placed
+        if contents is not None:
+            placed[...] = contents
+        if writable:
+            self._outputs.append((buffer, placed))
+        else:
+            self._inputs.append((buffer, buffer.tobytes()))
+            placed.flags.writeable = False
+        return placed
+
+    def assert_intact(self) -> None:
+        """Whatever was not an output is as it was. Destroys the outputs."""
+        for buffer, before in self._inputs:
+            assert buffer.tobytes() == before, "an input, or memory round it, was changed"
+        for buffer, placed in self._outputs:
+            placed.view(np.uint8)[...] = 0xFF
+            assert (buffer.view(np.uint8) == 0xFF).all(), "memory round an output was changed"
+
+
+class Compact:
+    """Places arrays the ordinary way: contiguous, and freshly allocated."""
+
+    def place(self, shape: tuple[int, ...], dtype: np.dtype, contents: Array | None, writable: bool) -> Array:
+        return np.full(shape, np.nan, dtype) if contents is None else np.array(contents, dtype, order="C")
+
+    def assert_intact(self) -> None:
+        pass
+
+
+def solve(
+    kernels: ModuleType,
+    problem: Problem,
+    dtype: type[np.floating] | None = None,
+    *,
+    n_threads: int = 1,
+    memory: Guards | Compact | None = None,
+    in_place: bool = False,
+) -> SimpleNamespace:
+    """Every output of a problem by its name, and `loss` and `weight_sum` where they are returned; in its dtype or another."""
+    dtype, memory = dtype or problem.dtype, memory or Compact()
+    replaced, source = problem.in_place if in_place else (None, None)
+    arguments, outputs = {}, {}
+    for name, value in problem.arguments.items():
+        given = problem.given(name, dtype)
+        if name == replaced:
+            arguments[name] = outputs[name] = arguments[source]
+        elif isinstance(value, Out):
+            arguments[name] = outputs[name] = memory.place(value.shape, np.dtype(dtype), None, True)
+        elif isinstance(value, Updated):
+            arguments[name] = outputs[name] = memory.place(given.shape, given.dtype, given, True)
+        elif isinstance(value, Array):
+            arguments[name] = memory.place(given.shape, given.dtype, given, name == source)
+        else:
+            arguments[name] = value
+    returned = getattr(kernels, problem.function)(*arguments.values(), n_threads)
+    results = {name: output.copy() for name, output in outputs.items()}
+    memory.assert_intact()
+    if returned is not None:
+        results["loss"], results["weight_sum"] = (np.asarray(value) for value in returned)
+    return SimpleNamespace(**results)
+
+
+# -- the promises --------------------------------------------------------------------------------------------------------------
+
+
+def errors(got: Array, want: Array, bound: Bound, dtype: type[np.floating]) -> tuple[Array, Array]:
+    """|got - want| and what is allowed, entry by entry; inf where one is NaN or infinite and the other is not, or differs."""
+    limits = np.finfo(dtype)
+    want = np.where(np.abs(want) > limits.max, np.sign(want) * np.inf, want)  # NaN stays: it compares false
+    same = (got == want) | (np.isnan(got) & np.isnan(want))
+    error = np.where(same, 0, np.where(np.isfinite(got) & np.isfinite(want), np.abs(got - want), np.inf))
+    allowed = bound.coefficient * limits.eps * bound.magnitude + bound.underflow * limits.smallest_subnormal
+    return error, np.where(same, np.inf, allowed)
+
+
+def assert_within(name: str, got: Array, want: Array, bound: Bound, dtype: type[np.floating]) -> None:
+    """Every entry is within its bound."""
+    error, allowed = errors(np.asarray(got, ORACLE[dtype]), want, bound, dtype)
+    if (error <= allowed).all():
+        return
+    worst = np.unravel_index(np.argmax(np.where(error <= allowed, -1, error / allowed)), np.shape(error))
+    place = f"{name}{list(map(int, worst))}" if worst else name
+    raise AssertionError(
+        f"{place} is {np.asarray(got)[worst]!r}, exactly {np.asarray(want)[worst]!r}: off by {error[worst]:.3g}, "
+        f"{error[worst] / allowed[worst]:.3g} times what is allowed"
+    )
+
+
+def assert_no_worse(name: str, got: Array, twin: Array, want: Array, bound: Bound, dtype: type[np.floating]) -> None:
+    """The largest error is no larger than that of plain NumPy in the same dtype, plus NO_WORSE, in units of eps * magnitude."""
+    unit = np.finfo(dtype).eps * np.where(np.asarray(bound.magnitude) > 0, bound.magnitude, np.inf)
+    floor = bound.underflow * np.finfo(dtype).smallest_subnormal
+    ours, theirs = (
+        np.max(np.maximum(errors(np.asarray(result, ORACLE[dtype]), want, bound, dtype)[0] - floor, 0) / unit, initial=0)
+        for result in (got, twin)
+    )
+    assert ours <= theirs + NO_WORSE, f"{name}: error of {ours:.3g} eps, of plain NumPy {theirs:.3g} eps"
+
+
+def assert_same_bits(a: SimpleNamespace, b: SimpleNamespace, what: str) -> None:
+    """Two results agree in every bit; any NaN equals any other."""
+    for name, first in vars(a).items():
+        first, second = (np.where(np.isnan(x), np.nan, x) for x in (first, getattr(b, name)))
+        assert first.tobytes() == second.tobytes(), f"{name}: other bits {what}"
+
+
+def squares_are_known(kernels: ModuleType, dtype: type[np.floating]) -> bool:
+    """Whether exp(-x²/2) is computed without the rounding error of x², by the kernels as by the oracle.
+
+    Of the kernels that takes fused multiply-add; the twin's normal distribution is that of float64 in every dtype.
+    """
+    return dtype is np.float32 and (kernels is _reference or kernels.isa() in ("avx2", "avx512", "neon"))
+
+
+def check(kernels: ModuleType, problem: Problem) -> None:
+    """Assert all that is promised of a problem. Bits that may not change are a promise of the compiled kernels."""
+    dtype = problem.dtype
+    arguments, want = problem.exact
+    try:
+        got = solve(kernels, problem, memory=Guards())
+        with np.errstate(all="ignore"):
+            bounds = BOUNDS[problem.function](arguments, want, squares_are_known(kernels, dtype))
+            for name, bound in bounds.items():
+                assert_within(name, getattr(got, name), getattr(want, name), bound, dtype)
+                if kernels is not _reference:
+                    assert_no_worse(name, getattr(got, name), getattr(problem.twin, name), getattr(want, name), bound, dtype)
+        if problem.in_place:
+            assert_same_bits(got, solve(kernels, problem, memory=Guards(), in_place=True), "in place")
+        if kernels is not _reference:
+            assert_same_bits(got, solve(kernels, problem), "from contiguous memory")
+            assert_same_bits(got, solve(kernels, problem, memory=Guards(), n_threads=2), "on two threads")
+    except AssertionError as error:
+        raise AssertionError(f"{problem}: {error}") from error
+
+
+def check_threads(kernels: ModuleType, problem: Problem) -> None:
+    """A problem large enough that its rows are shared out: the same bits on one, two and three threads, and twice on two."""
+    one = solve(kernels, problem)
+    for n_threads in (2, 2, 3):
+        assert_same_bits(one, solve(kernels, problem, n_threads=n_threads), f"on {n_threads} threads of {problem}")

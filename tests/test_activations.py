@@ -1,0 +1,286 @@
+"""The activations, the softmax family and their backward forms, against the exact values."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+import pytest
+from conftest import SHAPES, WIDTHS, Out, Problem, check, check_threads, generator, solve
+from tolerances import ACTIVATIONS
+
+import fastbp
+from fastbp import _backend, _reference
+
+INF, NAN = np.inf, np.nan
+SOFTMAX_FAMILY = ("softmax", "log_softmax", "logsumexp")
+FROM_INPUT = ("gelu", "silu")  # their backward form takes the activation's input, the others' its output
+
+# -- problems ------------------------------------------------------------------------------------------------------------------
+
+
+def ordinary(rng, shape):
+    return 4 * rng.standard_normal(shape)
+
+
+def peaked(rng, shape):
+    return 60 * rng.standard_normal(shape)
+
+
+def shifted(rng, shape):
+    return 1e4 + ordinary(rng, shape)
+
+
+def with_minus_infinity(rng, shape):
+    return np.where(rng.random(shape) < 0.3, -INF, ordinary(rng, shape))
+
+
+def of_every_magnitude(rng, shape):
+    """Powers of 2 from 2**-60 to 2**7: the neighbourhood of 0, where tanh is x and softplus' slope is not 1/2, and both tails."""
+    return np.exp2(rng.uniform(-60, 7, shape)) * rng.choice([-1, 1], shape)
+
+
+REGIMES = {f.__name__: f for f in (ordinary, peaked, shifted, with_minus_infinity, of_every_magnitude)}
+
+
+def forward(name, x):
+    out = Out(x.shape[:1]) if name == "logsumexp" else Out(x.shape)
+    return Problem(name, x.dtype.type, {"x": x, "out": out}, None if name == "logsumexp" else ("out", "x"))
+
+
+def backward(name, grad, x):
+    """Of the values at x: what comes back through an activation, or through softmax."""
+    y = x.copy()
+    if name == "softmax":
+        _reference.softmax(np.where(np.isfinite(x), x, 0), y, 1)
+        return Problem("softmax_backward", x.dtype.type, {"grad": grad, "y": y, "out": Out(x.shape)}, ("out", "grad"))
+    if name not in ("identity", *FROM_INPUT):
+        getattr(_reference, name)(x, y, 1)
+    arguments = {"name": name, "grad": grad, "a": x if name in FROM_INPUT else y, "out": Out(x.shape)}
+    return Problem("activation_backward", x.dtype.type, arguments, ("out", "grad"))
+
+
+def both_ways(name, rng, x):
+    """The forward and the backward problem of one activation, or of one of the softmax family, at the values x."""
+    if name not in SOFTMAX_FAMILY[1:]:
+        yield backward(name, rng.standard_normal(x.shape).astype(x.dtype), x)
+    if name != "identity":
+        yield forward(name, x)
+
+
+@pytest.fixture(params=["identity", *ACTIVATIONS, *SOFTMAX_FAMILY])
+def name(request):
+    return request.param
+
+
+@pytest.fixture(params=REGIMES)
+def regime(request):
+    return request.param
+
+
+# -- against the exact values --------------------------------------------------------------------------------------------------
+
+
+@lru_cache(maxsize=1)
+def problems_of_every_shape(name, dtype, regime):
+    problems = []
+    for shape in SHAPES:
+        rng = generator(name, regime, shape)
+        problems += both_ways(name, rng, REGIMES[regime](rng, shape).astype(dtype))
+    return problems
+
+
+def test_every_shape(dtype, name, regime, engine):
+    for each in problems_of_every_shape(name, dtype, regime):
+        check(engine, each)
+
+
+@lru_cache(maxsize=1)
+def problems_of_every_bit(name, dtype):
+    """Floating-point numbers drawn by their bits: subnormal, huge, infinite, NaN; and those next to the interesting ones."""
+    rng = generator(name, "bits")
+    bits = np.uint32 if dtype is np.float32 else np.uint64
+    drawn = rng.integers(0, np.iinfo(bits).max, 20_000, bits, endpoint=True).view(dtype)
+    limits = np.finfo(dtype)
+    marks = [0, 0.75, 1, 5, 9, 13, 15, 37, 40, 88, 104, 710, 746, limits.tiny, limits.eps, limits.max, INF, NAN]
+    marks = np.array([*marks, *np.negative(marks)], dtype)
+    x = np.concatenate([drawn, marks, *(np.nextafter(marks, dtype(way)) for way in (-INF, INF))])
+    x[np.abs(x) > np.sqrt(limits.max)] *= dtype(1e-3)  # x² and 100 x stay finite for the oracle; the limits are tested below
+    return [*both_ways(name, rng, x[None, :])]
+
+
+@pytest.mark.parametrize("name", ["identity", *ACTIVATIONS], indirect=True)
+def test_every_kind_of_number(dtype, name, engine):
+    for each in problems_of_every_bit(name, dtype):
+        check(engine, each)
+
+
+@pytest.mark.parametrize("shape", [(4099, 129), (67, 12_345), (300_007, 1)])
+def test_threads(dtype, name, isa, shape):
+    rng = generator(name, shape)
+    for each in both_ways(name, rng, ordinary(rng, shape).astype(dtype)):
+        check_threads(_backend.kernels, each)
+
+
+def test_tail_is_like_the_body(dtype, name, engine):
+    """A number has one image, in every lane of a vector and in what is left over at its end."""
+    if name in SOFTMAX_FAMILY:
+        pytest.skip("tested by equal entries of a row: test_equal_entries_of_a_row")
+    for width in WIDTHS:
+        for value in (-3.3, -0.1, 0.0, 0.2, 2.7, 70.0):
+            x = np.full((1, width), value, dtype)
+            grad = np.full((1, width), 0.3, dtype)
+            for each in [backward(name, grad, x)] + ([forward(name, x)] if name != "identity" else []):
+                assert len(set(solve(engine, each).out[0])) == 1, f"{value} of {each}"
+
+
+def test_equal_entries_of_a_row(dtype, engine):
+    for width in WIDTHS:
+        rng = generator("equal", width)
+        kinds = rng.integers(0, 3, (4, width))
+        for each in (*both_ways("softmax", rng, (7.3 * kinds).astype(dtype)), forward("log_softmax", (7.3 * kinds).astype(dtype))):
+            if "grad" in each.arguments:
+                each.arguments["grad"] = (0.7 * kinds).astype(dtype)
+            for row, kind in zip(solve(engine, each).out, kinds, strict=True):
+                assert all(len(set(row[kind == k])) <= 1 for k in range(3)), str(each)
+
+
+def test_rows_are_independent(dtype, name, engine):
+    for width in WIDTHS:
+        rng = generator(name, width)
+        x = ordinary(rng, (5, width)).astype(dtype)
+        state = rng.bit_generator.state
+        for whole in both_ways(name, rng, x):
+            arrays = {k: v[3:4] for k, v in whole.arguments.items() if isinstance(v, np.ndarray)}
+            shape = (1, *whole.arguments["out"].shape[1:])
+            alone = Problem(whole.function, dtype, {**whole.arguments, **arrays, "out": Out(shape)})
+            assert solve(engine, alone).out.tobytes() == solve(engine, whole).out[3:4].tobytes(), str(whole)
+        rng.bit_generator.state = state
+
+
+def test_shift_changes_nothing(dtype, engine):
+    most = 1e5 if dtype is np.float32 else 1e12
+    for width in (2, 10, 33, 1003):
+        x = np.round(64 * generator("shift", width).standard_normal((3, width))).astype(dtype) / 8
+        for shift in (1, -7, -4096, most):
+            moved = (x + dtype(shift)).astype(dtype)
+            for family in SOFTMAX_FAMILY[:2]:
+                before, after = (solve(engine, forward(family, each)).out for each in (x, moved))
+                assert before.tobytes() == after.tobytes(), (family, width, shift)
+
+
+# -- limits --------------------------------------------------------------------------------------------------------------------
+
+LIMITS = {  # name: (f(-inf), f(inf), slope at -inf, slope at inf)
+    "sigmoid": (0, 1, 0, 0),
+    "tanh": (-1, 1, 0, 0),
+    "relu": (0, INF, 0, 1),
+    "leaky_relu": (-INF, INF, 0.01, 1),
+    "gelu": (0, INF, 0, 1),
+    "silu": (0, INF, 0, 1),
+    "softplus": (0, INF, 0, 1),
+}
+
+
+@pytest.mark.parametrize("name", LIMITS, indirect=True)
+def test_limits(dtype, name, engine):
+    """At the infinities and at the largest numbers; a NaN stays one, and stays where it is."""
+    low, high, low_slope, high_slope = LIMITS[name]
+    for far in (INF, np.finfo(dtype).max):
+        for width in (1, 9, 40):
+            x = np.tile(np.array([-far, far, NAN], dtype), width)
+            y = getattr(fastbp, name)(x).reshape(width, 3)
+            slope = fastbp.activation_backward(name, np.ones_like(x), x if name in FROM_INPUT else y.ravel()).reshape(width, 3)
+            bounded = [np.clip(limit, -far, far) if np.isinf(limit) else limit for limit in (low, high)]
+            if name == "leaky_relu":
+                bounded[0] = dtype(0.01) * dtype(-far)
+            assert (y[:, :2] == np.array(bounded, dtype)).all(), (far, y[0])
+            assert (slope[:, :2] == np.array([low_slope, high_slope], dtype)).all(), (far, slope[0])
+            assert np.isnan(y[:, 2]).all() and np.isnan(slope[:, 2]).all()
+
+
+ROWS_WITHOUT_A_SOFTMAX = {  # row: its logsumexp
+    (NAN, 0.0, 1.0): NAN,
+    (0.0, 1.0, NAN): NAN,
+    (INF, 0.0, -INF): INF,
+    (INF, INF, 0.0): INF,
+    (-INF, -INF, -INF): -INF,
+    (NAN, -INF, -INF): NAN,
+    (INF, 0.0, NAN): NAN,
+}
+
+
+@pytest.mark.parametrize("row", ROWS_WITHOUT_A_SOFTMAX)
+def test_rows_without_a_softmax(dtype, engine, row):
+    for repeat in (1, 13):
+        x = ordinary(generator("rows"), (3, 3 * repeat)).astype(dtype)
+        clean = {family: getattr(fastbp, family)(x) for family in SOFTMAX_FAMILY}
+        x[1] = np.repeat(row, repeat)
+        for family, before in clean.items():
+            after = getattr(fastbp, family)(x)
+            assert after[[0, 2]].tobytes() == before[[0, 2]].tobytes()
+            assert np.array_equal(after[1], ROWS_WITHOUT_A_SOFTMAX[row] if family == "logsumexp" else [NAN] * len(x[1]), equal_nan=True)
+
+
+def test_minus_infinity_in_a_row(dtype, engine):
+    x = np.array([[0, -INF, 0]], dtype)
+    half = dtype(np.log(0.5))
+    assert fastbp.softmax(x).tolist() == [[0.5, 0, 0.5]]
+    assert fastbp.log_softmax(x).tolist() == [[half, -INF, half]]
+    assert fastbp.logsumexp(x).tolist() == [-half]
+
+
+# -- the public functions ------------------------------------------------------------------------------------------------------
+
+
+def public(name, x, out=None):
+    return getattr(fastbp, name)(x) if name == "logsumexp" else getattr(fastbp, name)(x, out=out)
+
+
+@pytest.mark.parametrize("name", [*ACTIVATIONS, *SOFTMAX_FAMILY], indirect=True)
+def test_public_shapes_and_layouts(dtype, name, backend):
+    """Any number of axes; strided, reversed, unaligned, byte-swapped and read-only arrays give the bits of plain ones."""
+    x = ordinary(generator(name), (3, 4, 10)).astype(dtype)
+    want = public(name, x)
+    assert want.dtype == dtype and want.shape == (x.shape[:-1] if name == "logsumexp" else x.shape)
+    unaligned = np.frombuffer(b"\0" + x.tobytes(), np.uint8)[1:].view(dtype).reshape(x.shape)
+    layouts = [np.repeat(x, 2, axis=2)[..., ::2], x[::-1, ::-1, ::-1].copy()[::-1, ::-1, ::-1], np.asfortranarray(x)]
+    layouts += [unaligned, x.astype(x.dtype.newbyteorder()), np.repeat(x, 2, axis=1)[:, ::2]]
+    for layout in layouts:
+        assert public(name, layout).tobytes() == want.tobytes() and np.array_equal(layout, x)
+    assert public(name, x[0]).tobytes() == want[0].tobytes()
+    assert public(name, x[0, 0]).tobytes() == want[0, 0].tobytes()
+    assert public(name, x[:0]).shape == want[:0].shape
+    with np.errstate(all="raise"):
+        assert public(name, x[:, :0, :]).shape == want[:, :0].shape
+    if name != "logsumexp":
+        assert public(name, x[..., :0]).shape == (3, 4, 0)
+        out = np.empty_like(x)
+        assert public(name, x, out) is out and out.tobytes() == want.tobytes()
+        assert public(name, x, x) is x and x.tobytes() == want.tobytes()
+    else:
+        assert (public(name, x[..., :0]) == -INF).all()
+
+
+BAD_CALLS = {
+    "integers": (TypeError, lambda x: fastbp.sigmoid(np.arange(3)), ("x", "int64", "float32")),
+    "out of another dtype": (TypeError, lambda x: fastbp.tanh(x, out=np.empty(x.shape)), ("out", "float64", "float32")),
+    "out of another shape": (ValueError, lambda x: fastbp.gelu(x, out=np.empty((3, 4), "f")), ("out", "(3, 4)", "(3, 5)")),
+    "out overlaps": (ValueError, lambda x: fastbp.softmax(x[:2], out=x[1:]), ("out", "overlap", "x")),
+    "out is a": (ValueError, lambda x: fastbp.softmax_backward(x + 1, x, out=x), ("out", "overlap", "y")),
+    "unknown name": (ValueError, lambda x: fastbp.activation_backward("swish", x, x + 1), ("name", "swish", "silu")),
+    "shapes differ": (ValueError, lambda x: fastbp.activation_backward("tanh", x, x[:2]), ("a", "(2, 5)", "(3, 5)")),
+    "dtypes differ": (TypeError, lambda x: fastbp.softmax_backward(x, x.astype(float)), ("y", "float64", "float32")),
+    "no axis": (ValueError, lambda x: fastbp.softmax(np.float32(1)), ("x", "()")),
+}
+
+
+@pytest.mark.parametrize("case", BAD_CALLS)
+def test_bad_calls(backend, case):
+    """Each message names the argument, what came and what was expected; nothing is written."""
+    error, call, words = BAD_CALLS[case]
+    x = np.ones((3, 5), np.float32)
+    with pytest.raises(error) as caught:
+        call(x)
+    assert not [word for word in words if word not in str(caught.value)], str(caught.value)
+    assert (x == 1).all()

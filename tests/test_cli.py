@@ -1,0 +1,74 @@
+"""The command line: the demo on both backends, its bars, the other commands."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+
+import pytest
+
+import fastbp
+from fastbp import cli
+
+
+def run(*arguments):
+    return subprocess.run([sys.executable, "-m", "fastbp", *arguments], capture_output=True, text=True, timeout=60)
+
+
+def test_demo(backend, capfd):
+    assert cli.main(["demo"]) == 0
+    out, err = capfd.readouterr()
+    assert "64-32-10" in out and "MISSED" not in out
+    table = dict(re.findall(r"^  (\S.*?)  +(\S+.*?)(?:  |$)", out, re.MULTILINE))
+    assert float(table["accuracy on 360 held-out images"].rstrip("%")) >= 96
+    assert float(table["gradient check, largest relative error"]) <= 1e-7
+    assert "training on the NumPy twin" in table and "instruction set" in table
+    assert ("NumPy twin" in out.split("\n")[1]) == (backend == "reference")
+    if backend == "native":
+        assert float(table["relative difference"]) <= 1.1e-4
+        assert table["final loss on the compiled kernels"] and table["final loss on the NumPy twin"]
+    lines = [line.split("\r")[-1] for line in err.rstrip("\n").split("\n")]
+    assert len(lines) == 20
+    assert all(re.match(r"epoch +\d+/20 .* 45/45 batches .*loss \d\.\d{4}", line) for line in lines)
+
+
+def test_a_bar_that_is_missed(backend, capfd, monkeypatch):
+    monkeypatch.setattr(cli, "_LEAST_ACCURACY", 1.01)
+    monkeypatch.setattr(cli, "_EPOCHS", 1)
+    monkeypatch.setattr(fastbp, "check_gradient", lambda *arguments: float("nan"))
+    assert cli.main(["demo"]) == 1
+    out, _ = capfd.readouterr()
+    assert len(re.findall(r"MISSED$", out, re.MULTILINE)) == 2
+
+
+def test_config(backend, capfd):
+    assert cli.main(["config"]) == 0
+    ours = capfd.readouterr().out
+    fastbp.show_config()
+    assert ours == capfd.readouterr().out and fastbp.__version__ in ours
+
+
+def test_an_interrupted_demo(backend, capfd, monkeypatch):
+    def interrupted():
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "demo", interrupted)
+    assert cli.main(["demo"]) == 130
+    assert "interrupted" in capfd.readouterr().out
+
+
+def test_as_a_module():
+    version = run("--version")
+    assert (version.returncode, version.stdout) == (0, f"fastbp {fastbp.__version__}\n")
+    assert run("config").stdout.strip()
+    nothing, unknown = run(), run("nonsense")
+    assert nothing.returncode == unknown.returncode == 2
+    assert "usage: fastbp" in nothing.stderr and "nonsense" in unknown.stderr
+
+
+@pytest.mark.parametrize("command", ["demo", "config"])
+def test_help_names_the_commands(command, capfd):
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["--help"])
+    assert caught.value.code == 0 and command in capfd.readouterr().out

@@ -1,0 +1,144 @@
+"""check_gradient: right gradients pass, wrong ones do not, and nothing is touched."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import fastbp
+from fastbp import MLP, check_gradient
+from fastbp.activations import ACTIVATIONS
+
+pytestmark = pytest.mark.usefixtures("backend")
+
+GRADIENT_CHECK = 1e-7  # what check_gradient promises of a right gradient
+RNG = np.random.default_rng(3)
+X = RNG.normal(size=(6, 4))
+ROWS = RNG.random((6, 3))
+LABELS = RNG.integers(0, 3, 6)
+Z = 2 * RNG.normal(size=(6, 3))
+ELEMENTWISE = ("sigmoid_cross_entropy", "squared_error", "sigmoid_squared_error", "poisson_deviance")
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("loss", ["softmax_cross_entropy", *ELEMENTWISE])
+def test_every_network(activation, loss):
+    net = MLP([4, 5, 6, 3], activation=activation, loss=loss, seed=2)
+    assert check_gradient(net, X, ROWS) <= GRADIENT_CHECK
+
+
+def test_class_indices_and_lists():
+    net = MLP([4, 5, 3], seed=2)
+    assert check_gradient(net, X.tolist(), LABELS.tolist()) <= GRADIENT_CHECK
+
+
+def test_a_deep_network_with_small_gradients():
+    net = MLP([4, *[5] * 8, 3], seed=2)
+    assert np.abs(net.gradients(X, LABELS).weights[0]).max() < 1e-5
+    assert check_gradient(net, X, LABELS) <= GRADIENT_CHECK
+
+
+def test_the_kinks_of_relu_are_stepped_round():
+    net = MLP([1, 4, 2], activation="relu", seed=0)
+    net.weights[0][:], net.biases[0][:] = 1, [3e-4, -3e-4, 1e-4, 1e-5]  # all kinks within the first step
+    assert check_gradient(net, [[0.0]], [1]) <= GRADIENT_CHECK
+
+
+def test_the_network_is_untouched(dtype):
+    net = MLP([4, 5, 3], dtype=dtype, seed=2)
+    before = net.parameters.copy()
+    check_gradient(net, X, LABELS)
+    assert (net.parameters == before).all()
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+@pytest.mark.parametrize("loss", ELEMENTWISE)
+def test_elementwise_errors(loss, reduction):
+    weights = RNG.random(6)
+    assert check_gradient(getattr(fastbp, loss), Z, ROWS, reduction=reduction) <= GRADIENT_CHECK
+    assert check_gradient(getattr(fastbp, loss), Z, ROWS, sample_weight=weights) <= GRADIENT_CHECK
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"label_smoothing": 0.1, "class_weight": [0.5, 2.0, 1.0]},
+        {"lse_square_scale": 0.3, "softcap": 2.5},
+        {"sample_weight": [1, 0, 2, 0.5, 1, 1]},
+    ],
+)
+@pytest.mark.parametrize("targets", [LABELS, ROWS], ids=["labels", "rows"])
+def test_softmax_cross_entropy(targets, options, reduction):
+    error = check_gradient(fastbp.softmax_cross_entropy, Z, targets, reduction=reduction, **options)
+    assert error <= GRADIENT_CHECK
+
+
+def test_large_logits():
+    assert check_gradient(fastbp.softmax_cross_entropy, Z + 1e4, LABELS) <= GRADIENT_CHECK
+    assert check_gradient(fastbp.softmax_cross_entropy, Z + 1e8, LABELS) <= GRADIENT_CHECK
+
+
+def test_the_classic_mistake_is_found():
+    """Softmax outputs, with the slope of independent logistic ones: y(1 - y) in place of the Jacobian."""
+
+    def mistaken(z, labels):
+        y, t = fastbp.softmax(z), np.eye(3)[labels]
+        return fastbp.softmax_cross_entropy(z, labels, reduction="sum").loss, -t / y * y * (1 - y)
+
+    assert check_gradient(mistaken, Z, LABELS) > 0.1
+
+
+@pytest.mark.parametrize("size", [1e-6, 1e-3, 1.0])
+def test_one_wrong_entry_is_found(size):
+    def wrong(z, t):
+        loss, grad, _ = fastbp.squared_error(z, t)
+        grad[4, 1] += size * np.abs(grad).max()
+        return loss, grad
+
+    assert check_gradient(wrong, Z, ROWS) == pytest.approx(size, rel=0.51)  # the wrong one may be the new largest
+
+
+def test_a_function_of_ones_own():
+    assert check_gradient(lambda x: (np.sum(x**3), 3 * x**2), RNG.normal(size=(2, 3, 4))) <= GRADIENT_CHECK
+    assert check_gradient(lambda x, k: (k * x**2, 2 * k * x), 1.5, k=3) <= GRADIENT_CHECK
+    assert check_gradient(lambda x: (0.0, np.zeros(3)), [1, 2, 3]) == 0
+    assert check_gradient(lambda x: (0.0, np.zeros(0)), np.zeros(0)) == 0
+    assert check_gradient(lambda x: (0.0, np.ones(3)), [1, 2, 3]) == 1
+
+
+def test_it_may_write_over_its_argument():
+    def in_place(z, labels):
+        return fastbp.softmax_cross_entropy(z, labels, grad_out=z)
+
+    before = Z.copy()
+    assert check_gradient(in_place, Z, LABELS) <= GRADIENT_CHECK
+    assert (before == Z).all()
+
+
+def test_what_is_not_finite_gives_nan():
+    assert np.isnan(check_gradient(lambda x: (np.nan, np.ones(2)), [1, 2]))
+    assert np.isnan(check_gradient(lambda x: (1.0, np.array([1.0, np.inf])), [1, 2]))
+    net = MLP([4, 5, 3], seed=2)
+    net.weights[1][0, 0] = np.nan
+    assert np.isnan(check_gradient(net, X, LABELS))
+
+
+def test_bad_calls():
+    net = MLP([4, 5, 3])
+    with pytest.raises(TypeError, match="^model_or_function: got int, expected an MLP or a function$"):
+        check_gradient(3, X)
+    with pytest.raises(TypeError, match=r"^model_or_function: got a function that returns something else, expected \(e"):
+        check_gradient(lambda x: x, X)
+    with pytest.raises(TypeError, match=r"got .*, expected \(error, gradient, \.\.\.\) with a gradient of shape \(6, 4\)"):
+        check_gradient(lambda x: (1.0, x[0]), X)
+    with pytest.raises(TypeError, match=r"^check_gradient: got \(a network, x\), expected \(network, x, targets\)"):
+        check_gradient(net, X)
+    with pytest.raises(TypeError, match=r"^check_gradient: got \(a network, x, \.\.\., reduction=\.\.\.\), expected"):
+        check_gradient(net, X, LABELS, reduction="sum")
+    for target in (net, fastbp.softmax_cross_entropy):
+        with pytest.raises(ValueError, match="^x: got entries that are NaN or infinite, expected finite ones$"):
+            check_gradient(target, np.where(X == X[0, 0], np.nan, X), LABELS)
+    with pytest.raises(ValueError, match=r"^x: got shape \(6, 3\), expected \(N, 4\)"):
+        check_gradient(net, Z, LABELS)

@@ -1,0 +1,547 @@
+"""The error functions: every option, shape and regime against the exact values; then the edge cases, row by row."""
+
+from __future__ import annotations
+
+import itertools
+import warnings
+from dataclasses import replace
+from functools import lru_cache
+
+import numpy as np
+import pytest
+from conftest import SHAPES, WIDTHS, Out, Problem, assert_same_bits, check, check_threads, generator, solve
+
+import fastbp
+from fastbp import _backend
+
+INF, NAN = np.inf, np.nan
+
+# -- logits and targets --------------------------------------------------------------------------------------------------------
+# Scales are such that the largest probability of a row is often above 0.9: softmax of small logits is nearly uniform, and hides
+# what is wrong with the rest. See test_regimes_are_not_uniform.
+
+
+def ordinary(rng, shape, favourite):
+    return 8 * rng.standard_normal(shape)
+
+
+def peaked(rng, shape, favourite):
+    return 60 * rng.standard_normal(shape)
+
+
+def shifted(rng, shape, favourite):
+    return 1e4 + ordinary(rng, shape, favourite)
+
+
+def with_minus_infinity(rng, shape, favourite):
+    return np.where(rng.random(shape) < 0.3, -INF, ordinary(rng, shape, favourite))
+
+
+def near_certain(rng, shape, favourite):
+    """The favourite class leads by 1 to 100: from a doubt to a probability that rounds to 1."""
+    z = ordinary(rng, shape, favourite)
+    rows = np.arange(shape[0])
+    z[rows, favourite] = z.max(axis=1) + rng.uniform(1, 100, shape[0])
+    return z
+
+
+REGIMES = {f.__name__: f for f in (ordinary, peaked, shifted, with_minus_infinity, near_certain)}
+REDUCTION = {"reduction": ("none", "mean", "sum")}  # the first value of each option is the one of a plain call
+
+SOFTMAX_OPTIONS = {
+    "form": ("labels", "one_hot", "soft", "unnormalised"),
+    "class_weights": (False, True),
+    "sample_weights": (False, True),
+    "ignored": (None, -100, 0),
+    "label_smoothing": (0.0, 0.1),
+    "lse_square_scale": (0.0, 0.01),
+    "softcap": (0.0, 30.0),
+    **REDUCTION,
+}
+
+
+def reduced(rng, x, sample_weights, reduction):
+    """The sample weights, of which the last is 0 and its row of `x` then NaN; and the arguments that every error function ends in."""
+    n = len(x)
+    s = None
+    if sample_weights:
+        s = rng.uniform(0.2, 2, n)
+        s[-1], x[-1] = 0, NAN
+    outputs = {"losses": Out((n,)) if reduction == "none" else None, "grad": Out(x.shape)}
+    return s, {"mean": reduction == "mean", **outputs}
+
+
+def softmax_problem(rng, shape, dtype, regime, function, form, class_weights, sample_weights, ignored, reduction, **scalars):
+    """Targets in one of the forms; rows that are not to be read, of an ignored label or of weight 0, hold NaN."""
+    n, c = shape
+    favourite = rng.integers(0, c, n)
+    z = REGIMES[regime](rng, shape, favourite)
+    labels = np.where(rng.random(n) < 0.5, favourite, rng.integers(0, c, n))
+    one_hot = np.eye(c)[labels]
+    soft = rng.random(shape) ** 4 * (rng.random(shape) < 0.7) + 1e-3 * one_hot
+    forms = {"one_hot": one_hot, "soft": soft / soft.sum(axis=1, keepdims=True), "unnormalised": soft.copy()}
+    forms["unnormalised"][1:2] = 0
+    if form == "labels" and ignored is not None:
+        labels[rng.random(n) < 0.3] = ignored
+        z[labels == ignored] = NAN
+    s, rest = reduced(rng, z, sample_weights, reduction)
+    arguments = {
+        "logits": z.astype(dtype),
+        "labels": labels if form == "labels" else None,
+        "targets": None if form == "labels" else forms[form].astype(dtype),
+        "class_weight": rng.uniform(0.2, 2, c) if class_weights else None,
+        "sample_weight": s,
+        "ignore_index": -100 if ignored is None else ignored,
+        **scalars,
+        **rest,
+    }
+    return Problem(function, dtype, arguments, in_place=("grad", "logits"))
+
+
+def elementwise_problem(rng, shape, dtype, regime, function, hard, sample_weights, reduction, pos_weights=None, **scalars):
+    """Targets 0 and 1 if `hard`, else anything between; for the Poisson deviance counts, or anything from 0 to 5."""
+    n, o = shape
+    x = REGIMES[regime](rng, shape, rng.integers(0, o, n))
+    t = rng.integers(0, 2, shape) if hard else rng.random(shape)
+    if function == "poisson_deviance":
+        x = np.minimum(x, 70)  # sums of exp(70) stay within float32, which ends at exp(88.7)
+        t = rng.poisson(3, shape) if hard else 5 * t * rng.integers(0, 2, shape)
+    if function == "squared_error":
+        x[~np.isfinite(x)] = 0
+        t = np.where(t < 0.5, x, 20 * rng.standard_normal(shape))
+    s, rest = reduced(rng, x, sample_weights, reduction)
+    first = "outputs" if function == "squared_error" else "logits"
+    arguments = {first: x.astype(dtype), "targets": t.astype(dtype)}
+    if pos_weights is not None:
+        arguments["pos_weight"] = rng.uniform(0.2, 3, o) if pos_weights else None
+    arguments |= {"sample_weight": s, **scalars, **rest}
+    return Problem(function, dtype, arguments, in_place=("grad", first))
+
+
+ELEMENTWISE_OPTIONS = {"hard": (True, False), "sample_weights": (False, True), **REDUCTION}
+OPTIONS = {
+    "softmax_cross_entropy": SOFTMAX_OPTIONS,
+    "sigmoid_cross_entropy": {"pos_weights": (False, True), "label_smoothing": (0.0, 0.1), **ELEMENTWISE_OPTIONS},
+    "squared_error": ELEMENTWISE_OPTIONS,
+    "sigmoid_squared_error": ELEMENTWISE_OPTIONS,
+    "poisson_deviance": ELEMENTWISE_OPTIONS,
+}
+ELEMENTWISE = list(OPTIONS)[1:]
+
+
+def problem(function, rng, shape, dtype, regime="ordinary", **chosen):
+    """One call of an error function; options that are not chosen have their first value."""
+    make = elementwise_problem if function in ELEMENTWISE else softmax_problem
+    plain = {name: values[0] for name, values in OPTIONS[function].items()}
+    return make(rng, shape, dtype, regime, function, **{**plain, **chosen})
+
+
+def every(options):
+    """The cross product, but for what has no meaning: an ignored label with rows of targets."""
+    for values in itertools.product(*options.values()):
+        chosen = dict(zip(options, values, strict=True))
+        if chosen.get("form", "labels") == "labels" or chosen["ignored"] is None:
+            yield chosen
+
+
+def sampled(rng, options):
+    return {name: values[rng.integers(len(values))] for name, values in options.items()}
+
+
+@pytest.fixture(params=OPTIONS)
+def loss(request):
+    return request.param
+
+
+@pytest.fixture(params=REGIMES)
+def regime(request):
+    return request.param
+
+
+# -- against the exact values --------------------------------------------------------------------------------------------------
+# The engine is the last argument, so that the problems and their exact results are the same objects for all engines in a row.
+
+
+@lru_cache(maxsize=1)
+def problems_of_every_option(loss, dtype):
+    return [problem(loss, generator(chosen), (5, 13), dtype, **chosen) for chosen in every(OPTIONS[loss])]
+
+
+@lru_cache(maxsize=1)
+def problems_of_every_shape(loss, dtype, regime):
+    problems = []
+    for shape in SHAPES:
+        rng = generator(loss, regime, shape)
+        for chosen in ({}, sampled(rng, OPTIONS[loss])):
+            problems.append(problem(loss, rng, shape, dtype, regime, **chosen))
+    return problems
+
+
+def test_every_option(dtype, loss, engine):
+    for each in problems_of_every_option(loss, dtype):
+        check(engine, each)
+
+
+def test_every_shape(dtype, loss, regime, engine):
+    for each in problems_of_every_shape(loss, dtype, regime):
+        check(engine, each)
+
+
+def test_regimes_are_not_uniform():
+    rng = generator("uniform")
+    for width in (3, 10, 129, 5000):
+        for make in REGIMES.values():
+            z = make(rng, (50, width), rng.integers(0, width, 50))
+            z = z[np.isfinite(z).any(axis=1)]
+            y = 1 / np.exp(z - z.max(axis=1, keepdims=True)).sum(axis=1)
+            assert np.mean(y > 0.9) > 0.1, (make.__name__, width)
+
+
+@pytest.mark.parametrize("shape", [(4099, 129), (67, 12_345), (200_003, 2)])
+def test_threads(isa, dtype, loss, shape):
+    rng = generator(loss, shape)
+    for chosen in ({}, sampled(rng, OPTIONS[loss])):
+        check_threads(_backend.kernels, problem(loss, rng, shape, dtype, **chosen))
+
+
+def test_rows_are_independent(dtype, loss, engine):
+    """An example has the same error and delta, to the bit, alone and among others."""
+    for width in WIDTHS:
+        rng = generator(loss, width)
+        whole = problem(loss, rng, (7, width), dtype, **{**sampled(rng, OPTIONS[loss]), "reduction": "none"})
+        results = solve(engine, whole)
+        for row in (0, 3, 6):
+            arguments = {
+                name: Out((1, *value.shape[1:])) if isinstance(value, Out)
+                else value[row : row + 1] if isinstance(value, np.ndarray) and name not in ("class_weight", "pos_weight")
+                else value
+                for name, value in whole.arguments.items()
+            }  # fmt: skip
+            alone = solve(engine, replace(whole, arguments=arguments))
+            for name in ("losses", "grad"):
+                assert getattr(alone, name).tobytes() == getattr(results, name)[row].tobytes(), f"row {row} of {whole}"
+
+
+def test_tail_is_like_the_body(dtype, engine):
+    """Equal logits of one row have equal deltas wherever they stand, and so have equal outputs of the elementwise errors."""
+    for width in WIDTHS[3:]:
+        rng = generator("tail", width)
+        kinds = rng.integers(0, 3, (4, width))
+        kinds[:, width // 2] = 3  # the target, apart from the others
+        for softcap in (0.0, 30.0):
+            each = problem("softmax_cross_entropy", rng, (4, width), dtype, softcap=softcap)
+            each.arguments.update(logits=(7.3 * kinds).astype(dtype), labels=np.full(4, width // 2))
+            for row, kind in zip(solve(engine, each).grad, kinds, strict=True):
+                assert all(len(set(row[kind == k])) <= 1 for k in range(3)), str(each)
+        for name in ELEMENTWISE:
+            each = problem(name, rng, (1, width), dtype)
+            for key in {"logits", "outputs", "targets"} & set(each.arguments):
+                each.arguments[key] = np.full((1, width), 0.7 if key == "targets" else -3.3, dtype)
+            assert len(set(solve(engine, each).grad[0])) == 1, str(each)
+
+
+def test_shift_changes_nothing(dtype, engine):
+    """Adding a constant to a row changes no bit where the sums are exact: multiples of 1/8, shifted by whole numbers."""
+    most = 1e5 if dtype is np.float32 else 1e12
+    shifts = np.array([[1.0], [-7.0], [1000.0], [-4096.0], [most], [-most]], dtype)
+    for form, width in itertools.product(SOFTMAX_OPTIONS["form"], (2, 10, 33, 1003)):
+        before = problem("softmax_cross_entropy", generator("shift", form, width), (6, width), dtype, form=form)
+        before.arguments["logits"] = np.round(8 * before.arguments["logits"]) / 8
+        after = replace(before, arguments={**before.arguments, "logits": before.arguments["logits"] + shifts})
+        assert_same_bits(solve(engine, before), solve(engine, after), f"of {before} when shifted")
+
+
+def test_first_bad_label(engine):
+    rng = generator("labels")
+    for n in (0, 1, 7, 64, 1003):
+        labels = rng.integers(0, 10, n)
+        labels[rng.random(n) < 0.2] = -100
+        assert engine.first_bad_label(labels, 10, -100) == -1
+        for row, bad in itertools.product({n // 2, n - 1} if n else (), (-1, 10, -101, 2**62, -(2**63))):
+            spoilt = labels.copy()
+            spoilt[row:] = bad
+            assert engine.first_bad_label(spoilt, 10, -100) == row
+
+
+# -- the public functions: forms of input and output ---------------------------------------------------------------------------
+
+
+def public(each):
+    """A call as a user makes it: (function, first argument, targets, options)."""
+    options = {name: value for name, value in each.arguments.items() if name not in ("losses", "grad", "mean")}
+    x = options.pop("outputs" if each.function == "squared_error" else "logits")
+    labels, targets = options.pop("labels", None), options.pop("targets")
+    if labels is None:
+        options.pop("ignore_index", None)
+    if "softcap" in options:
+        options["softcap"] = options["softcap"] or None
+    return getattr(fastbp, each.function), x, targets if labels is None else labels, options
+
+
+def same(a, b):
+    """Two answers, (loss, grad, weight_sum), agree in every bit."""
+    return all(np.asarray(x).tobytes() == np.asarray(y).tobytes() for x, y in zip(a, b, strict=True))
+
+
+@pytest.fixture
+def public_call(backend, dtype, loss):
+    """A public function, ordinary arguments, and its answer: (function, first argument, targets, answer)."""
+    function, x, targets, _ = public(problem(loss, generator(loss), (6, 11), dtype))
+    return function, x, targets, function(x, targets)
+
+
+def test_public_agrees_with_the_kernels(backend, dtype, loss):
+    """Every option reaches the kernel as it was meant, and the answer comes back in the dtype that came in."""
+    for chosen in every(OPTIONS[loss]):
+        each = problem(loss, generator(chosen), (4, 5), dtype, **chosen)
+        function, x, targets, options = public(each)
+        answer, want = function(x, targets, reduction=chosen["reduction"], **options), solve(_backend.kernels, each)
+        loss_wanted = want.losses if chosen["reduction"] == "none" else dtype(want.loss)
+        assert type(answer.loss) is type(loss_wanted) and answer.grad.dtype == dtype and type(answer.weight_sum) is float
+        assert same(answer, (loss_wanted, want.grad, want.weight_sum)), str(each)
+
+
+def test_grad_out(public_call):
+    function, x, targets, answer = public_call
+    wide = np.full((len(x), 2 * x.shape[1]), NAN, x.dtype)
+    for out in (np.empty_like(x), wide[:, 3 : 3 + x.shape[1]], x.copy()):
+        given = out if out.flags.c_contiguous and np.array_equal(out, x) else x
+        result = function(given, targets, grad_out=out)
+        assert result.grad is out and same(result, answer)
+    assert np.isnan(wide[:, :3]).all() and np.isnan(wide[:, 3 + x.shape[1] :]).all()
+
+
+def test_layouts_of_inputs(public_call, tmp_path):
+    """Strided, reversed, unaligned, byte-swapped, read-only, memory-mapped: all give the bits of the plain array, unchanged."""
+    function, x, targets, answer = public_call
+    every_other = np.repeat(x, 2, axis=1)[:, ::2]
+    every_other_row = np.repeat(x, 2, axis=0)[::2]
+    unaligned = np.frombuffer(b"\0" + x.tobytes(), np.uint8)[1:].view(x.dtype).reshape(x.shape)
+    mapped = np.memmap(tmp_path / "x", x.dtype, "w+", shape=x.shape)
+    mapped[...] = x
+    mapped.flush()
+    read_only = np.memmap(tmp_path / "x", x.dtype, "r", shape=x.shape)
+    layouts = [every_other, every_other_row, np.asfortranarray(x), x[::-1].copy()[::-1], x[:, ::-1].copy()[:, ::-1]]
+    layouts += [unaligned, x.astype(x.dtype.newbyteorder()), mapped, read_only, x.tolist() if x.dtype == np.float64 else x]
+    strided_targets = np.repeat(targets, 3, axis=-1)[..., ::3]
+    for layout in layouts:
+        assert same(function(layout, strided_targets), answer)
+        assert np.array_equal(layout, x)
+
+
+@pytest.mark.parametrize("kind", [*np.typecodes["AllInteger"], ">i4", ">u8", "list"])
+def test_integers_of_every_kind(backend, kind):
+    logits, labels = generator("integers").standard_normal((4, 3)), [2, 0, 1, 2]
+    given = labels if kind == "list" else np.array(labels, kind)
+    assert same(fastbp.softmax_cross_entropy(logits, given), fastbp.softmax_cross_entropy(logits, np.array(labels)))
+
+
+def test_targets_of_every_dtype(backend, dtype):
+    x, rows = generator("rows").standard_normal((4, 3)).astype(dtype), np.eye(3)[[2, 0, 1, 2]]
+    for loss in OPTIONS:
+        function = getattr(fastbp, loss)
+        want = function(x, rows.astype(dtype))
+        for kind in ("f2", "f4", "f8", ">f4", "i1", "u8", "?"):
+            assert same(function(x, rows.astype(kind)), want), (loss, kind)
+        assert same(function(x, rows.tolist()), want)
+
+
+def test_elementwise_vectors_and_numbers(backend, dtype):
+    """(N,) is N examples of one output; one number is the target of all."""
+    x = generator("vectors").standard_normal(7).astype(dtype)
+    for loss in ELEMENTWISE:
+        function = getattr(fastbp, loss)
+        vector, column = function(x, np.ones(7)), function(x[:, None], np.ones((7, 1)))
+        assert vector.grad.shape == (7,) and vector.weight_sum == 7
+        assert same(vector, column) and same(vector, function(x, 1))
+
+
+# -- the edge cases of the contract, row by row --------------------------------------------------------------------------------
+
+
+def logits_and_labels(dtype):
+    return generator("edges").standard_normal((5, 4)).astype(dtype) * 5, np.array([0, 3, 1, 2, 3])
+
+
+@pytest.mark.parametrize("bad", [4, -1, -101, 2**40, -(2**63)])
+def test_index_out_of_range(backend, dtype, bad):
+    z, labels = logits_and_labels(dtype)
+    labels[3] = bad
+    for error in (IndexError, ValueError, fastbp.TargetIndexError):
+        with pytest.raises(error) as caught:
+            fastbp.softmax_cross_entropy(z, labels)
+        assert str(caught.value) == f"targets: row 3 is {bad}, expected a class index in [0, 4) or ignore_index=-100"
+
+
+@pytest.mark.parametrize("bad", [2**64 - 100, 2**64 - 1, 2**63])
+def test_index_that_wraps_is_out_of_range(backend, bad):
+    z, labels = logits_and_labels(np.float32)
+    labels = labels.astype(np.uint64)
+    labels[1] = bad
+    with pytest.raises(IndexError, match=f"row 1 is {bad}, "):
+        fastbp.softmax_cross_entropy(z, labels)
+
+
+@pytest.mark.parametrize("unread", [NAN, INF, -INF])
+def test_ignored_rows_are_not_read(backend, dtype, unread):
+    z, labels = logits_and_labels(dtype)
+    spoilt, labels[[1, 4]] = z.copy(), -100
+    spoilt[[1, 4]] = unread
+    clean, dirty = (fastbp.softmax_cross_entropy(x, labels, lse_square_scale=0.1, softcap=20.0) for x in (z, spoilt))
+    assert same(clean, dirty) and dirty.weight_sum == 3
+    assert not dirty.grad[[1, 4]].any() and np.isfinite(dirty.grad).all()
+    weight = np.array([1.0, 0, 1, 1, 0])
+    for loss in OPTIONS:
+        targets = labels % 4 if loss == "softmax_cross_entropy" else 0.5
+        answer = getattr(fastbp, loss)(spoilt, targets, sample_weight=weight)
+        assert not answer.grad[[1, 4]].any() and np.isfinite(answer.loss) and answer.weight_sum == 3
+
+
+@pytest.mark.parametrize("case", ["all ignored", "all of weight 0", "no row"])
+def test_nothing_to_average(backend, dtype, loss, case):
+    z, labels = logits_and_labels(dtype)
+    targets = labels if loss == "softmax_cross_entropy" else np.ones_like(z)
+    options = {}
+    if case == "all ignored":
+        if loss != "softmax_cross_entropy":
+            return
+        targets = np.full(5, -100)
+    elif case == "all of weight 0":
+        options = {"sample_weight": np.zeros(5)}
+    else:
+        z, targets = z[:0], targets[:0]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        mean, total, none = (
+            getattr(fastbp, loss)(z, targets, reduction=reduction, **options) for reduction in ("mean", "sum", "none")
+        )
+    assert np.isnan(mean.loss) and total.loss == 0 and none.loss.tolist() == [0] * len(z)
+    for answer in (mean, total, none):
+        assert answer.grad.shape == z.shape and not answer.grad.any() and answer.weight_sum == 0
+        assert answer.grad.dtype == answer.loss.dtype == dtype
+
+
+def test_minus_infinity_without_target(backend, dtype):
+    """0 log 0 = 0."""
+    z = np.array([[-INF, 0, np.log(3)]], dtype)
+    for targets in (np.array([1]), np.array([[0, 1, 0]]), np.array([[0, 0.25, 0.75]])):
+        answer = fastbp.softmax_cross_entropy(z, targets)
+        assert np.isfinite(answer.loss) and answer.grad[0, 0] == 0
+    entropy = -(0.25 * np.log(0.25) + 0.75 * np.log(0.75))
+    assert answer.loss == pytest.approx(entropy, rel=4 * np.finfo(dtype).eps)
+    assert np.abs(answer.grad).max() <= np.finfo(dtype).eps
+
+
+def test_minus_infinity_at_the_target(backend, dtype):
+    z = np.array([[-INF, 0, 0], [1, 0, 0]], dtype)
+    for targets in (np.array([0, 0]), np.eye(3)[[0, 0]]):
+        answer = fastbp.softmax_cross_entropy(z, targets, reduction="none")
+        assert answer.loss[0] == INF and np.isfinite(answer.loss[1])
+        assert answer.grad[0].tolist() == [-1, 0.5, 0.5]
+        assert fastbp.softmax_cross_entropy(z, targets).loss == INF
+
+
+@pytest.mark.parametrize("row", [[NAN, 0, 0, 0], [0, 0, 0, NAN], [INF, 0, 0, 0], [0, INF, INF, -INF], [-INF] * 4, [NAN] * 4])
+@pytest.mark.parametrize("form", ["labels", "rows"])
+def test_rows_without_a_softmax(engine, dtype, row, form):
+    """NaN in that row alone; at widths where the spoilt entry is in a vector's body and in its tail."""
+    for repeat in (1, 9):
+        z, labels = logits_and_labels(dtype)
+        z = np.tile(z, repeat)
+        targets = labels if form == "labels" else np.eye(4 * repeat)[labels]
+        clean = fastbp.softmax_cross_entropy(z, targets, reduction="none")
+        z[2] = np.repeat(row, repeat)
+        for options in ({}, {"lse_square_scale": 0.1}):
+            answer = fastbp.softmax_cross_entropy(z, targets, reduction="none", **options)
+            assert np.isnan(answer.grad[2]).all() and np.isnan(answer.loss[2])
+        answer = fastbp.softmax_cross_entropy(z, targets, reduction="none")
+        others = np.arange(5) != 2
+        assert same((answer.loss[others], answer.grad[others]), (clean.loss[others], clean.grad[others]))
+        assert np.isnan(fastbp.softmax_cross_entropy(z, targets).loss)
+
+
+@pytest.mark.parametrize("scale", [1e8, 1e38])
+def test_huge_logits(engine, dtype, scale):
+    """The error of a class that is behind by d is d; nothing overflows on the way to it."""
+    z = np.array([[scale, -scale, 0], [-scale, -scale, -scale], [scale, scale, scale]], dtype)
+    answer = fastbp.softmax_cross_entropy(z, np.array([1, 0, 2]), reduction="none")
+    third = dtype(np.log(3.0))
+    assert answer.loss.tolist() == [dtype(2 * dtype(scale)), third, third]
+    assert answer.grad[0].tolist() == [1, -1, 0]
+    shifted = fastbp.softmax_cross_entropy(np.zeros((1, 3), dtype), np.array([0]), reduction="none")
+    assert answer.grad[1].tobytes() == shifted.grad[0].tobytes() and answer.loss[1] == shifted.loss[0]
+
+
+@pytest.mark.parametrize("label_smoothing", [0.0, 0.1])
+def test_sigmoid_cross_entropy_is_symmetric(engine, dtype, label_smoothing):
+    rng = generator("symmetric")
+    special = [0.0, -0.0, INF, -INF, np.finfo(dtype).max, np.finfo(dtype).tiny, np.finfo(dtype).smallest_subnormal, 1e4]
+    x = np.concatenate([special, 30 * rng.standard_normal(1000), rng.standard_normal(1000) / 1e3]).astype(dtype)
+    options = {"label_smoothing": label_smoothing, "reduction": "none"}
+    yes, no = fastbp.sigmoid_cross_entropy(x, 1, **options), fastbp.sigmoid_cross_entropy(-x, 0, **options)
+    assert yes.loss.tobytes() == no.loss.tobytes()
+    assert np.array_equal(yes.grad, -no.grad)
+    if not label_smoothing:
+        assert (yes.loss[2], yes.loss[3]) == (0, INF) and (yes.grad[2], yes.grad[3]) == (0, -1)
+
+
+def test_poisson_deviance_at_the_edges(engine, dtype):
+    z = np.array([[0.0, -INF, 2.0, 0.0]], dtype)
+    answer = fastbp.poisson_deviance(z[:, :3], np.array([[1.0, 0.0, 0.0]]), reduction="none")
+    assert answer.loss[0] == pytest.approx(np.exp(2.0), rel=4 * np.finfo(dtype).eps) and answer.grad[0, :2].tolist() == [0, 0]
+    negative = fastbp.poisson_deviance(z, np.array([[1.0, 0.0, 0.0, -1.0]]))
+    assert np.isnan(negative.loss) and np.isnan(negative.grad[0, 3]) and np.isfinite(negative.grad[0, :3]).all()
+
+
+def test_ignore_index_with_rows(backend):
+    z, labels = logits_and_labels(np.float32)
+    with pytest.raises(ValueError, match="ignore_index"):
+        fastbp.softmax_cross_entropy(z, np.eye(4)[labels], ignore_index=0)
+
+
+Z = logits_and_labels(np.float32)[0]
+T = logits_and_labels(np.float32)[1]
+READ_ONLY = Z.copy()
+READ_ONLY.flags.writeable = False
+BAD_CALLS = {
+    "dtype of logits": (TypeError, lambda: (Z.astype(np.int64), T, {}), ("logits", "int64", "float32")),
+    "half precision": (TypeError, lambda: (Z.astype(np.float16), T, {}), ("logits", "float16")),
+    "complex": (TypeError, lambda: (Z.astype(complex), T, {}), ("logits", "complex128")),
+    "dtype of labels": (TypeError, lambda: (Z, T.astype(float), {}), ("targets", "float64", "integer")),
+    "boolean labels": (TypeError, lambda: (Z, T > 1, {}), ("targets", "bool", "integer")),
+    "axes of logits": (ValueError, lambda: (Z[0], T, {}), ("logits", "(4,)")),
+    "number of labels": (ValueError, lambda: (Z, T[:3], {}), ("targets", "(3,)", "(5,)")),
+    "shape of rows": (ValueError, lambda: (Z, np.ones((5, 3)), {}), ("targets", "(5, 3)", "(5, 4)")),
+    "class weights": (ValueError, lambda: (Z, T, {"class_weight": np.ones(5)}), ("class_weight", "(5,)", "(4,)")),
+    "sample weights": (ValueError, lambda: (Z, T, {"sample_weight": np.ones(4)}), ("sample_weight", "(4,)", "(5,)")),
+    "reduction": (ValueError, lambda: (Z, T, {"reduction": "avg"}), ("reduction", "avg", "mean")),
+    "smoothing": (ValueError, lambda: (Z, T, {"label_smoothing": 1.5}), ("label_smoothing", "1.5")),
+    "softcap": (ValueError, lambda: (Z, T, {"softcap": 0.0}), ("softcap", "0.0")),
+    "threads": (ValueError, lambda: (Z, T, {"n_threads": 0}), ("n_threads", "0")),
+    "out of another dtype": (TypeError, lambda: (Z, T, {"grad_out": np.empty((5, 4))}), ("grad_out", "float64", "float32")),
+    "out too small": (ValueError, lambda: (Z, T, {"grad_out": np.empty((4, 4), "f")}), ("grad_out", "(4, 4)", "(5, 4)")),
+    "out a list": (TypeError, lambda: (Z, T, {"grad_out": Z.tolist()}), ("grad_out", "list", "ndarray")),
+    "out read-only": (ValueError, lambda: (Z, T, {"grad_out": READ_ONLY}), ("grad_out", "read-only")),
+    "out strided": (ValueError, lambda: (Z, T, {"grad_out": np.empty((5, 8), "f")[:, ::2]}), ("grad_out", "contiguous")),
+    "out overlapping targets": (ValueError, lambda: _overlapping(1), ("grad_out", "targets")),
+    "out overlapping logits": (ValueError, lambda: _overlapping(0), ("grad_out", "logits")),
+}
+
+
+def _overlapping(which):
+    buffer = np.tile(Z, (2, 1))
+    return (buffer[:5], T, {"grad_out": buffer[1:6]}) if which == 0 else (Z, buffer[:5], {"grad_out": buffer[:5]})
+
+
+@pytest.mark.parametrize("name", BAD_CALLS)
+def test_bad_calls(backend, name):
+    """Each message names the argument, what came and what was expected."""
+    error, arguments, words = BAD_CALLS[name]
+    logits, targets, options = arguments()
+    out = options.get("grad_out")
+    before = out.copy() if isinstance(out, np.ndarray) else None
+    with pytest.raises(error) as caught:
+        fastbp.softmax_cross_entropy(logits, targets, **options)
+    assert not [word for word in words if word not in str(caught.value)], str(caught.value)
+    if before is not None:
+        assert before.tobytes() == out.tobytes(), "an output of a refused call was written"

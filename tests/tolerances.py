@@ -1,0 +1,462 @@
+"""The one file of tolerances: each a named coefficient times eps, with its derivation.
+
+eps is the spacing of floating-point numbers at 1 (2**-23 in float32, 2**-52 in float64): one correctly rounded operation errs by
+at most eps/2 of its result, `ROUNDING`.
+
+A :class:`Bound` allows ``coefficient * eps * magnitude``, entry by entry. ``magnitude`` is the natural size of the entry: its own
+absolute value where nothing cancels, the sum of the absolute values of its terms where something does. ``coefficient`` counts
+the errors on the way, to first order in eps.
+
+The promise "no worse than plain NumPy in the same dtype" is measured in the same units: ``max(error / magnitude)`` of a kernel may
+exceed that of the twin by ``NO_WORSE * eps``.
+
+:data:`BOUNDS` holds, by the name of a backend function, what gives the bounds of its results by name: a function of the arguments
+and the exact results of one call (both in the precision of the oracle) and of ``fma``, whether the rounding error of a square can
+be known, which takes fused multiply-add.
+
+Dimension letters: N rows, C classes, I inputs, O outputs, K the terms of a product.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from functools import partial
+from types import SimpleNamespace
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fastbp import _reference
+
+Array = np.ndarray
+
+# -- coefficients, in units of eps ---------------------------------------------------------------------------------------------
+
+ROUNDING = 0.5
+"""One correctly rounded operation."""
+
+EXP = 2.0
+"""exp(x) of a given x: reduction by a two-part ln 2, a polynomial on [-ln2/2, ln2/2], an exact scaling by a power of two."""
+
+LOG = 2.0
+"""log1p(x), x >= 0, relative to itself; log(x) relative to max(|log x|, 1). Of a given x."""
+
+SIGMOID = 4.0
+"""1/(1+e) or e/(1+e), e = exp(-|x|): the error of e, an addition, a division; and one more for the order of things."""
+
+TANH = 4.0
+"""tanh(x) = -t/(t+2), t = expm1(-2|x|), or a polynomial near 0: two errors of t, of which the quotient keeps one, three roundings."""
+
+SOFTPLUS = EXP + LOG + 2 * ROUNDING
+"""max(x,0) + log1p(exp(-|x|)): two terms of one sign; the condition number of log1p is at most 1."""
+
+GELU = 8.0
+"""x Phi(x) with Phi(-x) = exp(-x²/2) times a rational function: each a few roundings, the two products."""
+
+WEIGHTING = 6 * ROUNDING
+"""What an error or a delta is multiplied by, each rounded and applied: class weight, sample weight, 1/weight_sum."""
+
+SMOOTHING = 4 * ROUNDING
+"""(1 - smoothing) t + smoothing/C: two rounded constants, a product and a sum."""
+
+SGD = 10 * ROUNDING
+"""w - η (g + λw + μ(μv + g + λw)): three rounded scalars and seven operations."""
+
+ADAM = 20 * ROUNDING
+"""w - η m̂/(sqrt(v̂) + ε): eight rounded scalars and twelve operations on the longest path."""
+
+UNDERFLOW = 4.0
+"""Below the normal range an error is absolute: a few times the smallest positive number."""
+
+NO_WORSE = 4.0
+"""How much worse than plain NumPy in the same dtype a kernel may be: a promise of the design."""
+
+
+def sum_of(n: int) -> float:
+    """Error of a sum of n terms relative to the sum of their absolute values.
+
+    In one chain of additions it is at most n-1 roundings; where rounding errors are independent with mean zero, sqrt(n) roundings
+    times a small constant, here 2 (Higham & Mary, SIAM J. Sci. Comput. 41, 2019); lanes and blocks make it smaller still.
+    """
+    return min(n, 2 * math.sqrt(n)) * ROUNDING
+
+
+def product_of(k: int) -> float:
+    """gamma_K: an entry of A B errs by at most K roundings of |A| |B|, in any order, fused or not; one more for the bias.
+
+    (Higham, Accuracy and Stability of Numerical Algorithms, section 3.5.)
+    """
+    return (k + 1) * ROUNDING
+
+
+class Bound(NamedTuple):
+    """The error allowed in each entry: coefficient * eps * magnitude + underflow * (the smallest positive number)."""
+
+    magnitude: Any
+    coefficient: Any
+    underflow: Any = UNDERFLOW
+
+
+Bounds = dict[str, Bound]
+BOUNDS: dict[str, Callable[[SimpleNamespace, SimpleNamespace, bool], Bounds]] = {}
+
+
+def _bound(function: Callable) -> Callable:
+    BOUNDS[function.__name__] = function
+    return function
+
+
+# -- rows of logits ------------------------------------------------------------------------------------------------------------
+
+
+def _rows(z: Array, softcap: float = 0.0) -> SimpleNamespace:
+    """The parts of softmax of the rows z (N,C), each (N,C) or (N,1), and their errors where they have one.
+
+    With m = max z and d_c = m - z_c, exp(-d_c) errs by EXP and by the rounding of d_c, which is *relative* to the exponential:
+    d_c/2. So the far tail is known less well by any implementation that works in one precision.
+    rest = sum of exp(-d_c) over c != argmax; share = rest/(1+rest) <= log1p(rest); lse = m + log1p(rest).
+    A softcap c replaces z by c tanh(z/c), which is off by TANH and two roundings, relative to itself.
+    Rows without a softmax (NaN, +inf, all -inf) count as rows of zeros: their bounds do not matter.
+    """
+    z = softcap * np.tanh(z / softcap) if softcap else z
+    z = np.where((z < np.inf).all(axis=1, keepdims=True) & (z > -np.inf).any(axis=1, keepdims=True), z, 0)
+    finite = z > -np.inf
+    m = z.max(axis=1, keepdims=True)
+    d = np.where(finite, m - z, 0)
+    d_error = d * ROUNDING
+    if softcap:
+        d_error = d_error + (TANH + 2 * ROUNDING) * np.where(finite, np.abs(z) + np.abs(m), 0)
+    is_top = np.arange(z.shape[1]) == z.argmax(axis=1)[:, None]
+    e = np.where(finite, np.exp(-d), 0)
+    others = np.where(is_top, 0, e)
+    rest = others.sum(axis=1, keepdims=True)
+    rest_error = (others * (EXP + d_error)).sum(axis=1, keepdims=True) / np.where(rest > 0, rest, 1) + sum_of(z.shape[1])
+    return SimpleNamespace(
+        d=d, d_error=d_error, finite=finite, is_top=is_top, rest=rest, rest_error=rest_error, log1p_rest=np.log1p(rest),
+        y=e / (1 + rest), y_error=EXP + d_error + rest_error * rest / (1 + rest) + 2 * ROUNDING,
+        lse_size=np.abs(m) + np.log1p(rest), lse_error=LOG + ROUNDING + rest_error + 2 * TANH * bool(softcap),
+    )  # fmt: skip
+
+
+@_bound
+def softmax(a, r, fma):
+    """y_c = exp(-d_c)/(1 + rest)."""
+    row = _rows(a.x)
+    return {"out": Bound(row.y, row.y_error)}
+
+
+@_bound
+def log_softmax(a, r, fma):
+    """-(d_c + log1p(rest)): two terms of one sign."""
+    row = _rows(a.x)
+    return {"out": Bound(row.d + row.log1p_rest, row.lse_error + ROUNDING, UNDERFLOW * a.x.shape[1])}
+
+
+@_bound
+def logsumexp(a, r, fma):
+    """m + log1p(rest), whose terms may cancel."""
+    row = _rows(a.x)
+    return {"out": Bound(row.lse_size[:, 0], (row.lse_error + ROUNDING)[:, 0], UNDERFLOW * a.x.shape[1])}
+
+
+@_bound
+def softmax_backward(a, r, fma):
+    """y_c (g_c - sum g y)."""
+    mean = np.abs(a.grad * a.y).sum(axis=1, keepdims=True)
+    return {"out": Bound(np.abs(a.y) * (np.abs(a.grad) + mean), sum_of(a.y.shape[1]) + 3 * ROUNDING)}
+
+
+# -- errors: each is the sum over n of w_n E_n, divided by W = sum of w_n for the mean -------------------------------------------
+
+
+def _reduced(a, r, rows: Bound, grad: Bound, n_terms: int) -> Bounds:
+    """From the bounds of the weighted examples (N,) and of their deltas (N,C) those of what a call returns.
+
+    Each of the n_terms of an example may have underflowed; a small W magnifies that.
+    """
+    n_rows = len(rows.magnitude)
+    divisor = abs(r.weight_sum) if a.mean and r.weight_sum else 1.0
+    total = rows.magnitude.sum()
+    error = (rows.magnitude * rows.coefficient).sum() / total if total > 0 else 0.0
+    underflow = UNDERFLOW * max(1.0, 1 / divisor)
+    bounds = {
+        "loss": Bound(total / divisor, error + sum_of(n_rows) + WEIGHTING, underflow * n_rows * n_terms),
+        "weight_sum": Bound(r.weight_sum, sum_of(n_rows) + WEIGHTING),
+        "grad": Bound(grad.magnitude / divisor, grad.coefficient + WEIGHTING, underflow * n_terms),
+    }
+    if a.losses is not None:
+        bounds["losses"] = Bound(rows.magnitude, rows.coefficient + WEIGHTING, UNDERFLOW * n_terms)
+    return bounds
+
+
+@_bound
+def softmax_cross_entropy(a, r, fma):
+    """E = s [sum u_c (log1p(rest) + d_c) + k lse²] is a sum of terms of one sign. Its delta is s [y_c (U + 2k lse) - u_c], U = sum u,
+    but for the largest logit s [U - u_c - u_c rest + 2k lse]/(1+rest), so that y_c is not subtracted from a target near it.
+    U - u_c is a difference of rounded numbers except where it is 0, that is for every one-hot row.
+    """
+    n_rows, n_classes = a.logits.shape
+    class_weight = np.ones(n_classes) if a.class_weight is None else a.class_weight
+    s = np.ones(n_rows) if a.sample_weight is None else np.abs(a.sample_weight)
+    if a.labels is None:
+        targets, read = a.targets, s != 0
+    else:
+        read = (s != 0) & (a.labels != a.ignore_index)
+        targets = np.eye(n_classes)[np.where(read, a.labels, 0)]
+    u = np.abs(class_weight * ((1 - a.label_smoothing) * targets + a.label_smoothing / n_classes))
+    u, s = np.where(read[:, None], u, 0), np.where(read, s, 0)[:, None]
+    row = _rows(np.where(read[:, None], a.logits, 0), a.softcap)
+    total, others = u.sum(axis=1, keepdims=True), np.where(row.is_top, 0, u).sum(axis=1, keepdims=True)
+    few = SMOOTHING + sum_of(n_classes) + 2 * ROUNDING
+
+    terms = np.where(u > 0, u * (row.log1p_rest + row.d), 0)
+    square = abs(a.lse_square_scale) * row.lse_size**2
+    size = terms.sum(axis=1, keepdims=True) + square
+    errors = terms * (row.lse_error + few) + np.where(row.finite, u * row.d_error, 0)
+    error = errors.sum(axis=1, keepdims=True) + square * (2 * row.lse_error + few)
+    rows = Bound((s * size)[:, 0], (error / np.where(size > 0, size, 1))[:, 0])
+
+    pull = 2 * abs(a.lse_square_scale) * row.lse_size
+    top_size = (u * row.rest + np.where(others > 0, others + total, 0) + pull) / (1 + row.rest)
+    top_error = row.rest_error + row.lse_error * (pull > 0) + few
+    other_error = row.y_error + row.lse_error * (pull > 0) + few
+    delta = np.where(row.is_top, top_size, row.y * (total + pull) + u)
+    delta_error = np.where(row.is_top, top_error, other_error)
+    if a.softcap:  # its factor 1 - tanh² is off by twice the error of tanh
+        delta_error = delta_error + 2 * TANH + 2 * ROUNDING
+    return _reduced(a, r, rows, Bound(s * delta, delta_error), n_classes)
+
+
+def _sum_over_outputs(a, r, entries: Bound, deltas: Bound) -> Bounds:
+    """An error that is a sum over the outputs (N,O) of entries, each with its delta."""
+    n_rows, n_outputs = entries.magnitude.shape
+    s = np.ones((n_rows, 1)) if a.sample_weight is None else np.abs(a.sample_weight)[:, None]
+    entry, delta = (np.where(s > 0, s * bound.magnitude, 0) for bound in (entries, deltas))
+    rows = Bound(entry.sum(axis=1), entries.coefficient + sum_of(n_outputs))
+    return _reduced(a, r, rows, Bound(delta, deltas.coefficient), n_outputs)
+
+
+@_bound
+def sigmoid_cross_entropy(a, r, fma):
+    """E = (A+B) log1p(e) + |z| (A where z > 0, else B), A = 1 - t, B = p t; dE/dz = A - (A+B) s or (A+B) s - B, s = e/(1+e).
+
+    A smoothed target is off by its roundings relative to 1, and so is A.
+    """
+    size = np.abs(a.logits)
+    p = 1.0 if a.pos_weight is None else a.pos_weight
+    t = (1 - a.label_smoothing) * a.targets + a.label_smoothing / 2
+    blur = 1.0 if a.label_smoothing else 0.0
+    no, yes = np.abs(1 - t) + blur, p * (np.abs(t) + blur)
+    wrong = np.where(a.logits > 0, no, yes)
+    e = np.exp(-size)
+    entries = (no + yes) * np.log1p(e) + np.where(wrong > 0, size * wrong, 0)
+    deltas = wrong + (no + yes) * e / (1 + e)
+    few = SMOOTHING + 3 * ROUNDING
+    return _sum_over_outputs(a, r, Bound(entries, SOFTPLUS + few), Bound(deltas, SIGMOID + few))
+
+
+@_bound
+def squared_error(a, r, fma):
+    """½ (y - t)²: the difference is rounded once, relative to itself, and squared."""
+    miss = np.abs(a.outputs - a.targets)
+    return _sum_over_outputs(a, r, Bound(miss**2 / 2, 4 * ROUNDING), Bound(miss, ROUNDING))
+
+
+@_bound
+def sigmoid_squared_error(a, r, fma):
+    """½ (y - t)² with y - t = (1-t) - q or q - t, q = e/(1+e), which may cancel; and (y - t) q/(1+e)."""
+    e = np.exp(-np.abs(a.logits))
+    q = e / (1 + e)
+    target = np.abs(np.where(a.logits > 0, 1 - a.targets, a.targets))
+    miss, size = np.abs(target - q), target + q
+    entries, deltas = Bound(size * miss + miss**2, 2 * SIGMOID), Bound(size * q / (1 + e), 2 * SIGMOID + 3 * ROUNDING)
+    return _sum_over_outputs(a, r, entries, deltas)
+
+
+@_bound
+def poisson_deviance(a, r, fma):
+    """exp(z) - t - t (z - ln t): the terms cancel where z is near ln t."""
+    mu, t = np.exp(a.logits), np.abs(a.targets)
+    logs = np.where(t > 0, np.abs(a.logits) + np.abs(np.log(np.where(t > 0, t, 1))) + 1, 0)
+    entries = mu + np.where(t > 0, t * logs, 0)
+    return _sum_over_outputs(a, r, Bound(entries, EXP + LOG + 4 * ROUNDING), Bound(mu + t, EXP + ROUNDING))
+
+
+# -- activations and their slopes ----------------------------------------------------------------------------------------------
+
+_ACTIVATION_ERROR = {
+    "identity": 0.0,
+    "relu": 0.0,
+    "leaky_relu": 2 * ROUNDING,  # the slope 0.01 is rounded as well
+    "sigmoid": SIGMOID,
+    "tanh": TANH,
+    "softplus": SOFTPLUS,
+    "silu": SIGMOID + ROUNDING,
+    "gelu": GELU,
+}
+ACTIVATIONS = tuple(name for name in _ACTIVATION_ERROR if name != "identity")
+
+STEEPEST = 1.13
+"""The largest |f'| of any activation: that of gelu, at sqrt(2)."""
+
+STEEPEST_SLOPE = 2.0
+"""The largest change of any f' with what it is computed from: that of 1 - a², at a = 1."""
+
+
+def _activated(name: str, x: Array, y: Array, fma: bool) -> Bound:
+    """f(x), relative to itself. Only gelu magnifies: exp(-x²/2) errs by x²/2 times the rounding of x², where that is not put back.
+
+    That part is nothing at positive x, since there Phi(x) = 1 - tail. silu and gelu multiply what underflows by x.
+    """
+    lost = np.where(x < 0, x * x / 2, 0) if name == "gelu" and not fma else 0.0
+    return Bound(np.abs(y) * (1 + lost), _ACTIVATION_ERROR[name], UNDERFLOW * (1 + np.abs(x)))
+
+
+def _slope(name: str, a: Array, fma: bool) -> Bound:
+    """f' from what activation_backward is given."""
+    if name == "gelu":  # Phi(x) + x phi(x), which changes sign near -0.75
+        below = _reference._normal_cdf(a) + np.abs(a) * np.exp(-a * a / 2) / math.sqrt(2 * math.pi)
+        return Bound(below * (1 if fma else 1 + a * a / 2), GELU, UNDERFLOW * (1 + np.abs(a)))
+    if name == "silu":  # s (1 + x (1 - s)), which changes sign near -1.28
+        s = 1 / (1 + np.exp(-a))
+        return Bound(s * (1 + np.abs(a) / (1 + np.exp(a))), 2 * SIGMOID + 3 * ROUNDING, UNDERFLOW * (1 + np.abs(a)))
+    magnitude, coefficient = {
+        "identity": (np.ones_like(a), 0.0),
+        "relu": (np.where(a > 0, 1, 0), 0.0),
+        "leaky_relu": (np.where(a > 0, 1, 0.01), 2 * ROUNDING),
+        "sigmoid": (np.abs(a * (1 - a)), 3 * ROUNDING),
+        "tanh": (np.ones_like(a), 3 * ROUNDING),  # 1 - a² is relative to 1: a² is rounded
+        "softplus": (-np.expm1(-a), EXP + 2 * ROUNDING),
+    }[name]
+    return Bound(magnitude, coefficient)
+
+
+def _activation(name, a, r, fma):
+    return {"out": _activated(name, a.x, r.out, fma)}
+
+
+BOUNDS.update({name: partial(_activation, name) for name in ACTIVATIONS})
+
+
+@_bound
+def activation_backward(a, r, fma):
+    """g f'."""
+    slope, size = _slope(a.name, a.a, fma), np.abs(a.grad)
+    return {"out": Bound(size * slope.magnitude, slope.coefficient + ROUNDING, slope.underflow * (1 + size))}
+
+
+# -- layers --------------------------------------------------------------------------------------------------------------------
+
+
+@_bound
+def linear(a, r, fma):
+    """f(x W + b): the error of the product passes through f, which is nowhere steeper than STEEPEST; then that of f itself."""
+    size = np.abs(a.x) @ np.abs(a.weight) + (0 if a.bias is None else np.abs(a.bias))
+    z = a.x @ a.weight + (0 if a.bias is None else a.bias)
+    f = _activated(a.activation, z, r.out, fma)
+    return {"out": Bound(size + f.magnitude, STEEPEST * product_of(len(a.weight)) + f.coefficient, f.underflow)}
+
+
+@_bound
+def linear_backward_input(a, r, fma):
+    """(δ Wᵀ) f'."""
+    size = np.abs(a.delta) @ np.abs(a.weight).T
+    slope = _slope(a.activation, a.a, fma) if a.a is not None else Bound(1.0, 0.0)
+    return {"out": Bound(size * slope.magnitude, product_of(a.weight.shape[1]) + slope.coefficient + ROUNDING)}
+
+
+@_bound
+def linear_backward_weight(a, r, fma):
+    """a_prevᵀ δ and the sum of δ over the rows."""
+    n_rows = len(a.delta)
+    return {
+        "out": Bound(np.abs(a.a_prev).T @ np.abs(a.delta), product_of(n_rows)),
+        "bias_out": Bound(np.abs(a.delta).sum(axis=0), sum_of(n_rows)),
+    }
+
+
+# -- optimizers: relative to the magnitudes of the terms -----------------------------------------------------------------------
+
+
+@_bound
+def sgd_update(a, r, fma):
+    g = np.abs(a.gradient) + a.weight_decay * np.abs(a.parameters)
+    velocity = g if a.velocity is None else a.momentum * np.abs(a.velocity) + g
+    step = g + a.momentum * velocity if a.nesterov else velocity
+    bounds = {"parameters": Bound(np.abs(a.parameters) + a.learning_rate * step, SGD)}
+    return bounds if a.velocity is None else bounds | {"velocity": Bound(velocity, SGD)}
+
+
+@_bound
+def adam_update(a, r, fma):
+    """The step divides by sqrt(v̂), which passes on half of the relative error of v."""
+    g = np.abs(a.gradient) + a.weight_decay * np.abs(a.parameters)
+    first = a.beta_1 * np.abs(a.first_moment) + (1 - a.beta_1) * g
+    second = a.beta_2 * a.second_moment + (1 - a.beta_2) * g * g
+    root = np.sqrt(r.second_moment / (1 - a.beta_2**a.step)) + a.epsilon
+    ratio = second / np.where(r.second_moment > 0, r.second_moment, 1)
+    step = a.learning_rate * first / (1 - a.beta_1**a.step) / root * (1 + ratio)
+    return {
+        "parameters": Bound(np.abs(a.parameters) + step, ADAM),
+        "first_moment": Bound(first, ADAM),
+        "second_moment": Bound(second, ADAM),
+    }
+
+
+# -- a network: the bounds above, carried through the layers -------------------------------------------------------------------
+
+_CURVATURE = {
+    "softmax_cross_entropy": lambda z: 0.5,  # sum over j of |y_c ([c=j] - y_j)| = 2 y_c (1 - y_c)
+    "sigmoid_cross_entropy": lambda z: 0.25,  # y (1-y)
+    "squared_error": lambda z: 1.0,
+    "sigmoid_squared_error": lambda z: 0.25,  # y²(1-y)² + (y-t) y(1-y)(1-2y), for targets in [0, 1]
+    "poisson_deviance": lambda z: np.exp(z),
+}
+"""How much a delta changes with the logits of its row, at most, by the name of the error."""
+
+
+def network(
+    layers: Sequence[tuple[Array, Array]], activation: str, x: Array, error: Callable, fma: bool
+) -> tuple[Bound, Bound, Bound]:
+    """The bounds of a network's logits (N,C), mean error, and flat gradient.
+
+    Every array of the forward pass and of the recursion is carried along with its error (`_off`, in eps): what it inherits,
+    to first order, and what its own computation adds. `error(z)` gives the deltas of the logits z, and the bounds of one call
+    of the error function, by name.
+    """
+    a, a_off, kept = x, np.zeros_like(x), []
+    for weight, bias in layers:
+        z = a @ weight + bias
+        z_off = a_off @ np.abs(weight) + product_of(len(weight)) * (np.abs(a) @ np.abs(weight) + np.abs(bias))
+        y = np.empty_like(z)
+        getattr(_reference, activation)(z, y, 1)
+        f = _activated(activation, z, y, fma)
+        y_off = STEEPEST * z_off + f.coefficient * f.magnitude
+        kept.append((a, a_off, weight))
+        slopes_from = (z, z_off) if activation in ("gelu", "silu") else (y, y_off)
+        kept[-1] += slopes_from
+        a, a_off = y, y_off
+
+    name, delta, bounds = error(z)
+    own = bounds["grad"].coefficient * bounds["grad"].magnitude
+    delta_off = own + _CURVATURE[name](z) * z_off.max(axis=1, keepdims=True) / len(z)
+    loss_off = bounds["loss"].coefficient * bounds["loss"].magnitude + (np.abs(delta) * z_off).sum()
+
+    flat: list[Array] = []
+    for layer in reversed(range(len(layers))):
+        a, a_off, weight, *_ = kept[layer]
+        size = np.abs(delta)
+        flat.insert(0, delta_off.sum(axis=0) + sum_of(len(x)) * size.sum(axis=0))
+        flat.insert(0, np.abs(a).T @ delta_off + a_off.T @ size + product_of(len(x)) * np.abs(a).T @ size)
+        if layer:
+            slopes_from, slopes_off = kept[layer - 1][3:]
+            slope = _slope(activation, slopes_from, fma)
+            back_size = size @ np.abs(weight).T
+            back_off = delta_off @ np.abs(weight).T + product_of(weight.shape[1]) * back_size
+            slope_off = (slope.coefficient + ROUNDING) * slope.magnitude + STEEPEST_SLOPE * slopes_off
+            ones, back = np.ones_like(delta @ weight.T), np.empty_like(delta @ weight.T)
+            _reference.activation_backward(activation, ones, slopes_from, back, 1)
+            delta, delta_off = (delta @ weight.T) * back, back_off * np.abs(back) + back_size * slope_off
+    gradient_off = np.concatenate([part.ravel() for part in flat])
+    return Bound(z_off, 1.0), Bound(loss_off, 1.0), Bound(gradient_off, 1.0)
