@@ -88,6 +88,7 @@ class BuildKernels(build_ext):
     def run(self):
         try:
             super().run()
+            self.copy_extensions_to_source()  # so that `python -m fastbp` finds them in the source tree, too
         except Exception as failure:
             if os.environ.get("FASTBP_BACKEND") == "native":
                 raise

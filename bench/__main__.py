@@ -26,12 +26,14 @@ def main() -> None:
         return
     tables: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
-        part = Path(folder, "table.json")
+        scratch = Path(folder)
+        part = scratch / "table.json"
         for threads in options.threads:
             command = [sys.executable, "-m", "bench", *sys.argv[1:], "--threads", str(threads)]
             command += ["--json", str(part), "--worker", "next" if tables else "first"]
+            environment = machine.environment(threads, options.isa, scratch)
             with machine.confined(threads):
-                run = subprocess.run(command, env=machine.environment(threads, options.isa), check=False)
+                run = subprocess.run(command, env=environment, check=False)
             if run.returncode:
                 sys.exit(run.returncode)
             tables.append(json.loads(part.read_text()))

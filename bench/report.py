@@ -12,7 +12,7 @@ from .race import Row
 # A result further from the float64 twin than this many eps is marked: it is not the same computation. Honest
 # rounding stays far below (a sum of 4096 products errs by about sqrt(4096) eps).
 SUSPECT = 1000
-LEFT = 63  # the width of the columns left of the ratios
+LEFT = 65  # the width of the columns left of the ratios
 
 LEGEND = """\
 time: median; spread: half the distance between its quartiles; peak: fraction of the peak measured here;
@@ -40,7 +40,7 @@ def title(bench: str, dtype: np.dtype, threads: int, peaks: Peaks, others: Seque
         (
             f"{what}; peak: {fma} GFLOP/s multiply-add, {peaks.copy_gbs:.1f} GB/s copy",
             f"{'times faster than':>{LEFT + 18}}",
-            f"{'':18}{'time':>9} {'spread':>6} {'rate':>13} {'peak':>5} {'residual':>9}{''.join(heads)}",
+            f"{'':18}{'time':>9} {'spread':>6} {'rate':>15} {'peak':>5} {'residual':>9}{''.join(heads)}",
         )
     )
 
@@ -54,7 +54,7 @@ def block(rows: Iterable[Row], others: Sequence[str], dtype: np.dtype) -> str:
         peak = "" if row.of_peak is None else f"{row.of_peak:.0%}"
         flag = "!" if not row.residual < SUSPECT * np.finfo(dtype).eps else " "
         spread = f"±{row.spread:.0%}" if row.samples > 1 else "once"
-        line = f"  {row.contestant:16}{_time(row.seconds):>9} {spread:>6} {rate:>13} {peak:>5} "
+        line = f"  {row.contestant:16}{_time(row.seconds):>9} {spread:>6} {rate:>15} {peak:>5} "
         lines.append(f"{line}{row.residual:8.1e}{flag}" + _ratios(row, others))
     return "\n".join(line.rstrip() for line in lines)
 

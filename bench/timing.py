@@ -72,7 +72,7 @@ class Timings:
         return float(np.nanmedian(self._rounds[name]))
 
     def spread(self, name: str) -> float:
-        """Return half the distance between the quartiles, relative to the median; a single sample has none."""
+        """Return half the distance between the quartiles, relative to the median; 0 for one sample."""
         low, middle, high = np.nanquantile(self._rounds[name], [0.25, 0.5, 0.75])
         return float((high - low) / (2.0 * middle))
 

@@ -57,12 +57,13 @@ POSITIVE = Interval(math.nextafter(0.0, 1.0), sys.float_info.max, "a finite numb
 
 def number(name: str, value: Any, interval: Interval) -> float:
     """`value` as a Python float, if it is a real number inside `interval` (NaN is in none)."""
+    low, high, text = interval
     if type(value) is not float and (
         isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating))
     ):
-        raise TypeError(f"{name}: got {type(value).__name__}, expected {interval.text}")
-    if not interval.low <= value <= interval.high:
-        raise ValueError(f"{name}: got {value}, expected {interval.text}")
+        raise TypeError(f"{name}: got {type(value).__name__}, expected {text}")
+    if not low <= value <= high:
+        raise ValueError(f"{name}: got {value}, expected {text}")
     return float(value)
 
 
@@ -121,7 +122,7 @@ def floats(name: str, value: Any) -> np.ndarray:
         return given
     native = given.dtype.newbyteorder("=")
     if native not in FLOATS:
-        raise TypeError(f"{name}: got dtype {given.dtype}, expected float32 or float64")
+        raise TypeError(f"{name}: got {_kind(given, value)}, expected float32 or float64")
     return given.astype(native)
 
 
@@ -137,8 +138,14 @@ def reals(name: str, value: Any) -> np.ndarray:
     """`value` as an array of some real dtype, which the caller then casts."""
     given = array(name, value)
     if given.dtype.kind not in "fiub":
-        raise TypeError(f"{name}: got dtype {given.dtype}, expected real numbers")
+        raise TypeError(f"{name}: got {_kind(given, value)}, expected real numbers")
     return given
+
+
+def _kind(given: np.ndarray, value: Any) -> str:
+    """How an error calls what `value` consists of; `given` is the array that became of it."""
+    no_number = given.dtype.kind in "OSU" and given.ndim == 0
+    return type(value).__name__ if no_number else f"dtype {given.dtype}"
 
 
 def shape(name: str, given: np.ndarray, expected: tuple[int, ...], meaning: str = "") -> np.ndarray:
@@ -221,7 +228,7 @@ def class_indices(targets: Any, given: np.ndarray, n: int, n_classes: int, ignor
         text = f"integer class indices, or rows of targets ({n}, {n_classes})"
         raise TypeError(f"targets: got dtype {given.dtype} of shape {given.shape}, expected {text}")
     if len(given) != n:
-        raise ValueError(f"targets: got shape {given.shape}, expected ({n},), one class index for each example")
+        raise ValueError(f"targets: got shape {given.shape}, expected ({n},), one class for each row of logits")
     labels = vector(given, _INT64)
     if labels is not given and given.dtype.kind == "u":
         labels[labels < 0] = _INT64_MAX  # 2**64 - 100 was cast to -100, but is out of range and not ignored
@@ -235,7 +242,7 @@ def class_indices(targets: Any, given: np.ndarray, n: int, n_classes: int, ignor
 
 
 def label_to_ignore(ignore_index: Any) -> int:
-    """`ignore_index` as an int64 other than the largest, which stands for whatever is beyond in `class_indices`."""
+    """`ignore_index` as an int64, save the largest, which stands for all that is beyond in `class_indices`."""
     text = "an integer in [-2**63, 2**63 - 1)"
     return integer("ignore_index", ignore_index, -(2**63), _INT64_MAX - 1, text)
 
@@ -365,7 +372,7 @@ def ndarray(name: str, value: Any) -> np.ndarray:
 
 
 def apart(name: str, out: np.ndarray, other_name: str, other: Any, or_equal: bool = False) -> None:
-    """Refuse `out` where it shares memory with `other`, unless that is `or_equal` and it is the very same memory."""
+    """Refuse `out` where it shares memory with `other`; `or_equal` allows the very same memory."""
     if other is None or (or_equal and out is other):
         return
     other = np.asarray(other)
@@ -436,6 +443,8 @@ def velocity(value: Any, momentum: float, parameters: np.ndarray, gradient: Any)
         if value is not None:
             raise ValueError("velocity: got an array with momentum=0, expected None")
         return None
+    if value is None:
+        raise TypeError(f"velocity: got None with momentum={momentum}, expected an array like parameters")
     return flat_like("velocity", value, parameters, parameters=parameters, gradient=gradient)
 
 
@@ -515,7 +524,8 @@ def instance(name: str, value: Any, *kinds: type) -> Any:
     """`value`, if it is an instance of one of `kinds`."""
     if not isinstance(value, kinds):
         got = f"the class {value.__name__}" if isinstance(value, type) else type(value).__name__
-        raise TypeError(f"{name}: got {got}, expected an instance of {' or '.join(kind.__name__ for kind in kinds)}")
+        expected = " or ".join(kind.__name__ for kind in kinds)
+        raise TypeError(f"{name}: got {got}, expected an instance of {expected}")
     return value
 
 
@@ -526,8 +536,9 @@ def network_inputs(name: str, value: Any, n_inputs: int, dtype: np.dtype) -> np.
     """Real numbers (N, I), cast to the network's `dtype`, as rows."""
     given = reals(name, value)
     if given.ndim != 2 or given.shape[1] != n_inputs:
+        text = f"got shape {given.shape}, expected (N, {n_inputs}), one row for each example"
         one = f"; one example is {name}[None, :]" if given.shape == (n_inputs,) else ""
-        raise ValueError(f"{name}: got shape {given.shape}, expected (N, {n_inputs}), one row for each example{one}")
+        raise ValueError(f"{name}: {text}{one}")
     return rows(given, dtype)
 
 
@@ -546,7 +557,7 @@ def some_examples(name: str, given: np.ndarray) -> np.ndarray:
 
 
 def network_targets(name: str, value: Any, inputs: np.ndarray, n_outputs: int, by_class: bool) -> np.ndarray:
-    """Targets for the rows of `inputs`: rows (N, O) of their dtype, or class indices (N,) as int64 if `by_class`.
+    """Targets for the rows of `inputs`: rows (N, O) of their dtype, or if `by_class` int64 class indices (N,).
 
     For a network of one output that does not choose among classes, (N,) is taken for (N, 1).
     """
@@ -558,19 +569,21 @@ def network_targets(name: str, value: Any, inputs: np.ndarray, n_outputs: int, b
         given = given[:, None]
     if given.shape != (n, n_outputs):
         other = f" or class indices ({n},)" if by_class else f" or ({n},)" if n_outputs == 1 else ""
-        text = f"got shape {given.shape}, expected ({n}, {n_outputs}){other}, one target for each row of inputs"
-        raise ValueError(f"{name}: {text}")
+        expected = f"({n}, {n_outputs}){other}, one target for each row of inputs"
+        raise ValueError(f"{name}: got shape {given.shape}, expected {expected}")
     return rows(reals(name, given), inputs.dtype)
 
 
 def _network_classes(name: str, given: np.ndarray, n: int, n_classes: int) -> np.ndarray:
-    """Class indices (N,) as int64, each in [0, C): a network's examples have no weights, so none can be ignored."""
-    if given.dtype.kind not in "iu" and given.size:  # [] has no dtype to blame
-        raise TypeError(f"{name}: got dtype {given.dtype} of shape {given.shape}, expected integer class indices")
-    if given.shape[0] != n:
-        raise ValueError(f"{name}: got {given.shape[0]} class indices, expected {n}, one for each row of inputs")
+    """Class indices (N,) as int64, each in [0, C): a network ignores no example."""
+    size = given.shape[0]
+    if given.dtype.kind not in "iu" and size:  # [] has no dtype to blame
+        raise TypeError(f"{name}: got dtype {given.dtype} of shape ({size},), expected integer class indices")
+    if size != n:
+        raise ValueError(f"{name}: got {size} class indices, expected {n}, one for each row of inputs")
     labels = vector(given, _INT64)  # an unsigned number beyond int64 turns negative, so it is found as well
     bad = _backend.kernels.first_bad_label(labels, n_classes, 0)  # to "ignore" class 0 exempts nothing more
     if bad >= 0:
-        raise TargetIndexError(f"{name}: row {bad} is {given[bad]}, expected a class index in [0, {n_classes})")
+        expected = f"a class index in [0, {n_classes})"
+        raise TargetIndexError(f"{name}: row {bad} is {given[bad]}, expected {expected}")
     return labels

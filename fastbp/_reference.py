@@ -216,7 +216,8 @@ def poisson_deviance(logits, targets, sample_weight, mean, losses, grad, n_threa
     z, t, s, read = _rows_read(logits, targets, sample_weight)
     mu = np.exp(z)
     errors = np.where(t == 0.0, mu, mu - t - t * (z - np.log(t)))
-    return _reduce(errors.sum(axis=1), mu - t, s, s, read, mean, losses, grad)
+    deltas = np.where(t < 0.0, np.nan, mu - t)
+    return _reduce(errors.sum(axis=1), deltas, s, s, read, mean, losses, grad)
 
 
 # ------------------------------------------------------------------------------------------------ activations

@@ -14,9 +14,9 @@ from fastbp.model import MLP
 __all__ = ["check_gradient"]
 
 # Powers of two, so that x + h is exact. The first balances the error of the formula, h⁴/30 times the fifth
-# derivative, against the rounding of the error, about eps·E/h. The others are for entries that disagree with it: the
-# larger one resolves smaller gradients, the smaller ones step over no kink of a relu, nor over what bends sharply.
-# A correct gradient agrees at some step, a wrong one at none.
+# derivative, against the rounding of the error, about eps·E/h. The others are for entries that disagree with
+# it: the larger one resolves smaller gradients, the smaller ones step over no kink of a relu, nor over what
+# bends sharply. A correct gradient agrees at some step, a wrong one at none.
 _STEPS = (2.0**-10, 2.0**-7, 2.0**-13, 2.0**-16, 2.0**-19)
 _AGREES = 1e-8  # relative to the largest entry; a better agreement is not looked for
 _EPS = float(np.finfo(np.float64).eps)
@@ -57,7 +57,7 @@ def check_gradient(
     Notes
     -----
     The differences are of fourth order, ``[8 (E(w+h) - E(w-h)) - (E(w+2h) - E(w-2h))] / 12h`` with h = 2⁻¹⁰,
-    and are repeated with smaller steps where they disagree with g. They cannot resolve gradients below about
+    and are repeated with other steps where they disagree with g. They cannot resolve gradients below about
     eps·E/h: an array with none larger than 10⁷ times that is measured against that size. Where the error has
     no derivative, as exactly at the kink of a relu, there is nothing to compare.
 
@@ -143,9 +143,9 @@ def _largest_error(error: Callable[[], float], w: np.ndarray, gradient: np.ndarr
     d = np.array([_difference(error, flat, i, _STEPS[0]) for i in range(g.size)])
     for step in _STEPS[1:]:
         scale = max(np.abs(g).max(), np.abs(d).max(), resolved)
-        for i in np.flatnonzero(~(np.abs(g - d) <= _AGREES * scale)):
+        for i in map(int, np.flatnonzero(~(np.abs(g - d) <= _AGREES * scale))):
             again = _difference(error, flat, i, step)
-            if not abs(g[i] - d[i]) <= abs(g[i] - again):
+            if np.isnan(d[i]) or abs(g[i] - again) < abs(g[i] - d[i]):
                 d[i] = again
     scale = max(np.abs(g).max(), np.abs(d).max(), resolved)
     return float(np.abs(g - d).max() / scale) if scale else 0.0

@@ -484,7 +484,7 @@ def _evaluate(
     grad_out: np.ndarray | None,
     n_threads: int | None,
 ) -> LossGrad:
-    """Enter the kernel with its own `arguments` and those common to all; pack its answer. The gradient is like `z`."""
+    """Enter the kernel with its own `arguments` and those common to all; the gradient is shaped like `z`."""
     _checks.choice("reduction", reduction, _REDUCTIONS)
     threads = _checks.threads(n_threads)
     dtype = z.dtype

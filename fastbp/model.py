@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import copy
 import os
+import threading
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -51,7 +52,8 @@ def _identity(logits: np.ndarray, **_: Any) -> np.ndarray:
 
 def _exp(logits: np.ndarray, out: np.ndarray, n_threads: int | None) -> np.ndarray:
     with np.errstate(over="ignore", under="ignore"):
-        return np.exp(logits, out=out)
+        np.exp(logits, out=out)
+    return out
 
 
 class _Output(NamedTuple):
@@ -64,7 +66,8 @@ class _Output(NamedTuple):
 
 
 def _largest(logits: np.ndarray) -> np.ndarray:
-    return logits.argmax(axis=1)
+    classes: np.ndarray = logits.argmax(axis=1)
+    return classes.astype(np.int64, copy=False)
 
 
 def _positive(logits: np.ndarray) -> np.ndarray:
@@ -156,8 +159,8 @@ class MLP:
     Notes
     -----
     A model pickles and copies (``copy.deepcopy``) with its parameters and the state of its random numbers;
-    copies are independent. It runs on the backend that was in use when it was made. One model serves one
-    thread at a time.
+    copies are independent. It runs on the backend that was in use when it was made. Threads may share a model
+    and take turns; copies of it run side by side.
 
     References
     ----------
@@ -212,7 +215,8 @@ class MLP:
         self._engine = _backend.kernels.Network(
             self.layer_sizes, self.activation, self.loss_name, self.parameters, n_threads
         )
-        self._order = np.arange(0)  # 0, 1, ...: the order of a batch in `step`, kept from call to call
+        self._lock = threading.RLock()  # the engine has one work space: threads take turns
+        self._order = np.arange(0, dtype=np.int64)  # of the examples in a step: 0, 1, ...
 
     def _n_parameters(self) -> int:
         return sum((i + 1) * o for i, o in self._layers())
@@ -311,8 +315,10 @@ class MLP:
         """
         inputs, targets = self._examples("x", x, "t", t)
         flat = np.zeros(self.parameters.shape, self.dtype)
-        loss = self._engine.gradient(inputs, targets, flat) if len(inputs) else float("nan")
-        return Gradients(loss, *self._views(flat))
+        if not len(inputs):
+            return Gradients(float("nan"), *self._views(flat))
+        with self._lock:
+            return Gradients(self._engine.gradient(inputs, targets, flat), *self._views(flat))
 
     def predict(self, X: ArrayLike) -> np.ndarray:
         """What the network takes the examples `X` (N, I) to be.
@@ -375,8 +381,8 @@ class MLP:
         if n == 0:
             return float("nan")
         if n > len(self._order):
-            self._order = np.arange(n)
-        loss, _, failure = self._engine.train(inputs, targets, self._order[:n], n, optimizer, None)
+            self._order = np.arange(n, dtype=np.int64)
+        loss, _, failure = self._train(inputs, targets, self._order[:n], n, optimizer, None)
         if failure:
             raise training.divergence(self, inputs, targets, failure)
         return loss
@@ -436,7 +442,7 @@ class MLP:
         inputs, targets = self._examples("X", X, "T", T)
         return training.fit(
             self,
-            self._engine,
+            self._train,
             inputs,
             targets,
             epochs=epochs,
@@ -516,7 +522,7 @@ class MLP:
             f"dtype={self.dtype.name!r})"
         )
 
-    # From what the user gives to what the engine reads ------------------------------------------------------
+    # Between the user and the engine ------------------------------------------------------------------------
 
     def _inputs(self, name: str, x: Any) -> np.ndarray:
         return _checks.network_inputs(name, x, self.layer_sizes[0], self.dtype)
@@ -529,8 +535,15 @@ class MLP:
     def _logits(self, inputs: np.ndarray) -> np.ndarray:
         out = np.empty((len(inputs), self.layer_sizes[-1]), self.dtype)
         if len(inputs):
-            self._engine.logits(inputs, out)
+            with self._lock:
+                self._engine.logits(inputs, out)
         return out
+
+    def _train(self, *arguments: Any) -> tuple[float, int, str]:
+        """``Network.train`` of the backend: (mean error, batches completed, "" or what was not finite)."""
+        with self._lock:
+            result: tuple[float, int, str] = self._engine.train(*arguments)
+        return result
 
 
 def _aligned_empty(size: int, dtype: np.dtype) -> np.ndarray:

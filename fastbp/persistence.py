@@ -23,6 +23,8 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from fastbp._config import __version__
+
 __all__ = ["read_archive", "write_archive"]
 
 _FORMAT = "fastbp.MLP"
@@ -33,8 +35,6 @@ _FORMAT_VERSION = 1  # raised when an older fastbp could not read the file
 
 def write_archive(path: str | os.PathLike[str], config: dict[str, Any], parameters: np.ndarray) -> None:
     """Write what :func:`read_archive` reads: `config` (whatever JSON can say) and the flat `parameters`."""
-    from . import __version__  # here, because the package imports this module
-
     header = {
         "format": _FORMAT,
         "format_version": _FORMAT_VERSION,

@@ -9,7 +9,7 @@ import contextlib
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -83,7 +83,7 @@ class DivergenceError(FloatingPointError):
 
 def fit(
     net: MLP,
-    engine: Any,
+    train: Callable[..., tuple[float, int, str]],
     x: np.ndarray,
     t: np.ndarray,
     *,
@@ -93,7 +93,10 @@ def fit(
     generator: np.random.Generator | None,
     progress: bool,
 ) -> History:
-    """Train `net` through its `engine` on checked examples; `generator` shuffles them, None leaves them."""
+    """Train `net` on checked examples, an epoch with each call of `train`, which is that of its engine.
+
+    `generator` puts the examples into a new order before each epoch; None leaves them as they are.
+    """
     epochs = _checks.integer("epochs", epochs, 0, _MANY, "an integer >= 0")
     batch_size = min(_checks.integer("batch_size", batch_size, 1, _MANY, "an integer >= 1"), len(x))
     _checks.instance("optimizer", optimizer, SGD, Adam)
@@ -105,8 +108,8 @@ def fit(
     for epoch in range(1, epochs + 1):
         with line(f"epoch {epoch:{len(str(epochs))}}/{epochs}", n_batches) as report:
             start = time.perf_counter()
-            order = np.arange(len(x)) if generator is None else generator.permutation(len(x))
-            loss, done, failure = engine.train(x, t, order, batch_size, optimizer, report)
+            order = np.arange(len(x), dtype=np.int64) if generator is None else generator.permutation(len(x))
+            loss, done, failure = train(x, t, order, batch_size, optimizer, report)
             seconds = time.perf_counter() - start
             if failure:
                 rows = order[done * batch_size : (done + 1) * batch_size]

@@ -337,7 +337,7 @@ def test_lse_square(array):
 
 
 def test_softcap(array):
-    # tanh(ln 2) = (2 - 1/2)/(2 + 1/2) = 0.6. With c = ln 3 / 0.6 = 1.831020, c tanh(z/c) takes c ln 2 to ln 3,
+    # tanh(ln 2) = (2 - 1/2)/(2 + 1/2) = 0.6. With c = ln 3 / 0.6, c tanh(z/c) makes ln 3 of c ln 2,
     # with slope 1 - 0.36 = 0.64; and 0 to 0, with slope 1.
     c = LN3 / 0.6
     loss, grad, _ = fastbp.softmax_cross_entropy(array([[0, c * LN2]]), [0], softcap=c)

@@ -22,7 +22,11 @@ RNG = np.random.default_rng(5)
 X = RNG.normal(size=(N, 6))
 LABELS = RNG.integers(0, 3, N)
 ROWS = RNG.random((N, 3))
-OPTIMIZERS = [lambda: SGD(0.3), lambda: SGD(0.2, momentum=0.9, nesterov=True, weight_decay=1e-3), lambda: Adam(0.01)]
+OPTIMIZERS = [
+    lambda: SGD(0.3),
+    lambda: SGD(0.2, momentum=0.9, nesterov=True, weight_decay=1e-3),
+    lambda: Adam(0.01),
+]
 
 
 def network(dtype="float32", **options):
@@ -45,12 +49,16 @@ def test_fit_is_a_sequence_of_steps(backend, make_optimizer, shuffle, dtype):
         batches = [order[start : start + BATCH] for start in range(0, N, BATCH)]
         assert [len(rows) for rows in batches] == [16, 16, 16, 16, 16, 16, 7]
         losses = [stepped.step(X[rows], LABELS[rows], optimizer) for rows in batches]
-        mean = np.average(losses, weights=[len(rows) for rows in batches])  # over the examples, not the batches
+        mean = np.average(
+            losses, weights=[len(rows) for rows in batches]
+        )  # over the examples, not the batches
         assert history.loss[epoch] == pytest.approx(mean, rel=N * np.finfo(np.float64).eps)
     assert (net.parameters == stepped.parameters).all()  # bit for bit
 
 
-@pytest.mark.parametrize("loss", ["sigmoid_cross_entropy", "squared_error", "sigmoid_squared_error", "poisson_deviance"])
+@pytest.mark.parametrize(
+    "loss", ["sigmoid_cross_entropy", "squared_error", "sigmoid_squared_error", "poisson_deviance"]
+)
 def test_rows_of_targets(backend, loss):
     net = network(loss=loss)
     before = net.loss(X, ROWS)
@@ -152,7 +160,9 @@ def test_silence(backend, capfd):
 
 def test_without_tqdm(backend, monkeypatch):
     monkeypatch.setitem(sys.modules, "tqdm", None)
-    with pytest.raises(ModuleNotFoundError, match="^progress: got True without tqdm, expected .*progress=False$"):
+    with pytest.raises(
+        ModuleNotFoundError, match=r"^progress: got True without tqdm, expected .*progress=False$"
+    ):
         network().fit(X, LABELS)
     network().fit(X, LABELS, epochs=1, progress=False)
 
@@ -170,7 +180,11 @@ FIT_ERRORS = [
     ({"X": np.empty((0, 6)), "T": []}, ValueError, "X: got shape (0, 6), expected at least one example"),
     ({"X": X[:, 1:]}, ValueError, "X: got shape (103, 5), expected (N, 6), one row for each example"),
     ({"T": LABELS[1:]}, ValueError, "T: got 102 class indices, expected 103, one for each row of inputs"),
-    ({"T": LABELS + 1}, IndexError, f"T: row {(LABELS == 2).argmax()} is 3, expected a class index in [0, 3)"),
+    (
+        {"T": LABELS + 1},
+        IndexError,
+        f"T: row {(LABELS == 2).argmax()} is 3, expected a class index in [0, 3)",
+    ),
 ]
 
 
@@ -192,13 +206,17 @@ def test_bad_calls(backend, changed, kind, message):
 @pytest.mark.parametrize("loss", ["squared_error", "poisson_deviance"])
 def test_divergence_keeps_the_last_finite_parameters(backend, loss, kind, dtype):
     def make_optimizer():
-        far = float(np.sqrt(np.finfo(dtype).max))  # Adam's first step, after which outputs overflow when squared
+        far = float(
+            np.sqrt(np.finfo(dtype).max)
+        )  # Adam's first step, after which outputs overflow when squared
         return {"sgd": SGD(1e3), "momentum": SGD(1e3, momentum=0.9), "adam": Adam(far)}[kind]
 
     net = MLP([6, 4, 3], activation="identity", loss=loss, dtype=dtype, seed=0)
     stepped = copy.deepcopy(net)
     with pytest.raises(DivergenceError) as caught:
-        net.fit(X, ROWS, epochs=1000, batch_size=BATCH, optimizer=make_optimizer(), shuffle=False, progress=False)
+        net.fit(
+            X, ROWS, epochs=1000, batch_size=BATCH, optimizer=make_optimizer(), shuffle=False, progress=False
+        )
     error, message = caught.value, str(caught.value)
     assert np.isfinite(net.parameters).all()
     assert message.startswith(f"training diverged in epoch {error.epoch}, batch {error.batch} of 7: ")
@@ -208,7 +226,7 @@ def test_divergence_keeps_the_last_finite_parameters(backend, loss, kind, dtype)
     assert len(error.history) == error.epoch - 1 and isinstance(error, ArithmeticError)
 
     optimizer = make_optimizer()
-    with pytest.raises(DivergenceError, match="^training diverged in this step: "):
+    with pytest.raises(DivergenceError, match=r"^training diverged in this step: "):
         for step in range(7 * 1000):
             start = step % 7 * BATCH
             stepped.step(X[start : start + BATCH], ROWS[start : start + BATCH], optimizer)
@@ -224,16 +242,34 @@ def test_divergence_names_the_layer_and_the_weight(backend):
         net.step(X, ROWS, SGD())
     assert str(caught.value) == (
         "training diverged in this step: the outputs of layer 2 (4, 3) are not finite; the largest weight is "
-        "-3e+38, weights[1][2, 1]. The network keeps its last finite parameters. A smaller learning rate may help."
+        "-3e+38, weights[1][2, 1]. The network keeps its last finite parameters. "
+        "A smaller learning rate may help."
     )
     assert (caught.value.epoch, caught.value.batch, caught.value.layer) == (None, None, 2)
 
 
-def test_a_finite_gradient_whose_update_overflows(backend):
+@pytest.mark.parametrize("optimizer", [SGD(1e300), SGD(1.0, weight_decay=3e38)], ids=repr)
+def test_a_finite_gradient_whose_update_overflows(backend, optimizer):
     net = network()
+    net.parameters *= 10
     before = net.parameters.copy()
-    with pytest.raises(DivergenceError, match=r"the update overflows, with a gradient of up to [\d.e-]+ in layer"):
-        net.step(X, LABELS, SGD(1e300))
+    with pytest.raises(
+        DivergenceError, match=r"the update overflows, with a gradient of up to [\d.e-]+ in layer"
+    ):
+        net.step(X, LABELS, optimizer)
+    assert (net.parameters == before).all()
+
+
+@pytest.mark.parametrize(
+    "optimizer", [SGD(3e38), SGD(3e38, momentum=0.9, nesterov=True), Adam(3e38)], ids=repr
+)
+def test_parameters_are_finite_at_any_time(backend, optimizer):
+    net = network()
+    with pytest.raises(DivergenceError):
+        for _ in range(5):
+            before = net.parameters.copy()
+            net.step(X, LABELS, optimizer)
+            assert np.isfinite(net.parameters).all()
     assert (net.parameters == before).all()
 
 
@@ -242,7 +278,9 @@ def test_data_that_are_not_finite_are_named(backend, what):
     x, t = X.copy(), ROWS.copy()
     (x if what == "inputs" else t)[41, 2] = np.nan
     net = network(loss="squared_error")
-    with pytest.raises(DivergenceError, match=f"batch [1-7] of 7: the {what} of example 41 are not finite; ") as caught:
+    with pytest.raises(
+        DivergenceError, match=f"batch [1-7] of 7: the {what} of example 41 are not finite; "
+    ) as caught:
         net.fit(x, t, batch_size=BATCH, progress=False)
     assert caught.value.layer is None and "learning rate" not in str(caught.value)
     assert np.isfinite(net.parameters).all()
@@ -294,7 +332,7 @@ def test_an_interrupt_inside_the_progress_line(backend, monkeypatch):
     @contextlib.contextmanager
     def line(title, n_batches):
         def report(done, loss):
-            assert 0 < done < n_batches and np.isfinite(loss)
+            assert 0 < done <= n_batches and np.isfinite(loss)
             calls.append(done)
             if len(calls) == 2:
                 raise KeyboardInterrupt
@@ -305,7 +343,7 @@ def test_an_interrupt_inside_the_progress_line(backend, monkeypatch):
     net, x, t = long_training(backend)
     with pytest.raises(KeyboardInterrupt):
         net.fit(x, t, epochs=3)
-    assert len(calls) == 2 and calls[0] < calls[1]
+    assert len(calls) == 2
     assert_valid(net, x, t)
 
 
@@ -315,7 +353,18 @@ def test_an_interrupt_inside_the_progress_line(backend, monkeypatch):
 def test_digits(backend):
     x, y = fastbp.datasets.load_digits()
     assert x.shape == (1797, 64) and x.dtype == np.float32 and (x.min(), x.max()) == (0, 1)
-    assert y.dtype == np.int64 and np.bincount(y).tolist() == [178, 182, 177, 183, 181, 182, 181, 179, 174, 180]
+    assert y.dtype == np.int64 and np.bincount(y).tolist() == [
+        178,
+        182,
+        177,
+        183,
+        181,
+        182,
+        181,
+        179,
+        174,
+        180,
+    ]
     order = np.random.default_rng(0).permutation(len(x))
     train, test = order[:1437], order[1437:]
     net = MLP([64, 32, 10], seed=0)

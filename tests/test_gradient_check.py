@@ -97,7 +97,9 @@ def test_one_wrong_entry_is_found(size):
         grad[4, 1] += size * np.abs(grad).max()
         return loss, grad
 
-    assert check_gradient(wrong, Z, ROWS) == pytest.approx(size, rel=0.51)  # the wrong one may be the new largest
+    assert check_gradient(wrong, Z, ROWS) == pytest.approx(
+        size, rel=0.51
+    )  # the wrong one may be the new largest
 
 
 def test_a_function_of_ones_own():
@@ -127,18 +129,28 @@ def test_what_is_not_finite_gives_nan():
 
 def test_bad_calls():
     net = MLP([4, 5, 3])
-    with pytest.raises(TypeError, match="^model_or_function: got int, expected an MLP or a function$"):
+    with pytest.raises(TypeError, match=r"^model_or_function: got int, expected an MLP or a function$"):
         check_gradient(3, X)
-    with pytest.raises(TypeError, match=r"^model_or_function: got a function that returns something else, expected \(e"):
+    with pytest.raises(
+        TypeError, match=r"^model_or_function: got a function that returns something else, expected \(e"
+    ):
         check_gradient(lambda x: x, X)
-    with pytest.raises(TypeError, match=r"got .*, expected \(error, gradient, \.\.\.\) with a gradient of shape \(6, 4\)"):
+    with pytest.raises(
+        TypeError, match=r"got .*, expected \(error, gradient, \.\.\.\) with a gradient of shape \(6, 4\)"
+    ):
         check_gradient(lambda x: (1.0, x[0]), X)
-    with pytest.raises(TypeError, match=r"^check_gradient: got \(a network, x\), expected \(network, x, targets\)"):
+    with pytest.raises(
+        TypeError, match=r"^check_gradient: got \(a network, x\), expected \(network, x, targets\)"
+    ):
         check_gradient(net, X)
-    with pytest.raises(TypeError, match=r"^check_gradient: got \(a network, x, \.\.\., reduction=\.\.\.\), expected"):
+    with pytest.raises(
+        TypeError, match=r"^check_gradient: got \(a network, x, \.\.\., reduction=\.\.\.\), expected"
+    ):
         check_gradient(net, X, LABELS, reduction="sum")
     for target in (net, fastbp.softmax_cross_entropy):
-        with pytest.raises(ValueError, match="^x: got entries that are NaN or infinite, expected finite ones$"):
+        with pytest.raises(
+            ValueError, match=r"^x: got entries that are NaN or infinite, expected finite ones$"
+        ):
             check_gradient(target, np.where(X == X[0, 0], np.nan, X), LABELS)
     with pytest.raises(ValueError, match=r"^x: got shape \(6, 3\), expected \(N, 4\)"):
         check_gradient(net, Z, LABELS)

@@ -77,7 +77,7 @@ def softmax_problem(rng, shape, dtype, regime, function, form, class_weights, sa
     favourite = rng.integers(0, c, n)
     z = REGIMES[regime](rng, shape, favourite)
     labels = np.where(rng.random(n) < 0.5, favourite, rng.integers(0, c, n))
-    one_hot = np.eye(c)[labels]
+    one_hot = (np.arange(c) == labels[:, None]).astype(float)
     soft = rng.random(shape) ** 4 * (rng.random(shape) < 0.7) + 1e-3 * one_hot
     forms = {"one_hot": one_hot, "soft": soft / soft.sum(axis=1, keepdims=True), "unnormalised": soft.copy()}
     forms["unnormalised"][1:2] = 0
@@ -197,7 +197,7 @@ def test_regimes_are_not_uniform():
             assert np.mean(y > 0.9) > 0.1, (make.__name__, width)
 
 
-@pytest.mark.parametrize("shape", [(4099, 129), (67, 12_345), (200_003, 2)])
+@pytest.mark.parametrize("shape", [(1201, 129), (13, 12_345), (20_011, 2)])
 def test_threads(isa, dtype, loss, shape):
     rng = generator(loss, shape)
     for chosen in ({}, sampled(rng, OPTIONS[loss])):

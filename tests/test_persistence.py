@@ -112,7 +112,7 @@ def test_saving_to_a_link_and_with_the_ordinary_mode(saved, tmp_path):
 
 
 def refused(path, *parts):
-    with pytest.raises(ValueError, match="^path: ") as caught:
+    with pytest.raises(ValueError, match=r"^path: ") as caught:
         MLP.load(path)
     for part in (repr(os.fspath(path)), "expected ", *parts):
         assert part in str(caught.value)
@@ -180,7 +180,10 @@ def test_a_newer_format(saved):
         (lambda header: header["config"].update(loss="mse"), "loss: got 'mse', expected one of softmax"),
         (lambda header: header["config"].update(layer_sizes=[3, -1]), "layer_sizes: got -1"),
         (lambda header: header["config"].update(layer_sizes="32"), "layer_sizes: got str"),
-        (lambda header: header["config"].update(layer_sizes=[2**40, 2**40]), "parameters: got float64 (32,), expected"),
+        (
+            lambda header: header["config"].update(layer_sizes=[2**40, 2**40]),
+            "parameters: got float64 (32,), expected",
+        ),
         (lambda header: header["config"].update(dtype="float32"), "expected float32 (32,)"),
         (lambda header: header["config"].update(dtype="object"), "dtype: got object"),
     ],

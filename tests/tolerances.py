@@ -48,6 +48,9 @@ SIGMOID = 4.0
 TANH = 4.0
 """tanh(x) = -t/(t+2), t = expm1(-2|x|), or a polynomial near 0: two errors of t, of which the quotient keeps one, three roundings."""
 
+CAPPED = TANH + 2 * ROUNDING
+"""c tanh(z/c): a quotient, whose error tanh does not magnify, and a product."""
+
 SOFTPLUS = EXP + LOG + 2 * ROUNDING
 """max(x,0) + log1p(exp(-|x|)): two terms of one sign; the condition number of log1p is at most 1."""
 
@@ -116,7 +119,9 @@ def _rows(z: Array, softcap: float = 0.0) -> SimpleNamespace:
     With m = max z and d_c = m - z_c, exp(-d_c) errs by EXP and by the rounding of d_c, which is *relative* to the exponential:
     d_c/2. So the far tail is known less well by any implementation that works in one precision.
     rest = sum of exp(-d_c) over c != argmax; share = rest/(1+rest) <= log1p(rest); lse = m + log1p(rest).
-    A softcap c replaces z by c tanh(z/c), which is off by TANH and two roundings, relative to itself.
+
+    A softcap c replaces z by c tanh(z/c), which is off by CAPPED relative to itself. So d_c is off by CAPPED times its `spread`,
+    |z_c| + |m|, however small it is itself; that is a magnitude, like d_c, and not a number of roundings.
     Rows without a softmax (NaN, +inf, all -inf) count as rows of zeros: their bounds do not matter.
     """
     z = softcap * np.tanh(z / softcap) if softcap else z
@@ -124,18 +129,22 @@ def _rows(z: Array, softcap: float = 0.0) -> SimpleNamespace:
     finite = z > -np.inf
     m = z.max(axis=1, keepdims=True)
     d = np.where(finite, m - z, 0)
-    d_error = d * ROUNDING
-    if softcap:
-        d_error = d_error + (TANH + 2 * ROUNDING) * np.where(finite, np.abs(z) + np.abs(m), 0)
+    spread = np.where(finite, np.abs(z) + np.abs(m), 0) if softcap else np.zeros_like(d)
+    capped = CAPPED if softcap else 0.0
     is_top = np.arange(z.shape[1]) == z.argmax(axis=1)[:, None]
     e = np.where(finite, np.exp(-d), 0)
     others = np.where(is_top, 0, e)
     rest = others.sum(axis=1, keepdims=True)
-    rest_error = (others * (EXP + d_error)).sum(axis=1, keepdims=True) / np.where(rest > 0, rest, 1) + sum_of(z.shape[1])
+    some_rest = np.where(rest > 0, rest, 1)
+    rest_error = (others * d).sum(axis=1, keepdims=True) / some_rest * ROUNDING + EXP + sum_of(z.shape[1]) + capped
+    rest_size = rest + (others * spread).sum(axis=1, keepdims=True)
+    share = rest_size / (1 + rest)
+    y = e / (1 + rest)
     return SimpleNamespace(
-        d=d, d_error=d_error, finite=finite, is_top=is_top, rest=rest, rest_error=rest_error, log1p_rest=np.log1p(rest),
-        y=e / (1 + rest), y_error=EXP + d_error + rest_error * rest / (1 + rest) + 2 * ROUNDING,
-        lse_size=np.abs(m) + np.log1p(rest), lse_error=LOG + ROUNDING + rest_error + 2 * TANH * bool(softcap),
+        d=d, spread=spread, is_top=is_top, rest=rest, rest_size=rest_size, rest_error=rest_error,
+        y=y, y_size=y * (1 + spread + share), y_error=EXP + d * ROUNDING + rest_error + 2 * ROUNDING + capped,
+        log1p_rest=np.log1p(rest), log1p_size=np.log1p(rest) + share, log1p_error=LOG + rest_error,
+        lse=m + np.log1p(rest), lse_size=np.abs(m) + np.log1p(rest) + share, lse_error=LOG + ROUNDING + rest_error + capped,
     )  # fmt: skip
 
 
@@ -150,14 +159,14 @@ def softmax(a, r, fma):
 def log_softmax(a, r, fma):
     """-(d_c + log1p(rest)): two terms of one sign."""
     row = _rows(a.x)
-    return {"out": Bound(row.d + row.log1p_rest, row.lse_error + ROUNDING, UNDERFLOW * a.x.shape[1])}
+    return {"out": Bound(row.d + row.log1p_rest, row.log1p_error + 2 * ROUNDING, UNDERFLOW * a.x.shape[1])}
 
 
 @_bound
 def logsumexp(a, r, fma):
     """m + log1p(rest), whose terms may cancel."""
     row = _rows(a.x)
-    return {"out": Bound(row.lse_size[:, 0], (row.lse_error + ROUNDING)[:, 0], UNDERFLOW * a.x.shape[1])}
+    return {"out": Bound(row.lse_size[:, 0], row.lse_error[:, 0], UNDERFLOW * a.x.shape[1])}
 
 
 @_bound
@@ -182,7 +191,7 @@ def _reduced(a, r, rows: Bound, grad: Bound, n_terms: int) -> Bounds:
     underflow = UNDERFLOW * max(1.0, 1 / divisor)
     bounds = {
         "loss": Bound(total / divisor, error + sum_of(n_rows) + WEIGHTING, underflow * n_rows * n_terms),
-        "weight_sum": Bound(r.weight_sum, sum_of(n_rows) + WEIGHTING),
+        "weight_sum": Bound(r.weight_sum, sum_of(n_rows) + sum_of(n_terms) + WEIGHTING),
         "grad": Bound(grad.magnitude / divisor, grad.coefficient + WEIGHTING, underflow * n_terms),
     }
     if a.losses is not None:
@@ -203,29 +212,25 @@ def softmax_cross_entropy(a, r, fma):
         targets, read = a.targets, s != 0
     else:
         read = (s != 0) & (a.labels != a.ignore_index)
-        targets = np.eye(n_classes)[np.where(read, a.labels, 0)]
+        targets = np.arange(n_classes) == a.labels[:, None]
     u = np.abs(class_weight * ((1 - a.label_smoothing) * targets + a.label_smoothing / n_classes))
     u, s = np.where(read[:, None], u, 0), np.where(read, s, 0)[:, None]
     row = _rows(np.where(read[:, None], a.logits, 0), a.softcap)
     total, others = u.sum(axis=1, keepdims=True), np.where(row.is_top, 0, u).sum(axis=1, keepdims=True)
     few = SMOOTHING + sum_of(n_classes) + 2 * ROUNDING
 
-    terms = np.where(u > 0, u * (row.log1p_rest + row.d), 0)
+    terms = np.where(u > 0, u * (row.log1p_size + row.d + row.spread), 0)
     square = abs(a.lse_square_scale) * row.lse_size**2
-    size = terms.sum(axis=1, keepdims=True) + square
-    errors = terms * (row.lse_error + few) + np.where(row.finite, u * row.d_error, 0)
-    error = errors.sum(axis=1, keepdims=True) + square * (2 * row.lse_error + few)
-    rows = Bound((s * size)[:, 0], (error / np.where(size > 0, size, 1))[:, 0])
+    size = terms.sum(axis=1) + square[:, 0]
+    rows = Bound(s[:, 0] * size, (row.log1p_error + 2 * row.lse_error * (square > 0) + few)[:, 0] + CAPPED * bool(a.softcap))
 
     pull = 2 * abs(a.lse_square_scale) * row.lse_size
-    top_size = (u * row.rest + np.where(others > 0, others + total, 0) + pull) / (1 + row.rest)
-    top_error = row.rest_error + row.lse_error * (pull > 0) + few
-    other_error = row.y_error + row.lse_error * (pull > 0) + few
-    delta = np.where(row.is_top, top_size, row.y * (total + pull) + u)
-    delta_error = np.where(row.is_top, top_error, other_error)
+    at_top = (u * row.rest_size + np.where(others > 0, others + total, 0) + pull) / (1 + row.rest)
+    elsewhere = row.y_size * (total + pull) + u
+    delta_error = np.where(row.is_top, row.rest_error, row.y_error) + row.lse_error * (pull > 0) + few
     if a.softcap:  # its factor 1 - tanh² is off by twice the error of tanh
         delta_error = delta_error + 2 * TANH + 2 * ROUNDING
-    return _reduced(a, r, rows, Bound(s * delta, delta_error), n_classes)
+    return _reduced(a, r, rows, Bound(s * np.where(row.is_top, at_top, elsewhere), delta_error), n_classes)
 
 
 def _sum_over_outputs(a, r, entries: Bound, deltas: Bound) -> Bounds:

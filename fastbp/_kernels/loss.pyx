@@ -1,7 +1,7 @@
 """The error functions: which rows are read, with what weight, on which threads, and how their errors are reduced.
 
 A. One row is one call of a primitive of src_c/rows; here is only what lies between rows. So results do not depend on threads:
-   a row's gradient is its own, and the rows' errors are summed in their order, in float64.
+   a row's gradient is its own, and the rows' errors are summed in their order, in float64 and compensated.
 B. Everything about a call stands in one struct, `Rows`, without a dtype: the functions below are compiled once, and the
    network trains through the same ones.
 C. A row that is ignored or has weight 0 is not read.
@@ -10,7 +10,7 @@ D. Long calls run in slices, between which pending signals are seen.
 
 from cpython.exc cimport PyErr_CheckSignals
 from cython.parallel cimport prange, threadid
-from libc.math cimport NAN
+from libc.math cimport NAN, fabs, isfinite
 from libc.stdint cimport int64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memset
@@ -19,6 +19,24 @@ from fastbp._kernels.dispatch cimport kernels_for, real, threads_for
 
 cdef double ELEMENT_WORK = 1.0  # nanoseconds that one thread needs for an element, roughly
 cdef double SLICE = 5e7         # nanoseconds of work between two looks at pending signals
+
+
+# A sum and what its roundings lost: A. Neumaier, ZAMM 54 (1974). Its error does not grow with the number of terms.
+cdef struct Sum:
+    double rounded, lost
+
+
+cdef inline void add(Sum *sum, double x) noexcept nogil:
+    cdef double to = sum.rounded + x
+    if fabs(sum.rounded) >= fabs(x):
+        sum.lost += (sum.rounded - to) + x
+    else:
+        sum.lost += (x - to) + sum.rounded
+    sum.rounded = to
+
+
+cdef inline double value(Sum sum) noexcept nogil:
+    return sum.rounded + sum.lost if isfinite(sum.rounded) else sum.rounded
 
 
 # -- one row ---------------------------------------------------------------------------------------------------------------
@@ -83,13 +101,14 @@ cdef double class_weight_of(const Rows *r, Py_ssize_t n) noexcept nogil:
     """w_label, or Σ_c w_c t_c / Σ_c t_c, the mean class weight under a row of targets; 1 where they sum to 0."""
     if r.t == NULL:
         return r.class_weight[r.labels[n]]
-    cdef double weighted = 0, total = 0, t
+    cdef Sum weighted = Sum(0, 0), total = Sum(0, 0)
+    cdef double t
     cdef Py_ssize_t c
     for c in range(r.C):
         t = element_at(r.t + n * r.t_row, c, r.element)
-        weighted += r.class_weight[c] * t
-        total += t
-    return 1 if total == 0 else weighted / total
+        add(&weighted, r.class_weight[c] * t)
+        add(&total, t)
+    return 1 if value(total) == 0 else value(weighted) / value(total)
 
 
 cdef inline double sample_weight_of(const Rows *r, Py_ssize_t n) noexcept nogil:
@@ -100,12 +119,13 @@ cdef inline double sample_weight_of(const Rows *r, Py_ssize_t n) noexcept nogil:
 
 
 cdef double total_weight(const Rows *r) noexcept nogil:
-    cdef double total = 0, s
+    cdef Sum total = Sum(0, 0)
+    cdef double s
     cdef Py_ssize_t n
     for n in range(r.N):
         s = sample_weight_of(r, n)
-        total += s if s == 0 or r.class_weight == NULL else s * class_weight_of(r, n)
-    return total
+        add(&total, s if s == 0 or r.class_weight == NULL else s * class_weight_of(r, n))
+    return value(total)
 
 
 # -- all rows --------------------------------------------------------------------------------------------------------------
@@ -145,7 +165,8 @@ cdef double one_row(const Rows *r, const Scratch *s, RowError error, Py_ssize_t 
 cdef double reduced(const Rows *r, RowError error, bint mean, int n_threads, char *memory, double *weight_sum) except? -1 nogil:
     """The mean or sum of the rows' errors; their gradients to d, weight_sum, and the weighted errors at the start of `memory`."""
     cdef Scratch s = divided(r, memory)
-    cdef double total = 0, scale = 1
+    cdef Sum total = Sum(0, 0)
+    cdef double scale = 1
     cdef Py_ssize_t n, start = 0, stop
     cdef Py_ssize_t slice_rows = <Py_ssize_t>(SLICE / (ELEMENT_WORK * (r.C + 16))) + 1
     cdef int threads = threads_for(n_threads, ELEMENT_WORK * (r.C + 16) * r.N)
@@ -165,10 +186,10 @@ cdef double reduced(const Rows *r, RowError error, bint mean, int n_threads, cha
             with gil:
                 PyErr_CheckSignals()
     for n in range(r.N):
-        total += s.errors[n]
+        add(&total, s.errors[n])
     if mean:
-        return total / weight_sum[0] if weight_sum[0] != 0 else NAN
-    return total
+        return value(total) / weight_sum[0] if weight_sum[0] != 0 else NAN
+    return value(total)
 
 
 cdef tuple evaluate(Rows *r, str name, bint mean, real[::1] losses, int n_threads):

@@ -65,9 +65,13 @@ static real row_max(fbp_size C, const real *z)
     return v_hmax(m);
 }
 
+/* Between two passes the exponentials of a short row stand in a padded array of BLOCK elements, in whole vectors: loading what a
+ * partial store has just written would stall. Those of a long row stand in its output. */
+static ALWAYS_INLINE vec load_exp(const real *e, fbp_size left, int padded) { return padded ? v_load(e) : load_at(e, left, 0); }
+
 /* rest = Σ_{c ≠ argmax} e^(z_c - m), so that Σ_c e^(z_c - m) = 1 + rest with nothing lost however near 1 it is: entries equal to
- * the maximum m are counted, not summed, and one of them left out. e (C), where given, receives the exponentials and may be z. */
-static ALWAYS_INLINE double exp_rest(fbp_size C, const real *z, real m, real *e)
+ * the maximum m are counted, not summed, and one of them left out. e (C), where given, receives the exponentials; it may be z. */
+static ALWAYS_INLINE double exp_rest(fbp_size C, const real *z, real m, real *e, int padded)
 {
     const vec maximum = v_all(m), zero = v_all(0), one = v_all(1);
     double rest = 0, ties = 0;
@@ -78,7 +82,7 @@ static ALWAYS_INLINE double exp_rest(fbp_size C, const real *z, real m, real *e)
             mask top = v_eq(x, maximum);
             sum = v_add(sum, v_select(top, zero, y));
             equal = v_add(equal, v_select(top, one, zero));
-            if (e) store_at(e + i, y, C - i);
+            if (e) store_at(e + i, y, padded ? W : C - i);
         }
         rest += (double)v_sum(sum);
         ties += (double)v_sum(equal);
@@ -86,16 +90,24 @@ static ALWAYS_INLINE double exp_rest(fbp_size C, const real *z, real m, real *e)
     return rest + (ties - 1);
 }
 
-/* y_c = e^(z_c - m) / Σ; NaN throughout for a row without a finite maximum. z = m + ln Σ + ln y, log_softmax likewise. */
-static void softmax_row(fbp_size C, const real *z, real *y)
+/* y_c = e^(z_c - m) / Σ; NaN throughout for a row without a finite maximum */
+static ALWAYS_INLINE void softmax_through(fbp_size C, const real *z, real *y, real *e, int padded)
 {
     real m = row_max(C, z);
     if (!isfinite(m)) {
         fill(C, NAN, y);
         return;
     }
-    const vec inverse = v_all((real)(1 / (1 + exp_rest(C, z, m, y))));
-    for (fbp_size i = 0; i < C; i += W) store_at(y + i, v_mul(load_at(y + i, C - i, 0), inverse), C - i);
+    const vec inverse = v_all((real)(1 / (1 + exp_rest(C, z, m, e, padded))));
+    for (fbp_size i = 0; i < C; i += W) store_at(y + i, v_mul(load_exp(e + i, C - i, padded), inverse), C - i);
+}
+static void softmax_row(fbp_size C, const real *z, real *y)
+{
+    real e[BLOCK];
+    if (C <= BLOCK)
+        softmax_through(C, z, y, e, 1);
+    else
+        softmax_through(C, z, y, y, 0);
 }
 
 /* ln y_c = (z_c - m) - ln Σ */
@@ -106,7 +118,7 @@ static void log_softmax_row(fbp_size C, const real *z, real *y)
         fill(C, NAN, y);
         return;
     }
-    const vec maximum = v_all(m), log_sum = v_all((real)log1p(exp_rest(C, z, m, NULL)));
+    const vec maximum = v_all(m), log_sum = v_all((real)log1p(exp_rest(C, z, m, NULL, 0)));
     for (fbp_size i = 0; i < C; i += W)
         store_at(y + i, v_sub(v_sub(load_at(z + i, C - i, 0), maximum), log_sum), C - i);
 }
@@ -115,7 +127,7 @@ static void log_softmax_row(fbp_size C, const real *z, real *y)
 static double logsumexp_row(fbp_size C, const real *z)
 {
     real m = row_max(C, z);
-    if (isfinite(m)) return (double)m + log1p(exp_rest(C, z, m, NULL));
+    if (isfinite(m)) return (double)m + log1p(exp_rest(C, z, m, NULL, 0));
     for (fbp_size c = 0; c < C; c++)
         if (isnan(z[c])) return NAN;
     return m;

@@ -8,19 +8,24 @@
  */
 
 /* The target is the class `label`:  E = ln Σ e^z - z_label,  dE/dz = y - onehot(label) */
-static double softmax_cross_entropy_row(fbp_size C, const real *z, fbp_size label, double scale, real *d)
+static ALWAYS_INLINE double cross_entropy_through(fbp_size C, const real *z, fbp_size label, double scale, real *d, real *e, int padded)
 {
     real m = row_max(C, z), z_label = z[label];
     if (!isfinite(m)) {
         fill(C, NAN, d);
         return NAN;
     }
-    double rest = exp_rest(C, z, m, d), inverse = 1 / (1 + rest), e_label = (double)d[label];
+    double rest = exp_rest(C, z, m, e, padded), inverse = 1 / (1 + rest), e_label = (double)e[label];
     const vec factor = v_all((real)(scale * inverse));
-    for (fbp_size i = 0; i < C; i += W) store_at(d + i, v_mul(load_at(d + i, C - i, 0), factor), C - i);
+    for (fbp_size i = 0; i < C; i += W) store_at(d + i, v_mul(load_exp(e + i, C - i, padded), factor), C - i);
     double delta = z_label == m ? -rest * inverse : e_label * inverse - 1;
     d[label] = (real)(scale * delta);
     return log1p(rest) + ((double)m - (double)z_label);
+}
+static double softmax_cross_entropy_row(fbp_size C, const real *z, fbp_size label, double scale, real *d)
+{
+    real e[BLOCK];
+    return C <= BLOCK ? cross_entropy_through(C, z, label, scale, d, e, 1) : cross_entropy_through(C, z, label, scale, d, d, 0);
 }
 
 /* The targets that act, (C):  u_c = w_c ((1 - smoothing) t_c + smoothing / C),  with t the row given or, where it is NULL, the
@@ -87,7 +92,7 @@ static double softmax_cross_entropy_targets_row(fbp_size C, const real *z, const
         return NAN;
     }
     double top = sum_row(C, top_term, &row), others = sum_row(C, others_term, &row), T = top + others;
-    double excess = sum_row(C, excess_term, &row), rest = exp_rest(C, z, row.m, d); /* z may be gone from here on */
+    double excess = sum_row(C, excess_term, &row), rest = exp_rest(C, z, row.m, d, 0); /* z may be gone from here on */
     double inverse = 1 / (1 + rest), lse = (double)row.m + log1p(rest), pull = 0, penalty = 0;
     if (lse_square_scale != 0) {
         pull = 2 * lse_square_scale * lse;

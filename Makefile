@@ -1,0 +1,37 @@
+# One word each. PYTHON chooses the interpreter: make test PYTHON=.venv/bin/python
+PYTHON ?= python
+
+.PHONY: install build test lint types debug sanitize bench demo clean
+
+install:  ## the package with everything that developing it needs
+	$(PYTHON) -m pip install -e '.[dev]'
+
+build:  ## recompile the kernels in place
+	$(PYTHON) setup.py build_ext --inplace
+
+test:
+	$(PYTHON) -m pytest
+
+lint:
+	$(PYTHON) -m ruff check .
+	$(PYTHON) -m ruff format --check .
+	cython-lint fastbp/_kernels
+
+types:
+	$(PYTHON) -m mypy
+
+debug:  ## bounds checks and assertions
+	FASTBP_DEBUG=1 $(PYTHON) setup.py build_ext --inplace --force
+
+sanitize:  ## then run: LD_PRELOAD="$$(gcc -print-file-name=libasan.so)" ASAN_OPTIONS=detect_leaks=0 python -m pytest
+	FASTBP_SANITIZE=1 $(PYTHON) setup.py build_ext --inplace --force
+
+bench:
+	$(PYTHON) -m bench steps
+	$(PYTHON) -m bench losses
+
+demo:
+	$(PYTHON) -m fastbp demo
+
+clean:
+	rm -rf build fastbp.egg-info fastbp/_kernels/*.so fastbp/_kernels/*.pyd
