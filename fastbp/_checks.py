@@ -184,9 +184,9 @@ def rows(given: np.ndarray, dtype: np.dtype | None = None) -> np.ndarray:
         lengths = given.shape or (1,)
         given = given.reshape(math.prod(lengths[:-1]), lengths[-1])
     flags = given.flags
-    if flags.aligned and (dtype is None or given.dtype == dtype):
-        if flags.c_contiguous or given.strides[1] == given.itemsize or given.shape[1] == 1:
-            return given
+    contiguous = flags.c_contiguous or given.strides[1] == given.itemsize or given.shape[1] == 1
+    if contiguous and flags.aligned and (dtype is None or given.dtype == dtype):
+        return given
     return np.array(given, dtype, order="C")
 
 
@@ -228,10 +228,11 @@ def class_indices(targets: Any, given: np.ndarray, n: int, n_classes: int, ignor
         text = f"integer class indices, or rows of targets ({n}, {n_classes})"
         raise TypeError(f"targets: got dtype {given.dtype} of shape {given.shape}, expected {text}")
     if len(given) != n:
-        raise ValueError(f"targets: got shape {given.shape}, expected ({n},), one class for each row of logits")
+        text = f"({n},), one class for each row of logits"
+        raise ValueError(f"targets: got shape {given.shape}, expected {text}")
     labels = vector(given, _INT64)
     if labels is not given and given.dtype.kind == "u":
-        labels[labels < 0] = _INT64_MAX  # 2**64 - 100 was cast to -100, but is out of range and not ignored
+        labels[labels < 0] = _INT64_MAX  # too large for int64: 2**64 - 100 was cast to -100, but is no -100
     bad = _backend.kernels.first_bad_label(labels, n_classes, ignore_index)
     if bad >= 0:
         raise TargetIndexError(
@@ -242,7 +243,7 @@ def class_indices(targets: Any, given: np.ndarray, n: int, n_classes: int, ignor
 
 
 def label_to_ignore(ignore_index: Any) -> int:
-    """`ignore_index` as an int64, save the largest, which stands for all that is beyond in `class_indices`."""
+    """`ignore_index` as an int64, save the largest, for which `class_indices` has another use."""
     text = "an integer in [-2**63, 2**63 - 1)"
     return integer("ignore_index", ignore_index, -(2**63), _INT64_MAX - 1, text)
 
@@ -329,7 +330,7 @@ def slope_source(
 
 def output(
     name: str,
-    out: Any,
+    out: np.ndarray | None,
     expected: tuple[int, ...],
     dtype: np.dtype,
     /,
@@ -348,7 +349,7 @@ def output(
     return out
 
 
-def writable(name: str, out: Any, expected: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+def writable(name: str, out: np.ndarray, expected: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     """`out`, if it is an array of this shape and dtype that a kernel can write where it stands."""
     ndarray(name, out)
     if out.dtype != dtype:
@@ -392,7 +393,7 @@ def _separate_rows(out: np.ndarray) -> bool:
         return False
     distance, step = out.strides
     width = out.shape[1] * out.itemsize
-    return (step == out.itemsize or out.shape[1] == 1) and abs(distance) >= width
+    return bool((step == out.itemsize or out.shape[1] == 1) and abs(distance) >= width)
 
 
 def _overlap(a: np.ndarray, b: np.ndarray) -> bool:
@@ -400,7 +401,7 @@ def _overlap(a: np.ndarray, b: np.ndarray) -> bool:
     if not np.may_share_memory(a, b):  # the bounds do not even touch
         return False
     try:
-        return np.shares_memory(a, b, max_work=_OVERLAP_WORK)
+        return np.shares_memory(a, b, max_work=_OVERLAP_WORK)  # type: ignore[arg-type]  # any int will do
     except np.exceptions.TooHardError:
         return True
 
@@ -507,7 +508,7 @@ def layer_sizes(name: str, value: Any) -> tuple[int, ...]:
 def float_dtype(name: str, value: Any) -> np.dtype:
     """`value` as one of the two dtypes of floats."""
     try:
-        dtype = np.dtype(value).newbyteorder("=")
+        dtype: np.dtype = np.dtype(value).newbyteorder("=")
     except TypeError:
         raise TypeError(f"{name}: got {value!r}, expected float32 or float64") from None
     if value is None or dtype not in FLOATS:
@@ -557,7 +558,7 @@ def some_examples(name: str, given: np.ndarray) -> np.ndarray:
 
 
 def network_targets(name: str, value: Any, inputs: np.ndarray, n_outputs: int, by_class: bool) -> np.ndarray:
-    """Targets for the rows of `inputs`: rows (N, O) of their dtype, or if `by_class` int64 class indices (N,).
+    """Targets for the rows of `inputs`: rows (N, O) of their dtype, or class indices (N,) if `by_class`.
 
     For a network of one output that does not choose among classes, (N,) is taken for (N, 1).
     """

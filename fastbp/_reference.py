@@ -183,8 +183,10 @@ def sigmoid_cross_entropy(
         yes = pos_weight.astype(yes.dtype) * yes
     both = yes + no
     e, smaller = _sigmoid_parts(z)
-    errors = both * np.log1p(e) + _weighted(np.where(z > 0.0, no, yes), np.abs(z))
-    deltas = np.where(z > 0.0, no - both * smaller, both * smaller - yes)  # y - t where p = 1
+    unlikely = np.where(z > 0.0, no, yes)  # the weight of the less likely answer
+    errors = both * np.log1p(e) + _weighted(unlikely, np.abs(z))
+    miss = unlikely - both * smaller
+    deltas = np.where(z > 0.0, miss, -miss)  # y - t where p = 1
     return _reduce(errors.sum(axis=1), deltas, s, s, read, mean, losses, grad)
 
 
@@ -426,11 +428,15 @@ class Network:
         return loss
 
     def train(self, x, targets, order, batch_size, optimizer, report):
-        """Make one update per batch of `order`; return mean error, batches done, "" or what failed."""
+        """Make one update per batch of `order`; return mean error, batches done, "" or what failed.
+
+        Without an `order` (None) the rows are taken as they stand.
+        """
         gradient = np.empty_like(self.parameters)
         state, settings = optimizer.state(self.parameters), optimizer.hyper_parameters()
         total, seen, done, failure = 0.0, 0, 0, ""
         next_report = time.monotonic() + self.REPORT_SECONDS
+        order = np.arange(len(x)) if order is None else order
         for start in range(0, len(order), batch_size):
             rows = order[start : start + batch_size]
             loss = self.gradient(x[rows], targets[rows], gradient)

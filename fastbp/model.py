@@ -216,7 +216,6 @@ class MLP:
             self.layer_sizes, self.activation, self.loss_name, self.parameters, n_threads
         )
         self._lock = threading.RLock()  # the engine has one work space: threads take turns
-        self._order = np.arange(0, dtype=np.int64)  # of the examples in a step: 0, 1, ...
 
     def _n_parameters(self) -> int:
         return sum((i + 1) * o for i, o in self._layers())
@@ -380,9 +379,7 @@ class MLP:
         n = len(inputs)
         if n == 0:
             return float("nan")
-        if n > len(self._order):
-            self._order = np.arange(n, dtype=np.int64)
-        loss, _, failure = self._train(inputs, targets, self._order[:n], n, optimizer, None)
+        loss, _, failure = self._train(inputs, targets, None, n, optimizer, None)
         if failure:
             raise training.divergence(self, inputs, targets, failure)
         return loss

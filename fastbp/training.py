@@ -108,11 +108,12 @@ def fit(
     for epoch in range(1, epochs + 1):
         with line(f"epoch {epoch:{len(str(epochs))}}/{epochs}", n_batches) as report:
             start = time.perf_counter()
-            order = np.arange(len(x), dtype=np.int64) if generator is None else generator.permutation(len(x))
+            order = None if generator is None else generator.permutation(len(x))
             loss, done, failure = train(x, t, order, batch_size, optimizer, report)
             seconds = time.perf_counter() - start
             if failure:
-                rows = order[done * batch_size : (done + 1) * batch_size]
+                batch = slice(done * batch_size, (done + 1) * batch_size)
+                rows = np.arange(len(x))[batch] if order is None else order[batch]
                 raise divergence(net, x[rows], t[rows], failure, rows, epoch, done + 1, n_batches, history)
             if report is not None:
                 report(done, loss)

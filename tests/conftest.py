@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
-from tolerances import BOUNDS, NO_WORSE
+from tolerances import BOUNDS, BY_HAND, NO_WORSE
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", RuntimeWarning)  # "fastbp runs on its NumPy twin": the tests say it by skipping
@@ -333,6 +333,13 @@ def assert_same_bits(a: SimpleNamespace, b: SimpleNamespace, what: str) -> None:
         if first.tobytes() != second.tobytes():
             first, second = (np.where(np.isnan(x), np.nan, x) for x in (first, second))
             assert first.tobytes() == second.tobytes(), f"{name}: other bits {what}"
+
+
+def assert_near(got: Array, want: Any) -> None:
+    """Equal up to a few roundings of numbers of the size of 1, or of their own size: for values worked by hand."""
+    got = np.asarray(got)
+    error = error_of(np.asarray(got, float), np.asarray(want, float))
+    assert (error <= BY_HAND * np.finfo(got.dtype).eps * np.maximum(1, np.abs(want))).all(), (got, want)
 
 
 def squares_are_known(kernels: ModuleType, dtype: type[np.floating]) -> bool:

@@ -6,7 +6,7 @@ from functools import lru_cache
 
 import numpy as np
 import pytest
-from conftest import SHAPES, WIDTHS, Out, Problem, check, check_threads, generator, solve
+from conftest import SHAPES, WIDTHS, Out, Problem, assert_near, check, check_threads, generator, solve
 from tolerances import ACTIVATIONS
 
 import fastbp
@@ -104,7 +104,8 @@ def problems_of_every_bit(name, dtype):
     limits = np.finfo(dtype)
     marks = [0, 0.75, 1, 5, 9, 13, 15, 37, 40, 88, 104, 710, 746, limits.tiny, limits.eps, limits.max, INF, NAN]
     marks = np.array([*marks, *np.negative(marks)], dtype)
-    x = np.concatenate([drawn, marks, *(np.nextafter(marks, dtype(way)) for way in (-INF, INF))])
+    with np.errstate(over="ignore"):
+        x = np.concatenate([drawn, marks, np.nextafter(marks, dtype(INF)), np.nextafter(marks, dtype(-INF))])
     x[np.abs(x) > np.sqrt(limits.max)] *= dtype(1e-3)  # x² and 100 x stay finite for the oracle; the limits are tested below
     return [*both_ways(name, rng, x[None, :])]
 
@@ -122,10 +123,9 @@ def test_threads(dtype, name, isa, shape):
         check_threads(_backend.kernels, each)
 
 
+@pytest.mark.parametrize("name", ["identity", *ACTIVATIONS], indirect=True)
 def test_tail_is_like_the_body(dtype, name, engine):
     """A number has one image, in every lane of a vector and in what is left over at its end."""
-    if name in SOFTMAX_FAMILY:
-        pytest.skip("tested by equal entries of a row: test_equal_entries_of_a_row")
     for width in WIDTHS:
         for value in (-3.3, -0.1, 0.0, 0.2, 2.7, 70.0):
             x = np.full((1, width), value, dtype)
@@ -148,14 +148,11 @@ def test_equal_entries_of_a_row(dtype, engine):
 def test_rows_are_independent(dtype, name, engine):
     for width in WIDTHS:
         rng = generator(name, width)
-        x = ordinary(rng, (5, width)).astype(dtype)
-        state = rng.bit_generator.state
-        for whole in both_ways(name, rng, x):
+        for whole in both_ways(name, rng, ordinary(rng, (5, width)).astype(dtype)):
             arrays = {k: v[3:4] for k, v in whole.arguments.items() if isinstance(v, np.ndarray)}
             shape = (1, *whole.arguments["out"].shape[1:])
             alone = Problem(whole.function, dtype, {**whole.arguments, **arrays, "out": Out(shape)})
             assert solve(engine, alone).out.tobytes() == solve(engine, whole).out[3:4].tobytes(), str(whole)
-        rng.bit_generator.state = state
 
 
 def test_shift_changes_nothing(dtype, engine):
@@ -224,63 +221,19 @@ def test_rows_without_a_softmax(dtype, engine, row):
 
 def test_minus_infinity_in_a_row(dtype, engine):
     x = np.array([[0, -INF, 0]], dtype)
-    half = dtype(np.log(0.5))
     assert fastbp.softmax(x).tolist() == [[0.5, 0, 0.5]]
-    assert fastbp.log_softmax(x).tolist() == [[half, -INF, half]]
-    assert fastbp.logsumexp(x).tolist() == [-half]
-
-
-# -- the public functions ------------------------------------------------------------------------------------------------------
-
-
-def public(name, x, out=None):
-    return getattr(fastbp, name)(x) if name == "logsumexp" else getattr(fastbp, name)(x, out=out)
+    assert_near(fastbp.log_softmax(x), [[-np.log(2), -INF, -np.log(2)]])
+    assert_near(fastbp.logsumexp(x), [np.log(2)])
 
 
 @pytest.mark.parametrize("name", [*ACTIVATIONS, *SOFTMAX_FAMILY], indirect=True)
-def test_public_shapes_and_layouts(dtype, name, backend):
-    """Any number of axes; strided, reversed, unaligned, byte-swapped and read-only arrays give the bits of plain ones."""
+def test_any_number_of_axes(dtype, name, engine):
+    """A vector, a stack of matrices, nothing at all: the last axis is that of a row."""
     x = ordinary(generator(name), (3, 4, 10)).astype(dtype)
-    want = public(name, x)
+    function = getattr(fastbp, name)
+    want = function(x)
     assert want.dtype == dtype and want.shape == (x.shape[:-1] if name == "logsumexp" else x.shape)
-    unaligned = np.frombuffer(b"\0" + x.tobytes(), np.uint8)[1:].view(dtype).reshape(x.shape)
-    layouts = [np.repeat(x, 2, axis=2)[..., ::2], x[::-1, ::-1, ::-1].copy()[::-1, ::-1, ::-1], np.asfortranarray(x)]
-    layouts += [unaligned, x.astype(x.dtype.newbyteorder()), np.repeat(x, 2, axis=1)[:, ::2]]
-    for layout in layouts:
-        assert public(name, layout).tobytes() == want.tobytes() and np.array_equal(layout, x)
-    assert public(name, x[0]).tobytes() == want[0].tobytes()
-    assert public(name, x[0, 0]).tobytes() == want[0, 0].tobytes()
-    assert public(name, x[:0]).shape == want[:0].shape
-    with np.errstate(all="raise"):
-        assert public(name, x[:, :0, :]).shape == want[:, :0].shape
-    if name != "logsumexp":
-        assert public(name, x[..., :0]).shape == (3, 4, 0)
-        out = np.empty_like(x)
-        assert public(name, x, out) is out and out.tobytes() == want.tobytes()
-        assert public(name, x, x) is x and x.tobytes() == want.tobytes()
-    else:
-        assert (public(name, x[..., :0]) == -INF).all()
-
-
-BAD_CALLS = {
-    "integers": (TypeError, lambda x: fastbp.sigmoid(np.arange(3)), ("x", "int64", "float32")),
-    "out of another dtype": (TypeError, lambda x: fastbp.tanh(x, out=np.empty(x.shape)), ("out", "float64", "float32")),
-    "out of another shape": (ValueError, lambda x: fastbp.gelu(x, out=np.empty((3, 4), "f")), ("out", "(3, 4)", "(3, 5)")),
-    "out overlaps": (ValueError, lambda x: fastbp.softmax(x[:2], out=x[1:]), ("out", "overlap", "x")),
-    "out is a": (ValueError, lambda x: fastbp.softmax_backward(x + 1, x, out=x), ("out", "overlap", "y")),
-    "unknown name": (ValueError, lambda x: fastbp.activation_backward("swish", x, x + 1), ("name", "swish", "silu")),
-    "shapes differ": (ValueError, lambda x: fastbp.activation_backward("tanh", x, x[:2]), ("a", "(2, 5)", "(3, 5)")),
-    "dtypes differ": (TypeError, lambda x: fastbp.softmax_backward(x, x.astype(float)), ("y", "float64", "float32")),
-    "no axis": (ValueError, lambda x: fastbp.softmax(np.float32(1)), ("x", "()")),
-}
-
-
-@pytest.mark.parametrize("case", BAD_CALLS)
-def test_bad_calls(backend, case):
-    """Each message names the argument, what came and what was expected; nothing is written."""
-    error, call, words = BAD_CALLS[case]
-    x = np.ones((3, 5), np.float32)
-    with pytest.raises(error) as caught:
-        call(x)
-    assert not [word for word in words if word not in str(caught.value)], str(caught.value)
-    assert (x == 1).all()
+    for part in (np.s_[0], np.s_[0, 0], np.s_[:, 1], np.s_[::-1, ::2], np.s_[:0], np.s_[:, :0]):
+        assert function(x[part]).tobytes() == want[part].tobytes() and function(x[part]).shape == want[part].shape
+    nothing = function(x[..., :0])
+    assert (nothing == -INF).all() if name == "logsumexp" else nothing.shape == (3, 4, 0)

@@ -75,6 +75,9 @@ UNDERFLOW = 4.0
 NO_WORSE = 4.0
 """How much worse than plain NumPy in the same dtype a kernel may be: a promise of the design."""
 
+BY_HAND = EXP + LOG + 4 * ROUNDING
+"""A value worked by hand: an exponential, a logarithm, a few operations between numbers of the size of 1."""
+
 
 def sum_of(n: int) -> float:
     """Error of a sum of n terms relative to the sum of their absolute values.

@@ -28,7 +28,10 @@ cdef double OPERATION_WORK = 0.03  # nanoseconds of a multiply-add, roughly
 cdef double ELEMENT_WORK = 0.5     # and of a parameter in an update
 cdef double REPORT_SECONDS = 0.1  # between two calls of `report`
 cdef Py_ssize_t PREDICTION_ROWS = 512  # of a block in which the logits of many rows are formed
-cdef double CAREFUL = 1e18        # gradients and states from this size on may overflow an update: their squares are near the end
+# Below these an update stays far from the end of float32's range, 3e38, whatever the optimizer does:
+cdef double LARGE_NUMBER = 1e18   # of a gradient, a state, a parameter
+cdef double LARGE_RATE = 1e3      # of a learning rate or weight decay
+cdef double SMALL_EPSILON = 1e-12  # of what Adam divides by
 
 # A matrix whose rows lie `row` bytes apart, or labels as one column.
 cdef struct Matrix:
@@ -138,6 +141,7 @@ cdef class Network:
     cdef char *loss_scratch
     cdef char *product_scratch
 
+    cdef bint busy                  # a call is under way: it owns the work space
     cdef double unpolled            # nanoseconds of work since the last look at pending signals
 
     def __init__(self, layer_sizes, str activation, str loss, parameters, int n_threads):
@@ -328,45 +332,66 @@ cdef class Network:
 
     # -- what Python calls -------------------------------------------------------------------------------------------------
 
+    cdef int enter(self) except -1:
+        if self.busy:
+            raise RuntimeError("network: got a call during another one, from a callback, a signal handler or a thread; expected "
+                               "it to be over")
+        self.busy = True
+        return 0
+
     def logits(self, x, out):
         cdef Matrix rows = matrix_of(x, self.element), to = matrix_of(out, self.element), block = rows
         cdef Py_ssize_t start = 0
-        self.prepare(min(rows.rows, PREDICTION_ROWS))
-        with nogil:
-            while start < rows.rows:
-                block.rows = min(PREDICTION_ROWS, rows.rows - start)
-                block.data = rows.data + start * rows.row
-                self.forward(block, to.data + start * to.row, to.row // self.element)
-                start += block.rows
+        self.enter()
+        try:
+            self.prepare(min(rows.rows, PREDICTION_ROWS))
+            with nogil:
+                while start < rows.rows:
+                    block.rows = min(PREDICTION_ROWS, rows.rows - start)
+                    block.data = rows.data + start * rows.row
+                    self.forward(block, to.data + start * to.row, to.row // self.element)
+                    start += block.rows
+        finally:
+            self.busy = False
 
     def gradient(self, x, targets, gradient) -> float:
         cdef Matrix rows = matrix_of(x, self.element), t = matrix_of(targets, self.element)
         cdef char *g = vector_of(gradient, self.element)
         cdef double loss
-        self.prepare(rows.rows)
-        with nogil:
-            loss = self.backward(rows, t, g)
+        self.enter()
+        try:
+            self.prepare(rows.rows)
+            with nogil:
+                loss = self.backward(rows, t, g)
+        finally:
+            self.busy = False
         return loss
 
     def train(self, x, targets, const int64_t[::1] order, Py_ssize_t batch_size, optimizer, report):
         cdef Matrix rows = matrix_of(x, self.element), t = matrix_of(targets, self.element), batch, batch_t
-        cdef Py_ssize_t start = 0, done = 0, count = order.shape[0]
+        cdef Py_ssize_t start = 0, done = 0, count = rows.rows if order is None else order.shape[0]
         cdef double total = 0, loss, next_report = perf_counter() + REPORT_SECONDS
         cdef int64_t first_step = optimizer.steps + 1
         cdef Update u = update_of(optimizer, self.parameters, self.element)
         cdef Failure failure = NONE
-        cdef bint careful = False
-        self.prepare(min(batch_size, count))
-        batch, batch_t = rows, t
-        batch.data, batch.row = self.batch_x, rows.columns * self.element
-        batch_t.data, batch_t.row = self.batch_t, t.columns * (<Py_ssize_t>sizeof(int64_t) if t.labels else self.element)
+        cdef bint careful
+        self.enter()
         try:
+            self.prepare(min(batch_size, count))
+            batch, batch_t = rows, t
+            if order is not None:
+                batch.data, batch.row = self.batch_x, rows.columns * self.element
+                batch_t.data, batch_t.row = self.batch_t, t.columns * (<Py_ssize_t>sizeof(int64_t) if t.labels else self.element)
             with nogil:
-                careful = self.may_overflow(u.first) or self.may_overflow(u.second)
+                careful = self.may_overflow(self.w) or self.may_overflow(u.first) or self.may_overflow(u.second) or \
+                    max(u.learning_rate, u.weight_decay) > LARGE_RATE or (u.rule == ADAM and u.epsilon < SMALL_EPSILON)
                 while start < count:
                     batch.rows = batch_t.rows = min(batch_size, count - start)
-                    gather(rows, &order[start], batch)
-                    gather(t, &order[start], batch_t)
+                    if order is None:
+                        batch.data, batch_t.data = rows.data + start * rows.row, t.data + start * t.row
+                    else:
+                        gather(rows, &order[start], batch)
+                        gather(t, &order[start], batch_t)
                     loss = self.backward(batch, batch_t, self.batch_gradient)
                     if not isfinite(loss):
                         failure = LOSS
@@ -387,12 +412,13 @@ cdef class Network:
                                 report(done, total / start)
                                 next_report = perf_counter() + REPORT_SECONDS
         finally:
+            self.busy = False
             optimizer.steps += done
         return total / start if start > 0 else NAN, done, FAILURES[<int>failure]
 
     cdef bint may_overflow(self, const char *x) noexcept nogil:
-        """Whether an update with this vector (count), NULL for none, might leave the range of the dtype."""
-        return x != NULL and not self.k.largest_magnitude(self.count, x) < CAREFUL
+        """Whether an update that this vector (count), NULL for none, takes part in might leave the range of the dtype."""
+        return x != NULL and not self.k.largest_magnitude(self.count, x) < LARGE_NUMBER
 
     cdef bint update_on_trial(self, const Update *u) except? 0 nogil:
         """Make the update; if anything is not finite after it take it back and return False."""
