@@ -47,20 +47,17 @@ def work(options: argparse.Namespace) -> None:
     from . import losses, peers, report, steps
     from .race import TWIN
 
+    bench: Any = {"steps": steps, "losses": losses}[options.bench]
     dtype, plan, facts = np.dtype(options.dtype), Plan.of(options.quick, threads), machine.describe()
     if options.worker == "first":
         print(report.header(facts), report.legend(dtype), sep="\n\n")
     peaks = machine.measure_peaks(threads, dtype)
-    bench, chosen, kinds, peak = {
-        "steps": (steps, shapes.STEPS, peers.STEP_PEERS, peaks.gflops),
-        "losses": (losses, shapes.LOSSES, peers.LOSS_PEERS, peaks.copy_gbs),
-    }[options.bench]
-    kinds = peers.choose(kinds, options.peers, options.quick)
+    kinds = peers.choose(bench.PEERS, options.peers, options.quick)
     others = [TWIN, *(kind.name for kind in kinds)]
     print(report.title(options.bench, dtype, threads, peaks, others), flush=True)
     table = []
-    for shape in shapes.select(chosen, options.only):
-        rows = bench.rows(shape, kinds, dtype, threads, peak, plan)
+    for shape in shapes.select(bench.SHAPES, options.only):
+        rows = bench.rows(shape, kinds, dtype, threads, peaks, plan)
         print(report.block(rows, others, dtype), flush=True)
         table += [{**dataclasses.asdict(row), "best_peer": row.best_peer} for row in rows]
     print()

@@ -1,25 +1,26 @@
 """Error functions with their gradient, mean reduction: the public call, from Python, checks included.
 
-The NumPy twin makes the same call on the other backend. The peers cannot be told where the gradient goes and
-do the same in the rows "new", "buffer" and "in place": allocate it. Only scikit-learn always fills a buffer.
+fastbp has a row for each place that the gradient can go to (see `LossShape`). The NumPy twin makes the same
+call on the other backend, to a new array. So do the peers; only scikit-learn fills a buffer.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from functools import lru_cache
-from typing import Any
 
 import numpy as np
 
 import fastbp
 from fastbp import _backend
 
-from .peers import LossPeer
+from .machine import Peaks
+from .peers import LOSS_PEERS, LossPeer
 from .problems import LossProblem
 from .race import TWIN, Entry, Row, Work, race, try_peers
-from .shapes import LossShape
+from .shapes import LOSSES, LossShape
 from .timing import Contestant, Plan
+
+SHAPES, PEERS = LOSSES, LOSS_PEERS
 
 
 def rows(
@@ -27,40 +28,41 @@ def rows(
     peers: Iterable[type[LossPeer]],
     dtype: np.dtype,
     threads: int,
-    peak: float | None,
+    peaks: Peaks,
     plan: Plan,
 ) -> list[Row]:
     """Check and measure all contestants of one shape."""
-    problem = _problem(shape.kind, shape.rows, shape.classes, dtype, threads)
-    entries = [
-        _call("fastbp", _backend.name, problem, shape.output),
-        _call(TWIN, "reference", problem, shape.output),
-    ]
+    problem = LossProblem(shape, dtype, threads)
+    entries = [_fastbp(problem, output) for output in shape.outputs] + [_twin(problem)]
     entries += try_peers(peers, lambda kind: _peer(kind, problem))
-    return race(shape.name, entries, Work(shape.traffic(dtype.itemsize), "GB/s", peak), plan)
+    return race(shape.name, entries, Work(shape.traffic(dtype.itemsize), "GB/s", peaks.copy_gbs), plan)
 
 
-@lru_cache(maxsize=1)
-def _problem(*arguments: Any) -> LossProblem:
-    """Return the problem; rows that differ in their output alone share it, and its judge."""
-    return LossProblem(*arguments)
-
-
-def _call(name: str, backend: str, problem: LossProblem, output: str) -> Entry:
-    """Return the public function on one backend."""
+def _fastbp(problem: LossProblem, output: str) -> Entry:
+    """Return the public function, its gradient going to `output`."""
     function, targets, threads = problem.function, problem.targets, problem.threads
     in_place = output == "in place"
     logits = problem.logits.copy() if in_place else problem.logits
-    grad_out = {"new": None, "buffer": np.empty_like(logits), "in place": logits}[output]
+    grad_out = {"buffer": np.empty_like(logits), "in place": logits}.get(output)
 
     def call() -> fastbp.LossGrad:
-        with _backend.use(backend):
-            return function(logits, targets, grad_out=grad_out, n_threads=threads)
+        return function(logits, targets, grad_out=grad_out, n_threads=threads)
 
     result = call()
     residual = problem.residual(float(result.loss), result.grad)
     restore = (lambda: np.copyto(logits, problem.logits)) if in_place else None
-    return Entry(Contestant(name, call, restore=restore), residual, ours=name != TWIN)
+    return Entry(Contestant(f"fastbp {output}", call, restore=restore), residual, ours=True)
+
+
+def _twin(problem: LossProblem) -> Entry:
+    """Return the public function on the NumPy twin."""
+
+    def call() -> fastbp.LossGrad:
+        with _backend.use("reference"):
+            return problem.function(problem.logits, problem.targets)
+
+    result = call()
+    return Entry(Contestant(TWIN, call), problem.residual(float(result.loss), result.grad))
 
 
 def _peer(kind: type[LossPeer], problem: LossProblem) -> Entry:

@@ -44,8 +44,8 @@ ISA_ENVIRONMENT = {
 def environment(threads: int, isa: str | None, scratch: Path) -> dict[str, str]:
     """Return the environment of a process that measures with `threads` threads; libraries read it once.
 
-    `scratch` is a folder of this run alone: from a lasting cache torch.compile takes code that it compiled for
-    another instruction set, and computes nonsense.
+    `scratch` is a folder of this run alone: from a lasting cache torch.compile takes code that was compiled
+    for another instruction set, and computes nonsense.
     """
     counts = dict.fromkeys(THREAD_VARIABLES, str(threads))
     caches = {"TORCHINDUCTOR_CACHE_DIR": str(scratch / f"inductor-{threads}")}

@@ -249,7 +249,7 @@ class NumpyLoss(_Synchronous):
     def __init__(self, problem: LossProblem) -> None:
         self.logits, self.targets = problem.logits, problem.targets
         self.rows = np.arange(len(self.logits))
-        self.call = {"softmax": self._softmax, "sigmoid": self._sigmoid}[problem.kind]
+        self.call = {"softmax": self._softmax, "sigmoid": self._sigmoid}[problem.shape.kind]
 
     def _softmax(self) -> tuple[float, np.ndarray]:
         y = self.logits - self.logits.max(axis=1, keepdims=True)
@@ -285,12 +285,12 @@ class TorchLoss(_Synchronous):
         self.logits = torch.from_numpy(problem.logits).requires_grad_()
         self.targets = torch.from_numpy(problem.targets)
         self.gradient = torch.autograd.grad
-        functional, rows = torch.nn.functional, problem.examples
+        functional, rows = torch.nn.functional, problem.shape.rows
         self.error = {
             "softmax": functional.cross_entropy,
             # PyTorch's mean is over outputs as well: the sum over outputs, the mean over examples by hand.
             "sigmoid": lambda z, t: functional.binary_cross_entropy_with_logits(z, t, reduction="sum") / rows,
-        }[problem.kind]
+        }[problem.shape.kind]
 
     def call(self) -> tuple[Any, Any]:
         """Error and gradient, as tensors."""
@@ -318,7 +318,7 @@ class JaxLoss:
         def sigmoid(z: Any, t: Any) -> Any:
             return jnp.mean(jnp.sum(jnp.maximum(z, 0) - z * t + jnp.log1p(jnp.exp(-jnp.abs(z))), axis=1))
 
-        error = {"softmax": softmax, "sigmoid": sigmoid}[problem.kind]
+        error = {"softmax": softmax, "sigmoid": sigmoid}[problem.shape.kind]
         self.jax, self.function = jax, jax.jit(jax.value_and_grad(error))
         self.logits, self.targets = jnp.asarray(problem.logits), jnp.asarray(problem.targets)
 
@@ -343,11 +343,11 @@ class SklearnLoss(_Synchronous):
     def __init__(self, problem: LossProblem) -> None:
         from sklearn._loss import HalfBinomialLoss, HalfMultinomialLoss
 
-        if problem.kind == "softmax":
-            self.loss, shape = HalfMultinomialLoss(problem.classes), problem.logits.shape
+        if problem.shape.kind == "softmax":
+            self.loss, shape = HalfMultinomialLoss(problem.shape.classes), problem.logits.shape
         else:
             self.loss, shape = HalfBinomialLoss(), (problem.logits.size,)
-        self.examples, self.threads = problem.examples, problem.threads
+        self.examples, self.threads = problem.shape.rows, problem.threads
         self.logits = problem.logits.reshape(shape)
         self.targets = problem.targets.ravel().astype(problem.dtype)
         self.losses, self.out = np.empty_like(self.targets), np.empty_like(self.logits)

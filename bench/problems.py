@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Literal
 
 import numpy as np
 
 import fastbp
 from fastbp import _backend, _reference
 
-from .shapes import StepShape
+from .shapes import LossShape, StepShape
 
 ACTIVATION, LOSS = "sigmoid", "softmax_cross_entropy"
 LEARNING_RATE = 0.1
@@ -44,13 +43,14 @@ class StepProblem:
 
     def network(self) -> fastbp.MLP:
         """Return a fresh fastbp network; its seed is why all contestants start alike."""
-        options = {
-            "activation": ACTIVATION,
-            "loss": LOSS,
-            "dtype": self.dtype.name,
-            "n_threads": self.threads,
-        }
-        return fastbp.MLP(self.shape.sizes, seed=0, **options)
+        return fastbp.MLP(
+            self.shape.sizes,
+            activation=ACTIVATION,
+            loss=LOSS,
+            dtype=self.dtype.name,
+            seed=0,
+            n_threads=self.threads,
+        )
 
     def layers(self, flat: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
         """Return views (W (I, O), b (O,)) of each layer into a flat vector."""
@@ -86,9 +86,7 @@ class StepProblem:
 class LossProblem:
     """Logits (N, C) and targets: class indices for softmax, rows of probabilities for sigmoid."""
 
-    kind: Literal["softmax", "sigmoid"]
-    examples: int
-    classes: int
+    shape: LossShape
     dtype: np.dtype
     threads: int
     logits: np.ndarray = field(init=False)
@@ -96,35 +94,35 @@ class LossProblem:
 
     def __post_init__(self) -> None:
         rng = np.random.default_rng(0)
-        size = self.examples, self.classes
+        size = self.shape.rows, self.shape.classes
         # Standard deviation 4: a peaked softmax, as in a network that has learnt something.
         self.logits = rng.standard_normal(size, dtype=self.dtype)
         self.logits *= 4.0
-        if self.kind == "softmax":
-            self.targets = rng.integers(0, self.classes, self.examples)
+        if self.shape.kind == "softmax":
+            self.targets = rng.integers(0, self.shape.classes, self.shape.rows)
         else:
             self.targets = rng.random(size, dtype=self.dtype)
 
     @property
     def function(self) -> Callable[..., fastbp.LossGrad]:
         """The public function of this row."""
-        return getattr(fastbp, f"{self.kind}_cross_entropy")
+        return getattr(fastbp, f"{self.shape.kind}_cross_entropy")
 
     @cached_property
     def checked_rows(self) -> np.ndarray:
         """The rows whose gradient is compared: all, or evenly spread ones of a large problem."""
-        count = max(1, min(self.examples, CHECKED_ELEMENTS // self.classes))
-        return np.linspace(0, self.examples - 1, count).astype(np.intp)
+        count = max(1, min(self.shape.rows, CHECKED_ELEMENTS // self.shape.classes))
+        return np.linspace(0, self.shape.rows - 1, count).astype(np.intp)
 
     @cached_property
     def judge(self) -> tuple[float, np.ndarray]:
         """The mean error over all rows, and the gradient of the checked rows, by the float64 twin."""
         with _backend.use("reference"):
-            step = max(1, BLOCK_ELEMENTS // self.classes)
-            blocks = (slice(start, start + step) for start in range(0, self.examples, step))
+            step = max(1, BLOCK_ELEMENTS // self.shape.classes)
+            blocks = (slice(start, start + step) for start in range(0, self.shape.rows, step))
             loss = sum(float(self._judge(block).loss) for block in blocks)
             gradient = self._judge(self.checked_rows).grad
-        return loss / self.examples, gradient / self.examples
+        return loss / self.shape.rows, gradient / self.shape.rows
 
     def _judge(self, rows: slice | np.ndarray) -> fastbp.LossGrad:
         """Return the summed error and its gradient for some rows."""

@@ -34,19 +34,19 @@ class StepShape:
 class LossShape:
     """One error function with its gradient: logits of shape (rows, classes), and where the gradient goes.
 
-    "new": an array allocated by the call. "buffer": an array of the caller's, used again and again.
-    "in place": the logits themselves.
+    "new": to an array allocated by the call. "buffer": to an array of the caller's, used again and again.
+    "in place": to the logits themselves.
     """
 
     kind: Literal["softmax", "sigmoid"]
     rows: int
     classes: int
-    output: Literal["new", "buffer", "in place"] = "new"
+    outputs: tuple[Literal["new", "buffer", "in place"], ...] = ("new",)
 
     @property
     def name(self) -> str:
-        """As in the tables, e.g. "softmax 128x10 new"."""
-        return f"{self.kind} {self.rows}x{self.classes} {self.output}"
+        """As in the tables, e.g. "softmax 128x10"."""
+        return f"{self.kind} {self.rows}x{self.classes}"
 
     def traffic(self, itemsize: int) -> int:
         """Bytes that must move: the logits read once, the gradient written once."""
@@ -66,9 +66,7 @@ STEPS = (
 LOSSES = (
     LossShape("softmax", 128, 10),
     LossShape("softmax", 1024, 1000),
-    LossShape("softmax", 4096, 32000),
-    LossShape("softmax", 4096, 32000, "buffer"),
-    LossShape("softmax", 4096, 32000, "in place"),
+    LossShape("softmax", 4096, 32000, ("new", "buffer", "in place")),
     LossShape("softmax", 1024, 128256),
     LossShape("sigmoid", 4096, 1000),
 )
@@ -86,4 +84,7 @@ Shape = TypeVar("Shape", bound=Named)
 
 def select(shapes: tuple[Shape, ...], pattern: str) -> list[Shape]:
     """Return the shapes whose name contains `pattern`, which may hold the wildcards of a shell."""
-    return [shape for shape in shapes if fnmatchcase(shape.name, f"*{pattern}*")]
+    chosen = [shape for shape in shapes if fnmatchcase(shape.name, f"*{pattern}*")]
+    if not chosen:
+        raise SystemExit(f"no shape is named {pattern!r}: {'; '.join(shape.name for shape in shapes)}")
+    return chosen

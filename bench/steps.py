@@ -15,11 +15,14 @@ import numpy as np
 import fastbp
 from fastbp import _backend, _reference
 
-from .peers import StepPeer
+from .machine import Peaks
+from .peers import STEP_PEERS, StepPeer
 from .problems import ACTIVATION, CHECK_RATE, LOSS, StepProblem
 from .race import TWIN, Entry, Row, Work, race, try_peers
-from .shapes import StepShape
+from .shapes import STEPS, StepShape
 from .timing import Contestant, Plan
+
+SHAPES, PEERS = STEPS, STEP_PEERS
 
 # "In fit" trains on enough batches for one call to take so many operations, within limits of batches.
 IN_FIT_OPERATIONS = 500_000_000
@@ -31,7 +34,7 @@ def rows(
     peers: Iterable[type[StepPeer]],
     dtype: np.dtype,
     threads: int,
-    peak: float | None,
+    peaks: Peaks,
     plan: Plan,
 ) -> list[Row]:
     """Check and measure all contestants of one shape."""
@@ -39,7 +42,7 @@ def rows(
     check = Check(problem)
     entries = [_step(problem, check), _in_fit(problem, check), _twin(problem, check)]
     entries += try_peers(peers, lambda kind: _peer(kind, problem, check))
-    return race(shape.name, entries, Work(shape.operations, "GFLOP/s", peak), plan)
+    return race(shape.name, entries, Work(shape.operations, "GFLOP/s", peaks.gflops), plan)
 
 
 class Check:

@@ -53,8 +53,8 @@ def thread_count(n_threads: int | None) -> int:
     """The number of threads a call may use: what was asked for, else what OpenMP allows; 1 on the twin."""
     if name == "reference":
         return 1
-    most = kernels.max_threads()
-    return most if n_threads is None else min(n_threads, kernels.thread_limit())
+    threads: int = kernels.max_threads() if n_threads is None else min(n_threads, kernels.thread_limit())
+    return threads
 
 
 name, kernels = _pick(os.environ.get("FASTBP_BACKEND"))

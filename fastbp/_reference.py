@@ -217,7 +217,8 @@ def poisson_deviance(logits, targets, sample_weight, mean, losses, grad, n_threa
     """E = Σ_k [μ - t - t (z - ln t)] with μ = exp(z), half the deviance; dE/dz = μ - t. NaN for t < 0."""
     z, t, s, read = _rows_read(logits, targets, sample_weight)
     mu = np.exp(z)
-    errors = np.where(t == 0.0, mu, mu - t - t * (z - np.log(t)))
+    r = z - np.log(t)
+    errors = np.where(t == 0.0, mu, np.where(np.abs(r) < 1.0, t * (np.expm1(r) - r), mu - t - t * r))
     deltas = np.where(t < 0.0, np.nan, mu - t)
     return _reduce(errors.sum(axis=1), deltas, s, s, read, mean, losses, grad)
 

@@ -9,9 +9,9 @@ example n::
     "sum"    Σ_n w_n E_n
     "none"   the vector w_n E_n, whose gradient is that of the sum
 
-An example's error is always the sum over its outputs or classes. PyTorch's ``mse_loss``,
-``binary_cross_entropy`` and ``poisson_nll_loss`` average over those too, so their "mean" is ours divided by
-the number of outputs.
+An example's error is always the sum over its outputs or classes. With "mean" PyTorch's ``mse_loss``,
+``binary_cross_entropy`` and ``poisson_nll_loss`` average over those as well; the docstrings say how to
+convert.
 """
 
 from __future__ import annotations
@@ -100,8 +100,8 @@ def softmax_cross_entropy(
         c: z' = c·tanh(z/c) takes the place of z, and dE/dz gains the factor 1 - (z'/c)².
     reduction : {"mean", "sum", "none"}, default "mean"
         Mean over examples weighted by w_n, sum, or the vector w_n E_n. The weight of an example is the
-        product of its sample weight and the class weight of its target, for rows of targets the mean Σ_c w_c
-        t_c / Σ_c t_c.
+        product of its sample weight and the class weight of its target; for rows of targets, of the mean
+        class weight Σ_c w_c t_c / Σ_c t_c.
     grad_out : numpy.ndarray of the shape and dtype of `logits`, optional
         Where to write the gradient. It may be `logits` itself and must not overlap any other input.
     n_threads : int >= 1, optional
@@ -230,8 +230,8 @@ def sigmoid_cross_entropy(
     Notes
     -----
     An infinite logit on the side of its target contributes 0, on the other side +inf; its delta is finite. A
-    NaN logit makes its example's error NaN, and its own delta. An empty batch, or weights that are all 0: see
-    `LossGrad`.
+    NaN logit makes its example's error NaN, and its own delta. An empty batch, or weights that are all 0:
+    mean NaN, sum 0, gradient exactly 0, `weight_sum` 0.
 
     In PyTorch: ``binary_cross_entropy_with_logits`` averages over outputs as well: divide ours by O.
 

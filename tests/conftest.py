@@ -21,7 +21,7 @@ import warnings
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from types import ModuleType, SimpleNamespace
 from typing import Any, NamedTuple
 
@@ -140,11 +140,11 @@ class Updated:
 class Problem:
     """One call in one dtype: `arguments` in the order of the signature, but for n_threads, which every function has last.
 
-    Arrays of floats have the dtype of the call, but for the weights of examples and classes, which are float64 always.
+    `function` is the name of a backend function, or a function whose first argument is the backend. Arrays of floats have the dtype of the call, but for the weights of examples and classes, which are float64 always.
     `in_place` names an output and the input in whose memory it may lie.
     """
 
-    function: str
+    function: str | Callable[..., Any]
     dtype: type[np.floating]
     arguments: dict[str, Any]
     in_place: tuple[str, str] | None = None
@@ -158,6 +158,10 @@ class Problem:
         if isinstance(value, Array) and value.dtype.kind == "f":
             return value.astype(np.float64 if name in self.WEIGHTS else dtype)
         return value
+
+    @property
+    def name(self) -> str:
+        return self.function if isinstance(self.function, str) else self.function.__name__
 
     @cached_property
     def exact(self) -> tuple[SimpleNamespace, SimpleNamespace]:
@@ -177,7 +181,7 @@ class Problem:
             for name, value in self.arguments.items()
             if not isinstance(value, (Out, Updated))
         }
-        return f"{self.function}({', '.join(f'{name}={value}' for name, value in words.items())})"
+        return f"{self.name}({', '.join(f'{name}={value}' for name, value in words.items())})"
 
 
 ORACLE = {np.float32: np.float64, np.float64: np.longdouble}
@@ -259,7 +263,9 @@ def solve(
             arguments[name] = memory.place(given.shape, given.dtype, given, name == source)
         else:
             arguments[name] = value
-    returned = getattr(kernels, problem.function)(*arguments.values(), n_threads)
+    f = problem.function
+    call = getattr(kernels, f) if isinstance(f, str) else partial(f, kernels)
+    returned = call(*arguments.values(), n_threads)
     results = {name: output.copy() for name, output in outputs.items()}
     memory.assert_intact()
     if returned is not None:
@@ -300,7 +306,7 @@ def promises(problem: Problem, squares_are_known: bool) -> dict[str, Promise]:
     arguments, exact = problem.exact
     promised = {}
     with np.errstate(all="ignore"):
-        for name, bound in BOUNDS[problem.function](arguments, exact, squares_are_known).items():
+        for name, bound in BOUNDS[problem.name](arguments, exact, squares_are_known).items():
             want = np.asarray(getattr(exact, name), wide)
             want = np.where(np.abs(want) > limits.max, np.copysign(np.inf, want), want)  # NaN compares false
             unit = np.asarray(limits.eps * bound.magnitude, wide)

@@ -22,6 +22,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
@@ -424,47 +425,69 @@ _CURVATURE = {
 """How much a delta changes with the logits of its row, at most, by the name of the error."""
 
 
-def network(
-    layers: Sequence[tuple[Array, Array]], activation: str, x: Array, error: Callable, fma: bool
-) -> tuple[Bound, Bound, Bound]:
-    """The bounds of a network's logits (N,C), mean error, and flat gradient.
+def _error_of_the_mean(loss: str, z: Array, targets: Array) -> tuple[Array, Bounds]:
+    """The delta (N,C) of the mean error at the logits z, and the bounds of that call."""
+    arguments = {"sample_weight": None, "targets": targets}
+    if loss == "softmax_cross_entropy":
+        labels, rows = (targets, None) if targets.ndim == 1 else (None, targets)
+        arguments = {"labels": labels, "targets": rows, "class_weight": None, "sample_weight": None, "ignore_index": -100}
+        arguments |= {"label_smoothing": 0.0, "lse_square_scale": 0.0, "softcap": 0.0}
+    if loss == "sigmoid_cross_entropy":
+        arguments = {"targets": targets, "pos_weight": None, "sample_weight": None, "label_smoothing": 0.0}
+    arguments |= {"mean": True, "losses": None, "grad": np.empty_like(z)}
+    _, weight_sum = getattr(_reference, loss)(z, *arguments.values(), 1)
+    call = SimpleNamespace(logits=z, outputs=z, **arguments)
+    return call.grad, BOUNDS[loss](call, SimpleNamespace(weight_sum=weight_sum), False)
 
-    Every array of the forward pass and of the recursion is carried along with its error (`_off`, in eps): what it inherits,
-    to first order, and what its own computation adds. `error(z)` gives the deltas of the logits z, and the bounds of one call
-    of the error function, by name.
+
+def _layers(sizes: Sequence[int], parameters: Array) -> list[tuple[Array, Array]]:
+    """The weight (I,O) and the bias (O,) of each layer, out of the flat vector."""
+    layers, start = [], 0
+    for i, o in pairwise(sizes):
+        weight, bias, _ = np.split(parameters[start:], [i * o, (i + 1) * o])
+        layers.append((weight.reshape(i, o), bias))
+        start += (i + 1) * o
+    return layers
+
+
+@_bound
+def network(a, r, fma):
+    """Every array of the forward pass and of the recursion is carried along with its error `off`, in units of eps: what that of
+    its inputs makes of it, to first order, plus what its own computation adds.
     """
-    a, a_off, kept = x, np.zeros_like(x), []
+    layers = _layers(a.layer_sizes, a.parameters)
+    inputs, slopes = [(a.x, np.zeros_like(a.x))], []
     for weight, bias in layers:
-        z = a @ weight + bias
-        z_off = a_off @ np.abs(weight) + product_of(len(weight)) * (np.abs(a) @ np.abs(weight) + np.abs(bias))
-        y = np.empty_like(z)
-        getattr(_reference, activation)(z, y, 1)
-        f = _activated(activation, z, y, fma)
+        (x, x_off), size = inputs[-1], np.abs(weight)
+        z = x @ weight + bias
+        z_off = x_off @ size + product_of(len(weight)) * (np.abs(x) @ size + np.abs(bias))
+        y = z.copy()
+        getattr(_reference, a.activation)(z, y, 1)
+        f = _activated(a.activation, z, y, fma)
         y_off = STEEPEST * z_off + f.coefficient * f.magnitude
-        kept.append((a, a_off, weight))
-        slopes_from = (z, z_off) if activation in ("gelu", "silu") else (y, y_off)
-        kept[-1] += slopes_from
-        a, a_off = y, y_off
+        inputs.append((y, y_off))
+        slopes.append((z, z_off) if a.activation in ("gelu", "silu") else (y, y_off))
 
-    name, delta, bounds = error(z)
-    own = bounds["grad"].coefficient * bounds["grad"].magnitude
-    delta_off = own + _CURVATURE[name](z) * z_off.max(axis=1, keepdims=True) / len(z)
+    delta, bounds = _error_of_the_mean(a.loss, z, a.targets)
+    delta_off = bounds["grad"].coefficient * bounds["grad"].magnitude
+    delta_off = delta_off + _CURVATURE[a.loss](z) * z_off.max(axis=1, keepdims=True) / len(z)
     loss_off = bounds["loss"].coefficient * bounds["loss"].magnitude + (np.abs(delta) * z_off).sum()
 
-    flat: list[Array] = []
+    offs: list[Array] = []
     for layer in reversed(range(len(layers))):
-        a, a_off, weight, *_ = kept[layer]
-        size = np.abs(delta)
-        flat.insert(0, delta_off.sum(axis=0) + sum_of(len(x)) * size.sum(axis=0))
-        flat.insert(0, np.abs(a).T @ delta_off + a_off.T @ size + product_of(len(x)) * np.abs(a).T @ size)
-        if layer:
-            slopes_from, slopes_off = kept[layer - 1][3:]
-            slope = _slope(activation, slopes_from, fma)
-            back_size = size @ np.abs(weight).T
-            back_off = delta_off @ np.abs(weight).T + product_of(weight.shape[1]) * back_size
-            slope_off = (slope.coefficient + ROUNDING) * slope.magnitude + STEEPEST_SLOPE * slopes_off
-            ones, back = np.ones_like(delta @ weight.T), np.empty_like(delta @ weight.T)
-            _reference.activation_backward(activation, ones, slopes_from, back, 1)
-            delta, delta_off = (delta @ weight.T) * back, back_off * np.abs(back) + back_size * slope_off
-    gradient_off = np.concatenate([part.ravel() for part in flat])
-    return Bound(z_off, 1.0), Bound(loss_off, 1.0), Bound(gradient_off, 1.0)
+        (x, x_off), weight, size = inputs[layer], np.abs(layers[layer][0]), np.abs(delta)
+        offs.insert(0, delta_off.sum(axis=0) + sum_of(len(x)) * size.sum(axis=0))
+        offs.insert(0, np.abs(x).T @ (delta_off + product_of(len(x)) * size) + np.abs(x_off).T @ size)
+        if layer > 0:
+            source, source_off = slopes[layer - 1]
+            slope, f = _slope(a.activation, source, fma), np.empty_like(x)
+            _reference.activation_backward(a.activation, np.ones_like(x), source, f, 1)
+            back_size = size @ weight.T
+            back_off = delta_off @ weight.T + product_of(weight.shape[1]) * back_size
+            slope_off = (slope.coefficient + ROUNDING) * slope.magnitude + STEEPEST_SLOPE * source_off
+            delta, delta_off = (delta @ layers[layer][0].T) * f, back_off * np.abs(f) + back_size * slope_off
+    return {
+        "logits": Bound(z_off, 1.0),
+        "loss": Bound(loss_off, 1.0),
+        "gradient": Bound(np.concatenate([off.ravel() for off in offs]), 1.0),
+    }

@@ -16,7 +16,9 @@ cdef Py_ssize_t PIECE = 16 * 1024     # elements of one call on an array without
 cdef Py_ssize_t SLICE = 32 * 1024**2  # elements between two looks at pending signals
 
 # What a piece of row n, `count` elements from `start`, is computed by. g, a, y are its addresses, some of them unused.
-ctypedef void (*RowFunction)(const fbp_kernels *k, int kind, Py_ssize_t count, const void *g, const void *a, void *y) noexcept nogil
+ctypedef void (*RowFunction)(
+    const fbp_kernels *k, int kind, Py_ssize_t count, const void *g, const void *a, void *y
+) noexcept nogil
 
 
 cdef void activate(const fbp_kernels *k, int kind, Py_ssize_t count, const void *g, const void *x, void *y) noexcept nogil:

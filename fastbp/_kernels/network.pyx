@@ -158,9 +158,9 @@ cdef class Network:
             raise MemoryError("no memory for the list of layers")
         cdef Py_ssize_t at = 0
         cdef Layer *layer
-        for l in range(self.depth):
-            layer = &self.layers[l]
-            layer.inputs, layer.outputs = layer_sizes[l], layer_sizes[l + 1]
+        for i in range(self.depth):
+            layer = &self.layers[i]
+            layer.inputs, layer.outputs = layer_sizes[i], layer_sizes[i + 1]
             layer.weight, layer.bias = at, at + layer.inputs * layer.outputs * self.element
             at = layer.bias + layer.outputs * self.element
 
@@ -177,20 +177,20 @@ cdef class Network:
 
     cdef void lay_out(self, char *base, Py_ssize_t rows) noexcept nogil:
         """Divide the work space for `rows` rows from `base`; with NULL only find its size, `used`."""
-        cdef Py_ssize_t widest = 0, scratch = 0, l
+        cdef Py_ssize_t widest = 0, scratch = 0, i
         cdef Layer *layer
         cdef Layer *last = &self.layers[self.depth - 1]
         cdef Rows r
         self.used = 0
-        for l in range(self.depth):
-            layer = &self.layers[l]
+        for i in range(self.depth):
+            layer = &self.layers[i]
             layer.a = layer.z = self.take(base, rows * layer.outputs * self.element)
             if self.keeps_input and layer != last:
                 layer.z = self.take(base, rows * layer.outputs * self.element)
-            scratch = max(scratch, self.scratch_of(self.forward_product(l, rows, NULL, 0, NULL, 0)))
-            scratch = max(scratch, self.scratch_of(self.weight_product(l, rows, NULL, 0, NULL, NULL)))
-            if l > 0:
-                scratch = max(scratch, self.scratch_of(self.input_product(l, rows, NULL, NULL)))
+            scratch = max(scratch, self.scratch_of(self.forward_product(i, rows, NULL, 0, NULL, 0)))
+            scratch = max(scratch, self.scratch_of(self.weight_product(i, rows, NULL, 0, NULL, NULL)))
+            if i > 0:
+                scratch = max(scratch, self.scratch_of(self.input_product(i, rows, NULL, NULL)))
                 widest = max(widest, layer.inputs)
         self.deltas[0] = self.take(base, rows * widest * self.element)
         self.deltas[1] = self.take(base, rows * widest * self.element)
@@ -227,23 +227,23 @@ cdef class Network:
 
     # -- the three products of a layer -------------------------------------------------------------------------------------
 
-    cdef Product forward_product(self, Py_ssize_t l, Py_ssize_t rows, const char *x, Py_ssize_t x_row, char *out,
+    cdef Product forward_product(self, Py_ssize_t i, Py_ssize_t rows, const char *x, Py_ssize_t x_row, char *out,
                                  Py_ssize_t out_row) noexcept nogil:
         """A (rows, O) = f(X W + b), where f waits if its slope needs X W + b"""
-        cdef Layer *layer = &self.layers[l]
+        cdef Layer *layer = &self.layers[i]
         cdef Product p
         p.k, p.element = self.k, self.element
         p.M, p.N, p.K = rows, layer.outputs, layer.inputs
         p.A, p.A_row, p.A_column = x, x_row, 1
         p.B, p.B_row, p.B_column = self.w + layer.weight, p.N, 1
         p.epilogue.bias, p.epilogue.slope, p.epilogue.slope_row = self.w + layer.bias, NULL, 0
-        p.epilogue.activation = FBP_IDENTITY if self.keeps_input or l == self.depth - 1 else self.kind
+        p.epilogue.activation = FBP_IDENTITY if self.keeps_input or i == self.depth - 1 else self.kind
         p.C, p.C_row = out, out_row
         return p
 
-    cdef Product input_product(self, Py_ssize_t l, Py_ssize_t rows, const char *delta, char *out) noexcept nogil:
+    cdef Product input_product(self, Py_ssize_t i, Py_ssize_t rows, const char *delta, char *out) noexcept nogil:
         """δ_prev (rows, I) = (δ Wᵀ) ⊙ f'"""
-        cdef Layer *layer = &self.layers[l]
+        cdef Layer *layer = &self.layers[i]
         cdef Product p
         p.k, p.element = self.k, self.element
         p.M, p.N, p.K = rows, layer.inputs, layer.outputs
@@ -251,15 +251,15 @@ cdef class Network:
         p.B, p.B_row, p.B_column = self.w + layer.weight, 1, p.K
         p.epilogue.bias, p.epilogue.slope, p.epilogue.slope_row = NULL, NULL, p.N
         p.epilogue.activation = self.kind
-        if l > 0 and self.kind != FBP_IDENTITY:
-            p.epilogue.slope = self.layers[l - 1].z
+        if i > 0 and self.kind != FBP_IDENTITY:
+            p.epilogue.slope = self.layers[i - 1].z
         p.C, p.C_row = out, p.N
         return p
 
-    cdef Product weight_product(self, Py_ssize_t l, Py_ssize_t rows, const char *x, Py_ssize_t x_row, const char *delta,
+    cdef Product weight_product(self, Py_ssize_t i, Py_ssize_t rows, const char *x, Py_ssize_t x_row, const char *delta,
                                 char *out) noexcept nogil:
         """dW (I, O) = Xᵀ δ"""
-        cdef Layer *layer = &self.layers[l]
+        cdef Layer *layer = &self.layers[i]
         cdef Product p
         p.k, p.element = self.k, self.element
         p.M, p.N, p.K = layer.inputs, layer.outputs, rows
@@ -289,11 +289,11 @@ cdef class Network:
     cdef int forward(self, Matrix x, char *out, Py_ssize_t out_row) except -1 nogil:
         """The logits of the rows of x, at most `capacity`, to `out`, whose rows lie out_row elements apart."""
         cdef const char *a = x.data
-        cdef Py_ssize_t a_row = x.row // self.element, l
+        cdef Py_ssize_t a_row = x.row // self.element, i
         cdef Layer *layer
-        for l in range(self.depth - 1):
-            layer = &self.layers[l]
-            self.run(self.forward_product(l, x.rows, a, a_row, layer.z, layer.outputs))
+        for i in range(self.depth - 1):
+            layer = &self.layers[i]
+            self.run(self.forward_product(i, x.rows, a, a_row, layer.z, layer.outputs))
             if layer.a != layer.z:
                 self.k.activate(self.kind, x.rows * layer.outputs, layer.z, layer.a)
             a, a_row = layer.a, layer.outputs
@@ -306,7 +306,7 @@ cdef class Network:
         cdef double loss, weight_sum
         cdef const char *delta = layer.a
         cdef const char *a
-        cdef Py_ssize_t l, a_row
+        cdef Py_ssize_t i, a_row
         self.forward(x, layer.a, layer.outputs)
         memset(&r, 0, sizeof(r))
         r.k, r.element, r.N, r.C = self.k, self.element, x.rows, layer.outputs
@@ -319,15 +319,15 @@ cdef class Network:
         else:
             r.t, r.t_row = t.data, t.row
         loss = reduced(&r, self.error, True, self.n_threads, self.loss_scratch, &weight_sum)
-        for l in range(self.depth - 1, -1, -1):
-            layer = &self.layers[l]
-            a = x.data if l == 0 else self.layers[l - 1].a
-            a_row = x.row // self.element if l == 0 else layer.inputs
-            self.run(self.weight_product(l, x.rows, a, a_row, delta, gradient + layer.weight))
+        for i in range(self.depth - 1, -1, -1):
+            layer = &self.layers[i]
+            a = x.data if i == 0 else self.layers[i - 1].a
+            a_row = x.row // self.element if i == 0 else layer.inputs
+            self.run(self.weight_product(i, x.rows, a, a_row, delta, gradient + layer.weight))
             self.k.column_sums(x.rows, layer.outputs, delta, layer.outputs, gradient + layer.bias)
-            if l > 0:
-                self.run(self.input_product(l, x.rows, delta, self.deltas[l % 2]))
-                delta = self.deltas[l % 2]
+            if i > 0:
+                self.run(self.input_product(i, x.rows, delta, self.deltas[i % 2]))
+                delta = self.deltas[i % 2]
         return loss
 
     # -- what Python calls -------------------------------------------------------------------------------------------------

@@ -67,15 +67,18 @@ static double sigmoid_squared_error_row(fbp_size O, const real *z, const real *t
     return sum_row(O, sigmoid_squared_error_term, &row);
 }
 
-/* E = μ - t - t ln(μ/t) with μ = e^z, half the Poisson deviance (μ where t = 0, NaN where t < 0),  dE/dz = μ - t */
+/* E = μ - t - t ln(μ/t) with μ = e^z, half the Poisson deviance (μ where t = 0, NaN where t < 0),  dE/dz = μ - t.
+ * Near its zero, for r = z - ln t small, nothing is left of that difference: there E = t (e^r - 1 - r) = t r² EXP_TAIL(r). */
 static ALWAYS_INLINE vec poisson_deviance_term(const void *row, fbp_size i, fbp_size left)
 {
     const output_row *r = row;
     const vec zero = v_all(0);
     vec z = load_at(r->z + i, left, 0), t = load_at(r->t + i, left, 0);
-    vec mean = v_exp(z), miss = v_select(v_lt(t, zero), v_all(NAN), v_sub(mean, t)), log_ratio = v_sub(z, v_log(t));
+    vec mean = v_exp(z), miss = v_select(v_lt(t, zero), v_all(NAN), v_sub(mean, t)), ratio = v_sub(z, v_log(t));
     store_at(r->d + i, v_mul(miss, v_all(r->scale)), left);
-    return v_sub(miss, v_select(v_eq(t, zero), zero, v_mul(t, log_ratio)));
+    vec far = v_sub(miss, v_select(v_eq(t, zero), zero, v_mul(t, ratio)));
+    vec near = v_mul(v_mul(v_mul(t, ratio), ratio), V_POLYNOMIAL(EXP_TAIL, ratio));
+    return v_select(v_lt(v_abs(ratio), v_all((real)0.34)), near, far);
 }
 static double poisson_deviance_row(fbp_size O, const real *z, const real *t, double scale, real *d)
 {

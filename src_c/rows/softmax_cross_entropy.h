@@ -15,10 +15,12 @@ static ALWAYS_INLINE double cross_entropy_through(fbp_size C, const real *z, fbp
         fill(C, NAN, d);
         return NAN;
     }
-    double rest = exp_rest(C, z, m, e, padded), inverse = 1 / (1 + rest), e_label = (double)e[label];
+    real e_label;
+    v_store_n(&e_label, v_exp(v_all(z_label - m)), 1);
+    double rest = exp_rest(C, z, m, e, padded), inverse = 1 / (1 + rest);
     const vec factor = v_all((real)(scale * inverse));
     for (fbp_size i = 0; i < C; i += W) store_at(d + i, v_mul(load_exp(e + i, C - i, padded), factor), C - i);
-    double delta = z_label == m ? -rest * inverse : e_label * inverse - 1;
+    double delta = z_label == m ? -rest * inverse : (double)e_label * inverse - 1;
     d[label] = (real)(scale * delta);
     return log1p(rest) + ((double)m - (double)z_label);
 }

@@ -1,0 +1,223 @@
+"""The network of the backends: logits, error and gradient against the exact values, and training step by step."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import replace
+from functools import lru_cache
+
+import numpy as np
+import pytest
+from conftest import ISAS, Out, Problem, assert_same_bits, check, check_threads, generator, running_on, solve
+from tolerances import ACTIVATIONS
+
+from fastbp import SGD, Adam, _backend, _reference
+
+LOSSES = (
+    "softmax_cross_entropy",
+    "sigmoid_cross_entropy",
+    "squared_error",
+    "sigmoid_squared_error",
+    "poisson_deviance",
+)
+
+NETWORKS = [  # (layer sizes, rows)
+    ((3, 2, 2), 1),
+    ((1, 1), 1),
+    ((4, 1, 3), 7),
+    ((5, 7), 20),
+    ((64, 32, 10), 16),
+    ((7, 15, 16, 17, 9), 33),
+    ((2, 129, 3), 5),
+    ((20, 33, 1), 64),
+    ((300, 5, 31), 3),
+    ((10, 20, 4), 700),
+]
+
+
+def network(kernels, layer_sizes, activation, loss, parameters, x, targets, logits, gradient, n_threads):
+    """All that a network computes of one batch, as one call of the harness."""
+    net = kernels.Network(layer_sizes, activation, loss, parameters, n_threads)
+    net.logits(x, logits)
+    return net.gradient(x, targets, gradient), len(x)
+
+
+def problem(layer_sizes, rows, dtype, activation="tanh", loss="softmax_cross_entropy", labels=True):
+    """Weights large enough that no layer is nearly linear, and outputs far from uniform."""
+    rng = generator(layer_sizes, rows, activation, loss)
+    parts = []
+    for i, o in itertools.pairwise(layer_sizes):
+        parts += [2 / i**0.5 * rng.standard_normal(i * o), 0.5 * rng.standard_normal(o)]
+    parameters = np.concatenate(parts).astype(dtype)
+    targets = rng.integers(0, layer_sizes[-1], rows)
+    if not labels or loss != "softmax_cross_entropy":
+        targets = rng.random((rows, layer_sizes[-1])).astype(dtype)
+    arguments = {
+        "layer_sizes": layer_sizes,
+        "activation": activation,
+        "loss": loss,
+        "parameters": parameters,
+        "x": rng.standard_normal((rows, layer_sizes[0])).astype(dtype),
+        "targets": targets,
+        "logits": Out((rows, layer_sizes[-1])),
+        "gradient": Out(parameters.shape),
+    }
+    return Problem(network, dtype, arguments)
+
+
+# -- one batch -----------------------------------------------------------------------------------------------------------------
+
+
+@lru_cache(maxsize=1)
+def problems_of_every_kind(dtype):
+    kinds = itertools.product(ACTIVATIONS, LOSSES)
+    problems = [problem((9, 14, 17, 6), 13, dtype, activation, loss) for activation, loss in kinds]
+    return [*problems, problem((9, 14, 6), 13, dtype, labels=False)]
+
+
+@lru_cache(maxsize=1)
+def problems_of_every_size(dtype):
+    return [problem(*each, dtype, loss=loss) for each in NETWORKS for loss in LOSSES[:2]]
+
+
+def test_every_kind(dtype, engine):
+    for each in problems_of_every_kind(dtype):
+        check(engine, each)
+
+
+def test_every_size(dtype, engine):
+    for each in problems_of_every_size(dtype):
+        check(engine, each)
+
+
+@pytest.mark.parametrize("activation", ["relu", "gelu"])
+def test_threads(dtype, activation, isa):
+    for loss in ("softmax_cross_entropy", "squared_error"):
+        check_threads(_backend.kernels, problem((100, 257, 130, 65), 300, dtype, activation, loss))
+
+
+def test_no_hidden_layer_is_linear_regression(dtype, engine):
+    """The identity between layers, too, is a network."""
+    each = problem((5, 8, 3), 9, dtype, "identity", "squared_error")
+    a = each.arguments
+    w1, b1, w2, b2 = np.split(a["parameters"].astype(np.float64), [40, 48, 72])
+    got = solve(engine, each)
+    by_hand = (a["x"] @ w1.reshape(5, 8) + b1) @ w2.reshape(8, 3) + b2
+    close = np.sqrt(np.finfo(dtype).eps)  # the accuracy of a network is tested above
+    assert np.allclose(got.logits, by_hand, close, close)
+    assert np.isclose(got.loss, ((by_hand - a["targets"]) ** 2).sum() / 18, close)
+    delta = (by_hand - a["targets"]) / 9
+    assert np.allclose(got.gradient[72:], delta.sum(axis=0), close, close)
+    assert np.allclose(got.gradient[:40].reshape(5, 8), a["x"].T @ (delta @ w2.reshape(8, 3).T), close, close)
+
+
+def test_batches_of_any_size_in_any_order(dtype, engine):
+    """A network that has seen other batches, on other instruction sets, computes what a new one does."""
+    largest = problem((6, 21, 4), 40, dtype)
+    sizes, activation, loss, parameters, x, targets = list(largest.arguments.values())[:6]
+    old = engine.Network(sizes, activation, loss, parameters, 2)
+    for rows in (3, 40, 1, 17, 40, 2):
+        want = solve(engine, problem_of_rows(largest, rows))
+        for other in ISAS if engine is not _reference else ():
+            with running_on(other):
+                old.gradient(x[: rows + 5], targets[: rows + 5], np.empty_like(parameters))
+        gradient, logits = np.full_like(parameters, np.nan), np.full((rows, 4), np.nan, dtype)
+        old.logits(x[:rows], logits)
+        assert old.gradient(x[:rows], targets[:rows], gradient) == want.loss
+        assert gradient.tobytes() == want.gradient.tobytes() and logits.tobytes() == want.logits.tobytes()
+
+
+def problem_of_rows(each, rows):
+    a = each.arguments
+    first = {"x": a["x"][:rows], "targets": a["targets"][:rows], "logits": Out((rows, a["logits"].shape[1]))}
+    return replace(each, arguments={**a, **first})
+
+
+def test_no_rows(dtype, engine):
+    """The mean error of nothing is NaN, and there is nothing to learn from it."""
+    got = solve(engine, problem_of_rows(problem((6, 21, 4), 4, dtype), 0))
+    assert np.isnan(got.loss) and not got.gradient.any()
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_what_is_not_finite_is_returned(dtype, value, engine):
+    each = problem((6, 21, 4), 9, dtype)
+    each.arguments["x"][3, 2] = value
+    got = solve(engine, each)
+    assert np.isnan(got.logits[3]).all() if np.isnan(value) else True
+    assert np.isfinite(np.delete(got.logits, 3, axis=0)).all()
+
+
+# -- training ------------------------------------------------------------------------------------------------------------------
+
+RULES = {
+    "sgd": lambda: SGD(0.1),
+    "momentum": lambda: SGD(0.1, momentum=0.9, weight_decay=0.01),
+    "nesterov": lambda: SGD(0.1, momentum=0.9, nesterov=True),
+    "adam": lambda: Adam(0.01, weight_decay=0.01),
+}
+
+
+def training(each, rule):
+    """(kernels, n_threads) -> what training makes of the problem: mean error, batches, parameters, state."""
+    sizes, activation, loss, parameters, x, targets = list(each.arguments.values())[:6]
+
+    def train(kernels, n_threads, order, batch_size):
+        w, optimizer = parameters.copy(), RULES[rule]()
+        net = kernels.Network(sizes, activation, loss, w, n_threads)
+        mean, batches, failure = net.train(x, targets, order, batch_size, optimizer, None)
+        assert failure == "" and optimizer.steps == batches == -(-len(order) // batch_size)
+        return mean, [w, *optimizer.state(w)]
+
+    return train
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("loss", ["softmax_cross_entropy", "squared_error"])
+def test_training_is_gradient_and_update(dtype, rule, loss, engine):
+    """Batch by batch, to the bit; the last batch is shorter, and rows come in any order, some of them twice."""
+    each = problem((6, 21, 4), 50, dtype, "sigmoid", loss)
+    sizes, activation, loss, parameters, x, targets = list(each.arguments.values())[:6]
+    order = generator("order").integers(0, 50, 47)
+    mean, trained = training(each, rule)(engine, 1, order, 10)
+
+    w, optimizer, gradient, total = parameters.copy(), RULES[rule](), np.empty_like(parameters), 0.0
+    net = engine.Network(sizes, activation, loss, w, 1)
+    for start in range(0, len(order), 10):
+        rows = order[start : start + 10]
+        total += net.gradient(x[rows], targets[rows], gradient) * len(rows)
+        optimizer.update(w, gradient, n_threads=1)
+    assert mean == total / len(order)
+    assert [a.tobytes() for a in trained] == [a.tobytes() for a in (w, *optimizer.state(w))]
+
+
+@pytest.mark.parametrize("rule", ["momentum", "adam"])
+def test_training_on_threads(dtype, rule, isa):
+    train = training(problem((60, 300, 30), 500, dtype, "relu"), rule)
+    order = generator("order").permutation(500)
+    one, *others = (train(_backend.kernels, n_threads, order, 200) for n_threads in (1, 2, 2, 3))
+    for mean, arrays in others:
+        assert mean == one[0]
+        assert [a.tobytes() for a in arrays] == [a.tobytes() for a in one[1]]
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("spoilt", ["x", "targets", "overflow"])
+def test_a_batch_that_fails_changes_nothing(dtype, rule, spoilt, engine):
+    """Not the parameters, not the optimizer; the batches before it count."""
+    each = problem((6, 21, 4), 50, dtype, "relu", "squared_error")
+    sizes, activation, loss, parameters, x, targets = list(each.arguments.values())[:6]
+    order = np.arange(50)
+    mean, good = training(each, rule)(engine, 1, order[:20], 10)
+    if spoilt == "overflow":
+        x[25] = np.sqrt(np.finfo(dtype).max) / 4  # a finite error, of which the gradient is not
+        targets[25] = x[25, 0]
+    else:
+        (x if spoilt == "x" else targets)[25, 3] = np.nan
+
+    w, optimizer = parameters.copy(), RULES[rule]()
+    net = engine.Network(sizes, activation, loss, w, 1)
+    got = net.train(x, targets, order, 10, optimizer, None)
+    assert got[:2] == (mean, 2) and got[2] in (("loss", "gradient") if spoilt == "overflow" else ("loss",))
+    assert optimizer.steps == 2
+    assert [a.tobytes() for a in (w, *optimizer.state(w))] == [a.tobytes() for a in good]
