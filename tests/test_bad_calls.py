@@ -601,7 +601,7 @@ def test_an_overlap_that_is_too_hard_to_decide_counts_as_one(monkeypatch: pytest
 
 
 @pytest.fixture
-def contract(monkeypatch: pytest.MonkeyPatch) -> None:
+def contract(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each array that a kernel is handed is one that it can address."""
     kernels = _backend.kernels
 

@@ -8,7 +8,7 @@ from functools import lru_cache
 
 import numpy as np
 import pytest
-from conftest import ISAS, Out, Problem, assert_same_bits, check, check_threads, generator, running_on, solve
+from conftest import ISAS, Out, Problem, Updated, check, check_threads, generator, running_on, solve
 from tolerances import ACTIVATIONS
 
 from fastbp import SGD, Adam, _backend, _reference
@@ -45,10 +45,9 @@ def network(kernels, layer_sizes, activation, loss, parameters, x, targets, logi
 def problem(layer_sizes, rows, dtype, activation="tanh", loss="softmax_cross_entropy", labels=True):
     """Weights large enough that no layer is nearly linear, and outputs far from uniform."""
     rng = generator(layer_sizes, rows, activation, loss)
-    parts = []
-    for i, o in itertools.pairwise(layer_sizes):
-        parts += [2 / i**0.5 * rng.standard_normal(i * o), 0.5 * rng.standard_normal(o)]
-    parameters = np.concatenate(parts).astype(dtype)
+    scales = [[np.full(i * o, 2 / i**0.5), np.full(o, 0.5)] for i, o in itertools.pairwise(layer_sizes)]
+    scales = np.concatenate([part for layer in scales for part in layer])
+    parameters = (scales * rng.standard_normal(len(scales))).astype(dtype)
     targets = rng.integers(0, layer_sizes[-1], rows)
     if not labels or loss != "softmax_cross_entropy":
         targets = rng.random((rows, layer_sizes[-1])).astype(dtype)
@@ -56,7 +55,7 @@ def problem(layer_sizes, rows, dtype, activation="tanh", loss="softmax_cross_ent
         "layer_sizes": layer_sizes,
         "activation": activation,
         "loss": loss,
-        "parameters": parameters,
+        "parameters": Updated(parameters),  # writable, but not to be changed: see its bound
         "x": rng.standard_normal((rows, layer_sizes[0])).astype(dtype),
         "targets": targets,
         "logits": Out((rows, layer_sizes[-1])),
@@ -100,7 +99,7 @@ def test_no_hidden_layer_is_linear_regression(dtype, engine):
     """The identity between layers, too, is a network."""
     each = problem((5, 8, 3), 9, dtype, "identity", "squared_error")
     a = each.arguments
-    w1, b1, w2, b2 = np.split(a["parameters"].astype(np.float64), [40, 48, 72])
+    w1, b1, w2, b2 = np.split(a["parameters"].value.astype(np.float64), [40, 48, 72])
     got = solve(engine, each)
     by_hand = (a["x"] @ w1.reshape(5, 8) + b1) @ w2.reshape(8, 3) + b2
     close = np.sqrt(np.finfo(dtype).eps)  # the accuracy of a network is tested above
@@ -114,7 +113,7 @@ def test_no_hidden_layer_is_linear_regression(dtype, engine):
 def test_batches_of_any_size_in_any_order(dtype, engine):
     """A network that has seen other batches, on other instruction sets, computes what a new one does."""
     largest = problem((6, 21, 4), 40, dtype)
-    sizes, activation, loss, parameters, x, targets = list(largest.arguments.values())[:6]
+    sizes, activation, loss, parameters, x, targets = parts(largest)
     old = engine.Network(sizes, activation, loss, parameters, 2)
     for rows in (3, 40, 1, 17, 40, 2):
         want = solve(engine, problem_of_rows(largest, rows))
@@ -125,6 +124,12 @@ def test_batches_of_any_size_in_any_order(dtype, engine):
         old.logits(x[:rows], logits)
         assert old.gradient(x[:rows], targets[:rows], gradient) == want.loss
         assert gradient.tobytes() == want.gradient.tobytes() and logits.tobytes() == want.logits.tobytes()
+
+
+def parts(each):
+    """Layer sizes, activation, loss, parameters, x, targets."""
+    sizes, activation, loss, parameters, x, targets, *_ = each.arguments.values()
+    return sizes, activation, loss, parameters.value, x, targets
 
 
 def problem_of_rows(each, rows):
@@ -160,7 +165,7 @@ RULES = {
 
 def training(each, rule):
     """(kernels, n_threads) -> what training makes of the problem: mean error, batches, parameters, state."""
-    sizes, activation, loss, parameters, x, targets = list(each.arguments.values())[:6]
+    sizes, activation, loss, parameters, x, targets = parts(each)
 
     def train(kernels, n_threads, order, batch_size):
         w, optimizer = parameters.copy(), RULES[rule]()
@@ -177,7 +182,7 @@ def training(each, rule):
 def test_training_is_gradient_and_update(dtype, rule, loss, engine):
     """Batch by batch, to the bit; the last batch is shorter, and rows come in any order, some of them twice."""
     each = problem((6, 21, 4), 50, dtype, "sigmoid", loss)
-    sizes, activation, loss, parameters, x, targets = list(each.arguments.values())[:6]
+    sizes, activation, loss, parameters, x, targets = parts(each)
     order = generator("order").integers(0, 50, 47)
     mean, trained = training(each, rule)(engine, 1, order, 10)
 
@@ -206,7 +211,7 @@ def test_training_on_threads(dtype, rule, isa):
 def test_a_batch_that_fails_changes_nothing(dtype, rule, spoilt, engine):
     """Not the parameters, not the optimizer; the batches before it count."""
     each = problem((6, 21, 4), 50, dtype, "relu", "squared_error")
-    sizes, activation, loss, parameters, x, targets = list(each.arguments.values())[:6]
+    sizes, activation, loss, parameters, x, targets = parts(each)
     order = np.arange(50)
     mean, good = training(each, rule)(engine, 1, order[:20], 10)
     if spoilt == "overflow":

@@ -427,7 +427,7 @@ _CURVATURE = {
 
 def _error_of_the_mean(loss: str, z: Array, targets: Array) -> tuple[Array, Bounds]:
     """The delta (N,C) of the mean error at the logits z, and the bounds of that call."""
-    arguments = {"sample_weight": None, "targets": targets}
+    arguments = {"targets": targets, "sample_weight": None}
     if loss == "softmax_cross_entropy":
         labels, rows = (targets, None) if targets.ndim == 1 else (None, targets)
         arguments = {"labels": labels, "targets": rows, "class_weight": None, "sample_weight": None, "ignore_index": -100}
@@ -489,5 +489,6 @@ def network(a, r, fma):
     return {
         "logits": Bound(z_off, 1.0),
         "loss": Bound(loss_off, 1.0),
+        "parameters": Bound(0.0, 0.0, 0.0),
         "gradient": Bound(np.concatenate([off.ravel() for off in offs]), 1.0),
     }
