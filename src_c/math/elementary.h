@@ -15,6 +15,7 @@
 #define LN2_LOW -2.12194440e-4f
 #define EXP_MAX 89.0f   /* beyond: inf */
 #define EXP_MIN -104.0f /* below: 0, half of the smallest subnormal being e^-103.97 */
+#define EXPM1_MIN -20.0f /* below: e^x - 1 rounds to -1 */
 #define NORMAL_END 15.0f
 #define SMALLEST_NORMAL 1.17549435e-38f
 #define LARGEST 3.40282347e+38f
@@ -26,6 +27,7 @@
 #define LN2_LOW 1.90821492927058770002e-10
 #define EXP_MAX 710.0
 #define EXP_MIN -746.0
+#define EXPM1_MIN -40.0
 #define NORMAL_END 40.0
 #define SMALLEST_NORMAL 2.2250738585072014e-308
 #define LARGEST 1.7976931348623157e+308
@@ -54,17 +56,19 @@ static ALWAYS_INLINE vec v_exp_reduced(vec x, vec *k)
     return v_fma(v_mul(r, r), V_POLYNOMIAL(EXP_TAIL, r), r);
 }
 
-/* e^x = 2^k (1 + (e^r - 1)) */
+/* e^x = 2^k (1 + (e^r - 1)). Below EXP_MIN it is 0 by selection: processors take a hundred times as long for an underflow. */
 static ALWAYS_INLINE vec v_exp(vec x)
 {
-    vec k, p = v_exp_reduced(v_max(v_all(EXP_MIN), v_min(v_all(EXP_MAX), x)), &k);
-    return v_ldexp(v_add(v_all(1), p), k);
+    const vec zero = v_all(0);
+    mask none = v_lt(x, v_all(EXP_MIN));
+    vec k, p = v_exp_reduced(v_select(none, zero, v_min(v_all(EXP_MAX), x)), &k);
+    return v_select(none, zero, v_ldexp(v_add(v_all(1), p), k));
 }
 
 /* e^x - 1 for x <= 0, exact for tiny x as well: 2^k p + (2^k - 1) */
 static ALWAYS_INLINE vec v_expm1_nonpositive(vec x)
 {
-    vec k, p = v_exp_reduced(v_max(v_all(EXP_MIN), x), &k);
+    vec k, p = v_exp_reduced(v_max(v_all(EXPM1_MIN), x), &k);
     vec power = v_ldexp(v_all(1), k);
     return v_fma(power, p, v_sub(power, v_all(1)));
 }
