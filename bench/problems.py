@@ -19,7 +19,7 @@ LEARNING_RATE = 0.1
 # scales exactly.
 CHECK_RATE = 2.0**20
 CHECKED_ELEMENTS = 1 << 22  # of a gradient; a larger one is compared in evenly spread rows
-BLOCK_ELEMENTS = 1 << 22  # the judge works through so much at a time
+BLOCK_ELEMENTS = 1 << 18  # the judge works through so much at a time, in the caches
 
 
 @dataclass

@@ -29,7 +29,8 @@ class Contestant:
     """One way to do the work of a row; a call does `units` of it.
 
     `restore` puts inputs back that a call destroys; it runs, untimed, before a sample, then one call.
-    `finish` waits, within the time, for work that calls have left under way.
+    `finish` waits, within the time, for work that calls have left under way. `first_s` is the time of the call
+    that checked it, where nothing was compiled in it: if it was a slow one, it serves as the first sample.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Contestant:
     units: int = 1
     restore: Callable[[], object] | None = None
     finish: Callable[[], object] | None = None
+    first_s: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -54,11 +56,11 @@ class Plan:
         """Return the plan of a run; its pause outlasts the 30 ms for which OpenBLAS lets threads spin."""
         pause = 0.04 if threads > 1 else 0.0
         if quick:
-            return cls(sample_s=0.004, budget_s=0.2, max_rounds=9, min_rounds=1, pause_s=pause)
+            return cls(sample_s=0.004, budget_s=0.5, max_rounds=9, min_rounds=1, pause_s=pause)
         return cls(pause_s=pause)
 
 
-WARM_UP_LIMIT = 0.5  # s: what takes longer refills the caches early on, and gets no calls that are not timed
+WARM_UP_LIMIT = 0.5  # s: a slower call refills the caches early on, and needs no untimed one before it
 
 
 class Timings:
@@ -92,7 +94,7 @@ def measure(contestants: Sequence[Contestant], plan: Plan) -> Timings:
     for contestant in contestants:  # the first round is the one in which the number of calls is found
         name, started = contestant.name, time.perf_counter()
         calls[name], seconds = _calibrate(contestant, plan)
-        rounds[name], spent[name] = [seconds], time.perf_counter() - started
+        rounds[name], spent[name] = [seconds], contestant.first_s + time.perf_counter() - started
     for number in range(1, plan.max_rounds):
         if number >= plan.min_rounds and min(spent.values()) >= plan.budget_s:
             break
@@ -119,6 +121,8 @@ def _order(contestants: Sequence[Contestant], number: int) -> list[Contestant]:
 
 def _calibrate(contestant: Contestant, plan: Plan) -> tuple[int, float]:
     """Return how many calls fill a sample, growing until they do, and the last sample of these trials."""
+    if contestant.first_s > WARM_UP_LIMIT:
+        return 1, contestant.first_s / contestant.units
     time.sleep(plan.pause_s)
     calls = 1
     while (lasted := calls * contestant.units * (unit := _sample(contestant, calls))) < plan.sample_s:

@@ -69,7 +69,7 @@ def problem(layer_sizes, rows, dtype, activation="tanh", loss="softmax_cross_ent
 
 @lru_cache(maxsize=1)
 def problems_of_every_kind(dtype):
-    kinds = itertools.product(ACTIVATIONS, LOSSES)
+    kinds = itertools.product(("identity", *ACTIVATIONS), LOSSES)
     problems = [problem((9, 14, 17, 6), 13, dtype, activation, loss) for activation, loss in kinds]
     return [*problems, problem((9, 14, 6), 13, dtype, labels=False)]
 
@@ -93,21 +93,6 @@ def test_every_size(dtype, engine):
 def test_threads(dtype, activation, isa):
     for loss in ("softmax_cross_entropy", "squared_error"):
         check_threads(_backend.kernels, problem((100, 257, 130, 65), 300, dtype, activation, loss))
-
-
-def test_no_hidden_layer_is_linear_regression(dtype, engine):
-    """The identity between layers, too, is a network."""
-    each = problem((5, 8, 3), 9, dtype, "identity", "squared_error")
-    a = each.arguments
-    w1, b1, w2, b2 = np.split(a["parameters"].value.astype(np.float64), [40, 48, 72])
-    got = solve(engine, each)
-    by_hand = (a["x"] @ w1.reshape(5, 8) + b1) @ w2.reshape(8, 3) + b2
-    close = np.sqrt(np.finfo(dtype).eps)  # the accuracy of a network is tested above
-    assert np.allclose(got.logits, by_hand, close, close)
-    assert np.isclose(got.loss, ((by_hand - a["targets"]) ** 2).sum() / 18, close)
-    delta = (by_hand - a["targets"]) / 9
-    assert np.allclose(got.gradient[72:], delta.sum(axis=0), close, close)
-    assert np.allclose(got.gradient[:40].reshape(5, 8), a["x"].T @ (delta @ w2.reshape(8, 3).T), close, close)
 
 
 def test_batches_of_any_size_in_any_order(dtype, engine):

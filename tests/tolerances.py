@@ -462,7 +462,8 @@ def network(a, r, fma):
         z = x @ weight + bias
         z_off = x_off @ size + product_of(len(weight)) * (np.abs(x) @ size + np.abs(bias))
         y = z.copy()
-        getattr(_reference, a.activation)(z, y, 1)
+        if a.activation != "identity":
+            getattr(_reference, a.activation)(z, y, 1)
         f = _activated(a.activation, z, y, fma)
         y_off = STEEPEST * z_off + f.coefficient * f.magnitude
         inputs.append((y, y_off))

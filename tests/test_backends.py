@@ -1,0 +1,290 @@
+"""The two backends have one face; the instruction set, threads and processes do what was asked for."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import subprocess
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from types import ModuleType
+
+import numpy as np
+import pytest
+from conftest import ISAS, NATIVE_ONLY, NO_NATIVE, generator, running_on
+
+import fastbp
+from fastbp import _backend, _reference
+
+# -- names and signatures ------------------------------------------------------------------------------------------------------
+
+ONLY_NATIVE = {"available_isas", "compiler", "fma_rate", "isa", "max_threads", "openmp", "thread_limit", "use_isa"}
+
+
+def public_callables(module: ModuleType) -> dict[str, object]:
+    """What a backend offers: not what it imports from elsewhere, nor its submodules."""
+    return {
+        name: value
+        for name, value in vars(module).items()
+        if not name.startswith("_") and callable(value) and getattr(value, "__module__", "").startswith(module.__name__)
+    }
+
+
+def parameters(function: object) -> list[tuple[str, object]]:
+    """Names and defaults, in order; `self` aside."""
+    signature = inspect.signature(function)
+    return [(name, p.default) for name, p in signature.parameters.items() if name != "self"]
+
+
+@NATIVE_ONLY
+def test_the_same_names():
+    from fastbp import _kernels
+
+    assert set(_kernels.__all__) == set(public_callables(_kernels))
+    assert set(public_callables(_kernels)) - ONLY_NATIVE == set(public_callables(_reference))
+    assert set(public_callables(_kernels)) >= ONLY_NATIVE
+
+
+@NATIVE_ONLY
+@pytest.mark.parametrize("name", public_callables(_reference))
+def test_the_same_signatures(name):
+    from fastbp import _kernels
+
+    ours, theirs = getattr(_kernels, name), getattr(_reference, name)
+    assert inspect.isclass(ours) == inspect.isclass(theirs)
+    if not inspect.isclass(theirs):
+        assert parameters(ours) == parameters(theirs)
+        assert list(inspect.signature(ours).parameters)[-1] == "n_threads" or name == "first_bad_label"
+        return
+    methods = [method for method in vars(theirs) if method == "__init__" or not method.startswith("_")]
+    for method in (m for m in methods if callable(getattr(theirs, m))):
+        assert parameters(getattr(theirs, method)) == parameters_of_method(ours, method), method
+
+
+def parameters_of_method(cls: type, method: str) -> list[tuple[str, object]]:
+    """Of a compiled class: the signature of its constructor is that of the class."""
+    return parameters(cls if method == "__init__" else getattr(cls, method))
+
+
+# -- which backend, which instruction set --------------------------------------------------------------------------------------
+
+WITHOUT_KERNELS = """
+import importlib.abc, sys
+class Missing(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name.startswith("fastbp._kernels"):
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+sys.meta_path.insert(0, Missing())
+"""
+WHICH = "import fastbp; print(fastbp._backend.name, getattr(fastbp._backend.kernels, 'isa', lambda: '')())"
+
+
+def python(code: str, **environment: str) -> tuple[int, str, str]:
+    """Run a program in a new interpreter, with FASTBP_* as given: (exit code, output, errors)."""
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("FASTBP_")}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, env=inherited | environment, check=False
+    )
+    return done.returncode, done.stdout.strip(), done.stderr.strip()
+
+
+def last_line(errors: str) -> str:
+    return errors.splitlines()[-1]
+
+
+def test_the_reference_can_be_forced():
+    assert python(WHICH, FASTBP_BACKEND="reference") == (0, "reference", "")
+
+
+@NATIVE_ONLY
+def test_native_is_the_default():
+    assert python(WHICH) == (0, f"native {ISAS[0]}", "")
+    assert python(WHICH, FASTBP_BACKEND="native") == (0, f"native {ISAS[0]}", "")
+
+
+def test_without_kernels_there_is_one_warning():
+    code, output, errors = python(WITHOUT_KERNELS + WHICH)
+    assert (code, output) == (0, "reference")
+    assert errors.count("RuntimeWarning") == 1 and "NumPy twin" in errors and "FASTBP_BACKEND=reference" in errors
+
+
+def test_without_kernels_native_is_an_error():
+    code, _, errors = python(WITHOUT_KERNELS + WHICH, FASTBP_BACKEND="native")
+    assert code == 1 and last_line(errors) == "ModuleNotFoundError: No module named 'fastbp._kernels'"
+    assert issubclass(ModuleNotFoundError, ImportError)
+
+
+def test_an_unknown_backend_is_an_error():
+    code, _, errors = python(WHICH, FASTBP_BACKEND="cuda")
+    assert code == 1
+    assert last_line(errors) == "ImportError: FASTBP_BACKEND: got 'cuda', expected one of native, reference"
+
+
+FINGERPRINT = """
+import numpy as np, zlib
+def fingerprint(kernels):
+    x = np.sin(np.arange(3 * 5000.0, dtype=np.float32)).reshape(3, 5000)
+    out, product = np.empty(3, np.float32), np.empty((3, 3), np.float32)
+    kernels.logsumexp(x, out, 1)
+    kernels.linear(x, x.T, None, "identity", product, 1)
+    return zlib.crc32(out.tobytes() + product.tobytes())
+"""
+
+
+@NATIVE_ONLY
+def test_the_forced_instruction_set_runs():
+    """Each adds in an order of its own, so a sum tells which one ran, whatever name it reports."""
+    space: dict = {}
+    exec(FINGERPRINT, space)
+    prints = {}
+    for isa in ISAS:
+        with running_on(isa) as kernels:
+            assert kernels.isa() == isa
+            prints[isa] = space["fingerprint"](kernels)
+    assert len(set(prints.values())) == len(ISAS), "two instruction sets cannot be told apart"
+    code = FINGERPRINT + "import fastbp._kernels as k; print(k.isa(), fingerprint(k))"
+    for isa in ISAS:
+        assert python(code, FASTBP_ISA=isa) == (0, f"{isa} {prints[isa]}", "")
+
+
+@NATIVE_ONLY
+@pytest.mark.parametrize("isa", ["avx1024", "AVX2", "neon,generic", "absent"])
+def test_an_unavailable_instruction_set_is_an_error(isa):
+    if isa == "absent":  # one that exists, but not here
+        isa = next(name for name in ("neon", "avx2") if name not in ISAS)
+    for environment in ({}, {"FASTBP_BACKEND": "native"}):
+        code, _, errors = python(WHICH, FASTBP_ISA=isa, **environment)
+        message = f"FASTBP_ISA: instruction set: got {isa!r}, expected one that this CPU can run: {', '.join(ISAS)}"
+        assert code == 1 and last_line(errors) == f"ImportError: {message}"
+    with _backend.use("native"):
+        before = _backend.kernels.isa()
+        with pytest.raises(ValueError, match="expected one that this CPU can run"):
+            _backend.kernels.use_isa(isa)
+        assert _backend.kernels.isa() == before
+
+
+def test_the_instruction_set_means_nothing_to_the_reference():
+    assert python(WHICH, FASTBP_ISA="avx1024", FASTBP_BACKEND="reference") == (0, "reference", "")
+
+
+def test_switching_backends_is_undone():
+    before = _backend.name, _backend.kernels
+    with _backend.use("reference"):
+        assert (_backend.name, _backend.kernels) == ("reference", _reference)
+    assert (_backend.name, _backend.kernels) == before
+    with pytest.raises(ZeroDivisionError), _backend.use("reference"):
+        raise ZeroDivisionError
+    assert (_backend.name, _backend.kernels) == before
+
+
+def test_show_config(backend, capsys):
+    config = fastbp.show_config()
+    lines = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
+    assert list(lines) == list(config)
+    assert config["version"] == fastbp.__version__ == lines["version"]
+    assert config["backend"] == backend == lines["backend"].split()[0]
+    assert config["numpy"] == np.__version__ and config["threads"] >= 1
+    if backend == "reference":
+        assert config["isa"] is config["available_isas"] is config["compiler"] is None and config["threads"] == 1
+        assert "NumPy twin" in lines["backend"] and lines["isa"] == "-"
+    else:
+        assert config["available_isas"] == ISAS and config["isa"] in ISAS
+        assert lines["available_isas"] == ", ".join(ISAS) and len(config["compiler"]) > 3
+        assert config["openmp"] in (True, False) and config["threads"] == _backend.kernels.max_threads()
+
+
+def test_the_rate_of_multiply_adds(isa):
+    """A rate, and not a test of the machine: positive, and of the order of what a core can do."""
+    for element_size in (4, 8):
+        assert 0.01 < _backend.kernels.fma_rate(element_size, 10_000) < 10_000
+
+
+# -- threads and processes -----------------------------------------------------------------------------------------------------
+
+
+def large_calls() -> list:
+    """Calls of the public functions that are large enough to be shared out, each a function of the number of threads."""
+    rng = generator("large")
+    x = (8 * rng.standard_normal((600, 500))).astype(np.float32)
+    w, labels = rng.standard_normal((500, 200)).astype(np.float32), rng.integers(0, 500, 600)
+    t = rng.integers(0, 2, (600, 500))
+    return [
+        lambda n: fastbp.softmax_cross_entropy(x, labels, n_threads=n),
+        lambda n: fastbp.sigmoid_cross_entropy(x, t, n_threads=n),
+        lambda n: (fastbp.softmax(x, n_threads=n),),
+        lambda n: (fastbp.gelu(x, n_threads=n),),
+        lambda n: (fastbp.linear(x, w, n_threads=n),),
+        lambda n: fastbp.linear_backward_weight(x, x[:, :70], n_threads=n),
+        lambda n: fastbp.MLP([500, 64, 500], seed=0, n_threads=n).gradients(x, labels),
+    ]
+
+
+def bits(answer) -> list[bytes]:
+    """Every array of an answer, or of the tuples within it."""
+    return [part for each in answer for part in (bits(each) if isinstance(each, tuple) else [np.asarray(each).tobytes()])]
+
+
+def test_concurrent_calls(backend):
+    """Python threads that call at once, each with outputs of its own, get the bits that one would; with 1 and with 2 threads."""
+    calls = large_calls()
+    want = [bits(call(1)) for call in calls]
+    gate = threading.Barrier(4)
+
+    def worker(first: int) -> bool:
+        gate.wait(timeout=30)
+        order = [(first + i) % len(calls) for i in range(len(calls))]
+        return all(bits(calls[i](1 + (first + i) % 2)) == want[i] for i in order)
+
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(worker, range(4)))
+
+
+@NATIVE_ONLY
+def test_kernels_leave_the_gil():
+    """While one thread is in a kernel another runs Python."""
+    x = generator("gil").standard_normal((4000, 1000)).astype(np.float32)
+    beats, done = 0, threading.Event()
+
+    def work():
+        with _backend.use("native"):
+            while not done.is_set():
+                fastbp.gelu(x, out=x, n_threads=1)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    try:
+        while beats < 1000:
+            beats += 1
+            done.wait(0)
+    finally:
+        done.set()
+        thread.join()
+    assert beats == 1000
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_forked_child_computes(backend):
+    """After threads have run in the parent, with as many asked for in the child; an alarm ends a child that waits for ever."""
+    import signal
+
+    calls = large_calls()
+    want = [bits(call(2)) for call in calls]
+    child = os.fork()
+    if child == 0:
+        status = 2
+        try:
+            signal.alarm(30)
+            status = 0 if [bits(call(2)) for call in calls] == want else 1
+        finally:
+            os._exit(status)
+    _, status = os.waitpid(child, 0)
+    assert not os.WIFSIGNALED(status), "the child of a fork hung until its alarm"
+    assert os.waitstatus_to_exitcode(status) == 0, "other bits, or an exception, in the child of a fork"
+    assert [bits(call(2)) for call in calls] == want  # and the parent goes on
+
+
+def test_something_is_tested():
+    """A run that is meant to test the kernels, as FASTBP_BACKEND=native says, has found them."""
+    assert not (NO_NATIVE and os.environ.get("FASTBP_BACKEND") == "native")

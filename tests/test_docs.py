@@ -1,0 +1,78 @@
+"""What the documentation shows runs, and shows what comes out: doctests of the modules, Python blocks of the pages."""
+
+from __future__ import annotations
+
+import doctest
+import importlib
+import pkgutil
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import fastbp
+
+ROOT = Path(__file__).parents[1]
+PAGES = [page for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))) if page.exists()]
+MODULES = ["fastbp"] + [
+    module.name
+    for module in pkgutil.iter_modules(fastbp.__path__, "fastbp.")
+    if not module.name.split(".")[-1].startswith("_") or module.name.split(".")[-1] == "_config"
+]
+BLOCK = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
+
+
+@pytest.fixture(autouse=True)
+def in_an_empty_folder(tmp_path, monkeypatch):
+    """Examples may save files; they print numbers as NumPy does by default."""
+    monkeypatch.chdir(tmp_path)
+    with np.printoptions():
+        yield
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_doctests(name, backend):
+    module = importlib.import_module(name)
+    failed, _ = doctest.testmod(module, optionflags=doctest.NORMALIZE_WHITESPACE)
+    assert failed == 0
+
+
+@pytest.mark.parametrize("name", fastbp.__all__)
+def test_public_functions_have_examples(name):
+    """Every public function and class has one; so has each method that its class describes with parameters."""
+    thing = getattr(fastbp, name)
+    if not callable(thing):
+        return
+    described = [thing] + [
+        method
+        for key, method in vars(thing).items()
+        if isinstance(thing, type) and not key.startswith("_") and "Parameters\n" in (getattr(method, "__doc__", None) or "")
+    ]
+    missing = [each.__qualname__ for each in described if ">>>" not in (each.__doc__ or "")]
+    assert not missing or issubclass_of_exception(thing)
+
+
+def issubclass_of_exception(thing):
+    return isinstance(thing, type) and issubclass(thing, Exception)
+
+
+def blocks(page: Path) -> list[str]:
+    """The Python blocks of a page, each preceded by as many empty lines as lie before it, so that errors name its line."""
+    text = page.read_text(encoding="utf-8")
+    return ["\n" * text[: match.start(1)].count("\n") + match.group(1) for match in BLOCK.finditer(text)]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_python_blocks(page, backend):
+    """The blocks of a page run one after the other in one namespace; those with prompts are doctests."""
+    namespace = {"__name__": "__main__"}
+    for block in blocks(page):
+        if ">>>" in block:
+            test = doctest.DocTestParser().get_doctest(block, namespace, page.name, str(page), 0)
+            runner = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE)
+            runner.run(test, clear_globs=False)
+            namespace = test.globs
+            assert runner.failures == 0
+        else:
+            exec(compile(block, str(page), "exec"), namespace)
