@@ -29,8 +29,8 @@ class Contestant:
     """One way to do the work of a row; a call does `units` of it.
 
     `restore` puts inputs back that a call destroys; it runs, untimed, before a sample, then one call.
-    `finish` waits, within the time, for work that calls have left under way. `first_s` is the time of the call
-    that checked it, where nothing was compiled in it: if it was a slow one, it serves as the first sample.
+    `finish` waits, within the time, for work that calls have left under way. `first_s` is the time of the
+    call that checked it, where nothing was compiled in it: that of a slow one serves as the first sample.
     """
 
     name: str

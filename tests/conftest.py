@@ -323,8 +323,9 @@ def assert_accurate(name: str, got: Array, promise: Promise, compare: bool) -> N
     if not good.all():
         excess = np.where(good, -1, error / promise.allowed)
         worst = np.unravel_index(np.argmax(np.where(np.isnan(excess), np.inf, excess)), error.shape)
+        place = f"{name}{list(map(int, worst))}" if worst else name
         raise AssertionError(
-            f"{name}{list(map(int, worst))} is {got[worst]!r}, exactly {promise.want[worst]!r}: "
+            f"{place} is {got[worst]!r}, exactly {promise.want[worst]!r}: "
             f"off by {error[worst]:.3g}, {excess[worst]:.3g} times what is allowed"
         )
     if compare:

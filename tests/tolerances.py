@@ -206,8 +206,8 @@ def _reduced(a, r, rows: Bound, grad: Bound, n_terms: int) -> Bounds:
 @_bound
 def softmax_cross_entropy(a, r, fma):
     """E = s [sum u_c (log1p(rest) + d_c) + k lse²] is a sum of terms of one sign. Its delta is s [y_c (U + 2k lse) - u_c], U = sum u,
-    but for the largest logit s [U - u_c - u_c rest + 2k lse]/(1+rest), so that y_c is not subtracted from a target near it.
-    U - u_c is a difference of rounded numbers except where it is 0, that is for every one-hot row.
+    but for the largest logit s [V - u_c rest + 2k lse]/(1+rest), V = the sum of the other u, so that y_c is not subtracted from a
+    target near it.
     """
     n_rows, n_classes = a.logits.shape
     class_weight = np.ones(n_classes) if a.class_weight is None else a.class_weight
@@ -229,7 +229,7 @@ def softmax_cross_entropy(a, r, fma):
     rows = Bound(s[:, 0] * size, (row.log1p_error + 2 * row.lse_error * (square > 0) + few)[:, 0] + CAPPED * bool(a.softcap))
 
     pull = 2 * abs(a.lse_square_scale) * row.lse_size
-    at_top = (u * row.rest_size + np.where(others > 0, others + total, 0) + pull) / (1 + row.rest)
+    at_top = (u * row.rest_size + others + pull) / (1 + row.rest)
     elsewhere = row.y_size * (total + pull) + u
     delta_error = np.where(row.is_top, row.rest_error, row.y_error) + row.lse_error * (pull > 0) + few
     if a.softcap:  # its factor 1 - tanh² is off by twice the error of tanh

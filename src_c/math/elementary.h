@@ -35,6 +35,7 @@
 #define SUBNORMAL_POWER 53
 #endif
 
+static inline vec v_min(vec a, vec b) { return v_select(v_lt(a, b), a, b); } /* b where either is NaN */
 static inline vec v_abs(vec x) { return v_max(x, v_sub(v_all(0), x)); }
 static inline vec v_negative(vec x) { return v_sub(v_all(0), x); }
 

@@ -45,12 +45,23 @@ static inline vec v_mul(vec a, vec b) { return OP(mul)(a, b); }
 static inline vec v_div(vec a, vec b) { return OP(div)(a, b); }
 static inline vec v_sqrt(vec a) { return OP(sqrt)(a); }
 static inline vec v_fma(vec a, vec b, vec c) { return OP(fmadd)(a, b, c); }
-static inline vec v_min(vec a, vec b) { return OP(min)(a, b); }
 static inline vec v_max(vec a, vec b) { return OP(max)(a, b); }
 
 static inline mask v_lt(vec a, vec b) { return OP(cmp)(a, b, _CMP_LT_OQ); }
 static inline mask v_eq(vec a, vec b) { return OP(cmp)(a, b, _CMP_EQ_OQ); }
 static inline vec v_select(mask m, vec yes, vec no) { return OP(blendv)(no, yes, m); }
+
+static inline vec v_zip(vec a, vec b, vec *high) /* within halves, then the halves put in order */
+{
+    vec low = OP(unpacklo)(a, b), upper = OP(unpackhi)(a, b);
+#ifdef FBP_FLOAT32
+    *high = _mm256_permute2f128_ps(low, upper, 0x31);
+    return _mm256_permute2f128_ps(low, upper, 0x20);
+#else
+    *high = _mm256_permute2f128_pd(low, upper, 0x31);
+    return _mm256_permute2f128_pd(low, upper, 0x20);
+#endif
+}
 
 /* 2^k for whole k that give a normal number: k moved into the exponent field by adding ROUNDER */
 static inline vec pow2(vec k)

@@ -32,12 +32,24 @@ static inline vec v_mul(vec a, vec b) { return OP(mul)(a, b); }
 static inline vec v_div(vec a, vec b) { return OP(div)(a, b); }
 static inline vec v_sqrt(vec a) { return OP(sqrt)(a); }
 static inline vec v_fma(vec a, vec b, vec c) { return OP(fmadd)(a, b, c); }
-static inline vec v_min(vec a, vec b) { return OP(min)(a, b); }
 static inline vec v_max(vec a, vec b) { return OP(max)(a, b); }
 
 static inline mask v_lt(vec a, vec b) { return CMP(a, b, _CMP_LT_OQ); }
 static inline mask v_eq(vec a, vec b) { return CMP(a, b, _CMP_EQ_OQ); }
 static inline vec v_select(mask m, vec yes, vec no) { return OP(mask_blend)(m, no, yes); }
+
+static inline vec v_zip(vec a, vec b, vec *high)
+{
+#ifdef FBP_FLOAT32
+    const __m512i low = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+    const __m512i upper = _mm512_setr_epi32(8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
+#else
+    const __m512i low = _mm512_setr_epi64(0, 8, 1, 9, 2, 10, 3, 11);
+    const __m512i upper = _mm512_setr_epi64(4, 12, 5, 13, 6, 14, 7, 15);
+#endif
+    *high = OP(permutex2var)(a, upper, b);
+    return OP(permutex2var)(a, low, b);
+}
 
 static inline vec v_ldexp(vec a, vec k) { return OP(scalef)(a, k); }
 static inline vec v_frexp(vec a, vec *k)

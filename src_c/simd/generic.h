@@ -28,12 +28,21 @@ static inline vec v_div(vec a, vec b) { EACH_LANE a.at[i] /= b.at[i]; return a; 
 static inline vec v_sqrt(vec a) { EACH_LANE a.at[i] = SQRT(a.at[i]); return a; }
 /* two roundings: a fused one in software would cost a hundred times as much */
 static inline vec v_fma(vec a, vec b, vec c) { EACH_LANE c.at[i] += a.at[i] * b.at[i]; return c; }
-static inline vec v_min(vec a, vec b) { EACH_LANE b.at[i] = a.at[i] < b.at[i] ? a.at[i] : b.at[i]; return b; }
 static inline vec v_max(vec a, vec b) { EACH_LANE b.at[i] = a.at[i] > b.at[i] ? a.at[i] : b.at[i]; return b; }
 
 static inline mask v_lt(vec a, vec b) { mask m; EACH_LANE m.at[i] = a.at[i] < b.at[i]; return m; }
 static inline mask v_eq(vec a, vec b) { mask m; EACH_LANE m.at[i] = a.at[i] == b.at[i]; return m; }
 static inline vec v_select(mask m, vec yes, vec no) { EACH_LANE no.at[i] = m.at[i] ? yes.at[i] : no.at[i]; return no; }
+
+static inline vec v_zip(vec a, vec b, vec *high)
+{
+    vec low;
+    for (int i = 0; i < W / 2; i++) {
+        low.at[2 * i] = a.at[i], low.at[2 * i + 1] = b.at[i];
+        high->at[2 * i] = a.at[W / 2 + i], high->at[2 * i + 1] = b.at[W / 2 + i];
+    }
+    return low;
+}
 
 static inline integer bits_of(real x) { integer b; memcpy(&b, &x, sizeof b); return b; }
 static inline real real_of(integer b) { real x; memcpy(&x, &b, sizeof x); return x; }

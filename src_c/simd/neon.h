@@ -48,8 +48,13 @@ static inline vec v_fma(vec a, vec b, vec c) { return OP(vfmaq)(c, a, b); }
 static inline mask v_lt(vec a, vec b) { return OP(vcltq)(a, b); }
 static inline mask v_eq(vec a, vec b) { return OP(vceqq)(a, b); }
 static inline vec v_select(mask m, vec yes, vec no) { return OP(vbslq)(m, yes, no); }
-static inline vec v_min(vec a, vec b) { return v_select(v_lt(a, b), a, b); } /* b where either is NaN */
-static inline vec v_max(vec a, vec b) { return v_select(v_lt(b, a), a, b); }
+static inline vec v_max(vec a, vec b) { return v_select(v_lt(b, a), a, b); } /* b where either is NaN */
+
+static inline vec v_zip(vec a, vec b, vec *high)
+{
+    *high = OP(vzip2q)(a, b);
+    return OP(vzip1q)(a, b);
+}
 
 /* 2^k for whole k that give a normal number: k moved into the exponent field by adding ROUNDER */
 static inline vec pow2(vec k)
