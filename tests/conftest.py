@@ -168,12 +168,12 @@ class Problem:
         """The arguments and the results in the precision of the oracle."""
         wide = ORACLE[self.dtype]
         arguments = {name: self.given(name, wide) for name in self.arguments}
-        return SimpleNamespace(**arguments), solve(_reference, self, wide)
+        return SimpleNamespace(**arguments), solve(_reference, self, wide, memory=Compact())
 
     @cached_property
     def twin(self) -> SimpleNamespace:
         """The results of plain NumPy."""
-        return solve(_reference, self)
+        return solve(_reference, self, memory=Compact())
 
     def __str__(self) -> str:
         words = {
@@ -248,7 +248,7 @@ def solve(
     in_place: bool = False,
 ) -> SimpleNamespace:
     """Every output of a problem by its name, and `loss` and `weight_sum` where they are returned; in its dtype or another."""
-    dtype, memory = dtype or problem.dtype, memory or Compact()
+    dtype, memory = dtype or problem.dtype, memory or Guards()
     replaced, source = problem.in_place if in_place else (None, None)
     arguments, outputs = {}, {}
     for name, value in problem.arguments.items():
@@ -361,14 +361,14 @@ def check(kernels: ModuleType, problem: Problem) -> None:
     """Assert all that is promised of a problem. Bits that may not change are a promise of the compiled kernels."""
     compiled = kernels is not _reference
     try:
-        got = solve(kernels, problem, memory=Guards())
+        got = solve(kernels, problem)
         with np.errstate(all="ignore"):
             for name, promise in promises(problem, squares_are_known(kernels, problem.dtype)).items():
                 assert_accurate(name, getattr(got, name), promise, compare=compiled)
         if problem.in_place:
-            assert_same_bits(got, solve(kernels, problem, memory=Guards(), in_place=True), "in place")
+            assert_same_bits(got, solve(kernels, problem, in_place=True), "in place")
         if compiled:
-            assert_same_bits(got, solve(kernels, problem, n_threads=2), "from contiguous memory")
+            assert_same_bits(got, solve(kernels, problem, n_threads=2, memory=Compact()), "from contiguous memory")
     except AssertionError as error:
         raise AssertionError(f"{problem}: {error}") from error
 

@@ -122,10 +122,11 @@ def _rows(z: Array, softcap: float = 0.0) -> SimpleNamespace:
 
     With m = max z and d_c = m - z_c, exp(-d_c) errs by EXP and by the rounding of d_c, which is *relative* to the exponential:
     d_c/2. So the far tail is known less well by any implementation that works in one precision.
-    rest = sum of exp(-d_c) over c != argmax; share = rest/(1+rest) <= log1p(rest); lse = m + log1p(rest).
+    rest = sum of exp(-d_c) over c != argmax; lse = m + log1p(rest).
 
     A softcap c replaces z by c tanh(z/c), which is off by CAPPED relative to itself. So d_c is off by CAPPED times its `spread`,
-    |z_c| + |m|, however small it is itself; that is a magnitude, like d_c, and not a number of roundings.
+    |z_c| + |m|, however small it is itself; that is a magnitude, like d_c, and not a number of roundings. `share` is what the
+    spreads make of log(1 + rest).
     Rows without a softmax (NaN, +inf, all -inf) count as rows of zeros: their bounds do not matter.
     """
     z = softcap * np.tanh(z / softcap) if softcap else z
@@ -141,11 +142,11 @@ def _rows(z: Array, softcap: float = 0.0) -> SimpleNamespace:
     rest = others.sum(axis=1, keepdims=True)
     some_rest = np.where(rest > 0, rest, 1)
     rest_error = (others * d).sum(axis=1, keepdims=True) / some_rest * ROUNDING + EXP + sum_of(z.shape[1]) + capped
-    rest_size = rest + (others * spread).sum(axis=1, keepdims=True)
-    share = rest_size / (1 + rest)
+    rest_spread = (others * spread).sum(axis=1, keepdims=True)
+    share = rest_spread / (1 + rest)
     y = e / (1 + rest)
     return SimpleNamespace(
-        d=d, spread=spread, is_top=is_top, rest=rest, rest_size=rest_size, rest_error=rest_error,
+        d=d, spread=spread, is_top=is_top, rest=rest, rest_size=rest + rest_spread, rest_error=rest_error, share=share,
         y=y, y_size=y * (1 + spread + share), y_error=EXP + d * ROUNDING + rest_error + 2 * ROUNDING + capped,
         log1p_rest=np.log1p(rest), log1p_size=np.log1p(rest) + share, log1p_error=LOG + rest_error,
         lse=m + np.log1p(rest), lse_size=np.abs(m) + np.log1p(rest) + share, lse_error=LOG + ROUNDING + rest_error + capped,
@@ -229,7 +230,7 @@ def softmax_cross_entropy(a, r, fma):
     rows = Bound(s[:, 0] * size, (row.log1p_error + 2 * row.lse_error * (square > 0) + few)[:, 0] + CAPPED * bool(a.softcap))
 
     pull = 2 * abs(a.lse_square_scale) * row.lse_size
-    at_top = (u * row.rest_size + others + pull) / (1 + row.rest)
+    at_top = (u * row.rest_size + (others + pull) * (1 + row.share)) / (1 + row.rest)
     elsewhere = row.y_size * (total + pull) + u
     delta_error = np.where(row.is_top, row.rest_error, row.y_error) + row.lse_error * (pull > 0) + few
     if a.softcap:  # its factor 1 - tanh² is off by twice the error of tanh

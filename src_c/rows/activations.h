@@ -23,6 +23,7 @@ static void activate(int kind, fbp_size n, const real *x, real *y)
 static ALWAYS_INLINE vec v_slope(int kind, vec a)
 {
     const vec one = v_all(1), zero = v_all(0);
+    vec unused;
     switch (kind) {
     case FBP_SIGMOID: return v_mul(a, v_sub(one, a));
     case FBP_TANH: return v_mul(v_sub(one, a), v_add(one, a));
@@ -30,7 +31,7 @@ static ALWAYS_INLINE vec v_slope(int kind, vec a)
     case FBP_LEAKY_RELU: return v_select(v_lt(zero, a), one, v_select(v_eq(a, a), v_all((real)0.01), a));
     case FBP_GELU: return v_gelu_slope(a);
     case FBP_SILU: return v_silu_slope(a);
-    case FBP_SOFTPLUS: return v_negative(v_expm1_nonpositive(v_negative(a)));
+    case FBP_SOFTPLUS: return v_negative(v_expm1_nonpositive(v_negative(a), &unused));
     default: return one;
     }
 }

@@ -101,12 +101,12 @@ static double softmax_cross_entropy_targets_row(fbp_size C, const real *z, const
         penalty = lse_square_scale * lse * lse;
     }
 
-    const vec one = v_all(1), factor = v_all((real)inverse), total = v_all((real)(T + pull));
+    const vec one = v_all(1), gain = v_all((real)((T + pull) * inverse));
     const vec at_maximum = v_all((real)((others + pull - top * rest) * inverse));
     const int single = rest < 1;
     for (fbp_size i = 0; i < C; i += W) {
         vec e = load_at(d + i, C - i, 0);
-        vec delta = v_fma(v_mul(e, factor), total, v_negative(load_at(u + i, C - i, 0)));
+        vec delta = v_fma(e, gain, v_negative(load_at(u + i, C - i, 0)));
         if (single) delta = v_select(v_eq(e, one), at_maximum, delta);
         if (softcap > 0) delta = v_mul(delta, load_at(slope + i, C - i, 0));
         store_at(d + i, v_mul(delta, v_all((real)scale)), C - i);
