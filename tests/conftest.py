@@ -20,18 +20,19 @@ import os
 import warnings
 import zlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache, partial
 from types import ModuleType, SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
-from tolerances import BOUNDS, BY_HAND, NO_WORSE
 
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore", RuntimeWarning)  # "fastbp runs on its NumPy twin": the tests say it by skipping
+with warnings.catch_warnings():  # that fastbp runs on its NumPy twin: the tests say so by skipping
+    warnings.simplefilter("ignore", RuntimeWarning)
     from fastbp import _backend, _reference
+
+from tolerances import BOUNDS, BY_HAND, NO_WORSE
 
 Array = np.ndarray
 
@@ -140,8 +141,9 @@ class Updated:
 class Problem:
     """One call in one dtype: `arguments` in the order of the signature, but for n_threads, which every function has last.
 
-    `function` is the name of a backend function, or a function whose first argument is the backend. Arrays of floats have the dtype of the call, but for the weights of examples and classes, which are float64 always.
-    `in_place` names an output and the input in whose memory it may lie.
+    `function` is the name of a backend function, or a function whose first argument is the backend. Arrays of floats have the
+    dtype of the call, but for the weights of examples, classes and outputs, which are float64 always. `in_place` names an output
+    and the input in whose memory it may lie.
     """
 
     function: str | Callable[..., Any]
@@ -158,6 +160,9 @@ class Problem:
         if isinstance(value, Array) and value.dtype.kind == "f":
             return value.astype(np.float64 if name in self.WEIGHTS else dtype)
         return value
+
+    def changed(self, **arguments: Any) -> Problem:
+        return replace(self, arguments={**self.arguments, **arguments})
 
     @property
     def name(self) -> str:
@@ -185,15 +190,15 @@ class Problem:
 
 
 ORACLE = {np.float32: np.float64, np.float64: np.longdouble}
-ORACLE_IS_WIDER = {dtype: np.finfo(wide).eps < np.finfo(dtype).eps for dtype, wide in ORACLE.items()}
+"""In which precision the twin gives the exact results. Where long double is no wider than double, a double has itself."""
 
 
 class Guards:
     """Places arrays inside larger buffers, and tells whether a call wrote anything but its outputs.
 
-    A vector or row starts LEAD elements into its buffer, aligned to nothing but its elements; rows lie GAP elements apart; the
-    TAIL is longer than any vector. Every byte round the contents, and of an output before the call, is 0xFF: as a float a NaN that
-    no arithmetic makes, as a label -1.
+    A vector or row starts LEAD elements into its buffer, aligned to nothing but its elements; GAP elements lie between rows; the
+    TAIL is longer than any vector. Every byte round the contents, and of an output before the call, is 0xFF: as a float a NaN
+    that no arithmetic makes, as a label -1.
     """
 
     LEAD, GAP, TAIL = 3, 5, 67
@@ -246,8 +251,12 @@ def solve(
     n_threads: int = 1,
     memory: Guards | Compact | None = None,
     in_place: bool = False,
+    keep: str = "",
 ) -> SimpleNamespace:
-    """Every output of a problem by its name, and `loss` and `weight_sum` where they are returned; in its dtype or another."""
+    """Every output of a problem by its name, and `loss` and `weight_sum` where they are returned; in its dtype or another.
+
+    Arrays are placed in `memory`, but for the input named `keep`, which stays where and as it is.
+    """
     dtype, memory = dtype or problem.dtype, memory or Guards()
     replaced, source = problem.in_place if in_place else (None, None)
     arguments, outputs = {}, {}
@@ -259,10 +268,10 @@ def solve(
             arguments[name] = outputs[name] = memory.place(value.shape, np.dtype(dtype), None, True)
         elif isinstance(value, Updated):
             arguments[name] = outputs[name] = memory.place(given.shape, given.dtype, given, True)
-        elif isinstance(value, Array):
+        elif isinstance(value, Array) and name != keep:
             arguments[name] = memory.place(given.shape, given.dtype, given, name == source)
         else:
-            arguments[name] = value
+            arguments[name] = value  # no array, or one to keep
     f = problem.function
     call = getattr(kernels, f) if isinstance(f, str) else partial(f, kernels)
     returned = call(*arguments.values(), n_threads)
@@ -288,9 +297,10 @@ class Promise(NamedTuple):
 
 def error_of(got: Array, want: Array) -> Array:
     """|got - want|; inf where one of them is NaN or infinite and the other is not, or differs."""
+    with np.errstate(invalid="ignore"):
+        error = np.abs(got - want)
     same = (got == want) | (np.isnan(got) & np.isnan(want))
-    finite = np.isfinite(got) & np.isfinite(want)
-    return np.where(same, 0, np.where(finite, np.abs(np.subtract(got, want, where=finite, out=np.zeros_like(want))), np.inf))
+    return np.where(same, 0, np.where(np.isnan(error), np.inf, error))
 
 
 def largest_in(unit: Array, error: Array, negligible: Array) -> float:
@@ -303,15 +313,15 @@ def largest_in(unit: Array, error: Array, negligible: Array) -> float:
 def promises(problem: Problem, squares_are_known: bool) -> dict[str, Promise]:
     """By the name of each result of a problem."""
     limits, wide = np.finfo(problem.dtype), ORACLE[problem.dtype]
-    arguments, exact = problem.exact
+    arguments, results = problem.exact
     promised = {}
     with np.errstate(all="ignore"):
-        for name, bound in BOUNDS[problem.name](arguments, exact, squares_are_known).items():
-            want = np.asarray(getattr(exact, name), wide)
+        for name, bound in BOUNDS[problem.name](arguments, results, squares_are_known).items():
+            want, twin = (np.asarray(getattr(each, name), wide) for each in (results, problem.twin))
             want = np.where(np.abs(want) > limits.max, np.copysign(np.inf, want), want)  # NaN compares false
             unit = np.asarray(limits.eps * bound.magnitude, wide)
             negligible = np.asarray(bound.underflow * limits.smallest_subnormal, wide)
-            of_numpy = largest_in(unit, error_of(np.asarray(getattr(problem.twin, name), wide), want), negligible)
+            of_numpy = largest_in(unit, error_of(twin, want), negligible)
             promised[name] = Promise(want, unit * bound.coefficient + negligible, negligible, unit, of_numpy)
     return promised
 
@@ -330,7 +340,9 @@ def assert_accurate(name: str, got: Array, promise: Promise, compare: bool) -> N
         )
     if compare:
         ours = largest_in(promise.unit, error, promise.negligible)
-        assert ours <= promise.of_numpy + NO_WORSE, f"{name}: error of {ours:.3g} eps, of NumPy {promise.of_numpy:.3g} eps"
+        assert ours <= promise.of_numpy + NO_WORSE, (
+            f"{name}: {ours:.3g} eps off, NumPy {promise.of_numpy:.3g}"
+        )
 
 
 def assert_same_bits(a: SimpleNamespace, b: SimpleNamespace, what: str) -> None:
@@ -368,13 +380,14 @@ def check(kernels: ModuleType, problem: Problem) -> None:
         if problem.in_place:
             assert_same_bits(got, solve(kernels, problem, in_place=True), "in place")
         if compiled:
-            assert_same_bits(got, solve(kernels, problem, n_threads=2, memory=Compact()), "from contiguous memory")
+            again = solve(kernels, problem, n_threads=2, memory=Compact())
+            assert_same_bits(got, again, "in a second run, from contiguous memory")
     except AssertionError as error:
         raise AssertionError(f"{problem}: {error}") from error
 
 
 def check_threads(kernels: ModuleType, problem: Problem) -> None:
-    """A problem large enough that its rows are shared out: the same bits on one, two and three threads, and twice on two."""
-    one = solve(kernels, problem)
-    for n_threads in (2, 2, 3):
-        assert_same_bits(one, solve(kernels, problem, n_threads=n_threads), f"on {n_threads} threads of {problem}")
+    """A problem that is large enough to be shared out: the same bits on one, two and three threads, and twice on two."""
+    one, *others = (solve(kernels, problem, n_threads=n_threads) for n_threads in (1, 2, 2, 3))
+    for other in others:
+        assert_same_bits(one, other, f"on more threads of {problem}")

@@ -22,7 +22,16 @@ from fastbp import _backend, _reference
 
 # -- names and signatures ------------------------------------------------------------------------------------------------------
 
-ONLY_NATIVE = {"available_isas", "compiler", "fma_rate", "isa", "max_threads", "openmp", "thread_limit", "use_isa"}
+ONLY_NATIVE = {
+    "available_isas",
+    "compiler",
+    "fma_rate",
+    "isa",
+    "max_threads",
+    "openmp",
+    "thread_limit",
+    "use_isa",
+}
 
 
 def public_callables(module: ModuleType) -> dict[str, Callable]:
@@ -30,7 +39,9 @@ def public_callables(module: ModuleType) -> dict[str, Callable]:
     return {
         name: value
         for name, value in vars(module).items()
-        if not name.startswith("_") and callable(value) and getattr(value, "__module__", "").startswith(module.__name__)
+        if not name.startswith("_")
+        and callable(value)
+        and getattr(value, "__module__", "").startswith(module.__name__)
     }
 
 
@@ -39,7 +50,9 @@ REFERENCE = public_callables(_reference)
 
 def parameters(function: Callable) -> OrderedDict[str, object]:
     """Names, in order, with their defaults; `self` aside."""
-    return OrderedDict((name, p.default) for name, p in inspect.signature(function).parameters.items() if name != "self")
+    return OrderedDict(
+        (name, p.default) for name, p in inspect.signature(function).parameters.items() if name != "self"
+    )
 
 
 @NATIVE_ONLY
@@ -66,14 +79,27 @@ def test_the_same_methods(name):
     from fastbp import _kernels
 
     ours, theirs = getattr(_kernels, name), REFERENCE[name]
-    methods = [key for key, value in vars(theirs).items() if inspect.isfunction(value) and not key.startswith("_")]
-    assert methods == [key for key, value in vars(ours).items() if callable(value) and not key.startswith("_")]
+    methods = [
+        key for key, value in vars(theirs).items() if inspect.isfunction(value) and not key.startswith("_")
+    ]
+    assert methods == [
+        key for key, value in vars(ours).items() if callable(value) and not key.startswith("_")
+    ]
     for method in methods:
         assert parameters(getattr(ours, method)) == parameters(getattr(theirs, method))
     # A compiled class does not tell the signature of its constructor, but takes its arguments by name.
-    given = {"layer_sizes": (1, 1), "activation": "tanh", "loss": "squared_error", "parameters": np.zeros(2), "n_threads": 1}
+    given = {
+        "layer_sizes": (1, 1),
+        "activation": "tanh",
+        "loss": "squared_error",
+        "parameters": np.zeros(2),
+        "n_threads": 1,
+    }
     assert list(given) == list(parameters(theirs))
-    assert all(getattr(ours(**given), key) is value or getattr(ours(**given), key) == value for key, value in given.items())
+    assert all(
+        getattr(ours(**given), key) is value or getattr(ours(**given), key) == value
+        for key, value in given.items()
+    )
 
 
 # -- which backend, which instruction set --------------------------------------------------------------------------------------
@@ -93,7 +119,12 @@ def python(code: str, **environment: str) -> tuple[int, str, str]:
     """Run a program in a new interpreter, with FASTBP_* as given: (exit code, output, errors)."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("FASTBP_")}
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, env=inherited | environment, check=False
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env=inherited | environment,
+        check=False,
     )
     return done.returncode, done.stdout.strip(), done.stderr.strip()
 
@@ -115,7 +146,11 @@ def test_native_is_the_default():
 def test_without_kernels_there_is_one_warning():
     code, output, errors = python(WITHOUT_KERNELS + WHICH)
     assert (code, output) == (0, "reference")
-    assert errors.count("RuntimeWarning") == 1 and "NumPy twin" in errors and "FASTBP_BACKEND=reference" in errors
+    assert (
+        errors.count("RuntimeWarning") == 1
+        and "NumPy twin" in errors
+        and "FASTBP_BACKEND=reference" in errors
+    )
 
 
 def test_without_kernels_native_is_an_error():
@@ -163,7 +198,9 @@ def test_an_unavailable_instruction_set_is_an_error(isa):
         isa = next(name for name in ("neon", "avx2") if name not in ISAS)
     for environment in ({}, {"FASTBP_BACKEND": "native"}):
         code, _, errors = python(WHICH, FASTBP_ISA=isa, **environment)
-        message = f"FASTBP_ISA: instruction set: got {isa!r}, expected one that this CPU can run: {', '.join(ISAS)}"
+        message = (
+            f"FASTBP_ISA: instruction set: got {isa!r}, expected one that this CPU can run: {', '.join(ISAS)}"
+        )
         assert code == 1 and last_line(errors) == f"ImportError: {message}"
     with _backend.use("native"):
         before = _backend.kernels.isa()
@@ -194,7 +231,9 @@ def test_show_config(backend, capsys):
     assert config["backend"] == backend == lines["backend"].split()[0]
     assert config["numpy"] == np.__version__ and config["threads"] >= 1
     if backend == "reference":
-        assert config["isa"] is config["available_isas"] is config["compiler"] is None and config["threads"] == 1
+        assert (
+            config["isa"] is config["available_isas"] is config["compiler"] is None and config["threads"] == 1
+        )
         assert "NumPy twin" in lines["backend"] and lines["isa"] == "-"
     else:
         assert config["available_isas"] == ISAS and config["isa"] in ISAS
@@ -230,7 +269,11 @@ def large_calls() -> list:
 
 def bits(answer) -> list[bytes]:
     """Every array of an answer, or of the tuples within it."""
-    return [part for each in answer for part in (bits(each) if isinstance(each, tuple) else [np.asarray(each).tobytes()])]
+    return [
+        part
+        for each in answer
+        for part in (bits(each) if isinstance(each, tuple) else [np.asarray(each).tobytes()])
+    ]
 
 
 def test_concurrent_calls(backend):

@@ -38,8 +38,14 @@ def test_doctests(name, backend):
 @pytest.mark.parametrize("name", fastbp.__all__)
 def test_what_has_parameters_has_an_example(name):
     thing = getattr(fastbp, name)
-    methods = [value for key, value in vars(thing).items() if not key.startswith("_")] if isinstance(thing, type) else []
-    described = [each for each in (thing, *methods) if "Parameters\n" in (getattr(each, "__doc__", None) or "")]
+    methods = (
+        [value for key, value in vars(thing).items() if not key.startswith("_")]
+        if isinstance(thing, type)
+        else []
+    )
+    described = [
+        each for each in (thing, *methods) if "Parameters\n" in (getattr(each, "__doc__", None) or "")
+    ]
     assert not [each.__qualname__ for each in described if ">>>" not in each.__doc__]
 
 

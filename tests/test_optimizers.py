@@ -63,7 +63,9 @@ def problems_of_every_option(update, dtype):
 @lru_cache(maxsize=1)
 def problems_of_every_size(update, dtype):
     plain, full = {}, {"weight_decay": 0.01} | ({"momentum": 0.9} if update == "sgd_update" else {"step": 3})
-    return [problem(update, generator(n), n, dtype, **chosen) for n in (0, *WIDTHS) for chosen in (plain, full)]
+    return [
+        problem(update, generator(n), n, dtype, **chosen) for n in (0, *WIDTHS) for chosen in (plain, full)
+    ]
 
 
 def test_every_option(dtype, update, engine):
@@ -77,7 +79,10 @@ def test_every_size(dtype, update, engine):
 
 
 def test_threads(dtype, update, isa):
-    for chosen in ({}, {"weight_decay": 0.01} | ({"momentum": 0.9, "nesterov": True} if update == "sgd_update" else {})):
+    for chosen in (
+        {},
+        {"weight_decay": 0.01} | ({"momentum": 0.9, "nesterov": True} if update == "sgd_update" else {}),
+    ):
         check_threads(_backend.kernels, problem(update, generator(update), 300_007, dtype, **chosen))
 
 
@@ -97,7 +102,12 @@ def test_first_steps_of_adam(dtype, engine):
     """From a state of zeros the first step is the learning rate against the sign of the gradient, however small that is."""
     g = np.array([1e-3, -1e-3, 5.0, -5e4, 0.0], dtype)
     zeros = np.zeros_like(g)
-    arguments = {"parameters": Updated(zeros), "gradient": g, "first_moment": Updated(zeros), "second_moment": Updated(zeros)}
+    arguments = {
+        "parameters": Updated(zeros),
+        "gradient": g,
+        "first_moment": Updated(zeros),
+        "second_moment": Updated(zeros),
+    }
     settings = {name: values[0] for name, values in ADAM.items()} | {"epsilon": 1e-30}
     check(engine, Problem("adam_update", dtype, arguments | settings))
 

@@ -7,8 +7,8 @@ A :class:`Bound` allows ``coefficient * eps * magnitude``, entry by entry. ``mag
 absolute value where nothing cancels, the sum of the absolute values of its terms where something does. ``coefficient`` counts
 the errors on the way, to first order in eps.
 
-The promise "no worse than plain NumPy in the same dtype" is measured in the same units: ``max(error / magnitude)`` of a kernel may
-exceed that of the twin by ``NO_WORSE * eps``.
+The promise "no worse than plain NumPy in the same dtype" is measured in the same units: ``max(error / magnitude)`` of a kernel
+may exceed that of the twin by ``NO_WORSE * eps``.
 
 :data:`BOUNDS` holds, by the name of a backend function, what gives the bounds of its results by name: a function of the arguments
 and the exact results of one call (both in the precision of the oracle) and of ``fma``, whether the rounding error of a square can
@@ -19,6 +19,7 @@ Dimension letters: N rows, C classes, I inputs, O outputs, K the terms of a prod
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -47,7 +48,7 @@ SIGMOID = 4.0
 """1/(1+e) or e/(1+e), e = exp(-|x|): the error of e, an addition, a division; and one more for the order of things."""
 
 TANH = 4.0
-"""tanh(x) = -t/(t+2), t = expm1(-2|x|), or a polynomial near 0: two errors of t, of which the quotient keeps one, three roundings."""
+"""tanh |x| = -t/(t+2), t = expm1(-2|x|), or a polynomial near 0: what the quotient keeps of the errors of t, three roundings."""
 
 CAPPED = TANH + 2 * ROUNDING
 """c tanh(z/c): a quotient, whose error tanh does not magnify, and a product."""
@@ -56,7 +57,7 @@ SOFTPLUS = EXP + LOG + 2 * ROUNDING
 """max(x,0) + log1p(exp(-|x|)): two terms of one sign; the condition number of log1p is at most 1."""
 
 GELU = 8.0
-"""x Phi(x) with Phi(-x) = exp(-x²/2) times a rational function: each a few roundings, the two products."""
+"""x Φ(x) with Φ(-x) = exp(-x²/2) times a rational function: each a few roundings, the two products."""
 
 WEIGHTING = 6 * ROUNDING
 """What an error or a delta is multiplied by, each rounded and applied: class weight, sample weight, 1/weight_sum."""
@@ -141,7 +142,9 @@ def _rows(z: Array, softcap: float = 0.0) -> SimpleNamespace:
     others = np.where(is_top, 0, e)
     rest = others.sum(axis=1, keepdims=True)
     some_rest = np.where(rest > 0, rest, 1)
-    rest_error = (others * d).sum(axis=1, keepdims=True) / some_rest * ROUNDING + EXP + sum_of(z.shape[1]) + capped
+    rest_error = (
+        (others * d).sum(axis=1, keepdims=True) / some_rest * ROUNDING + EXP + sum_of(z.shape[1]) + capped
+    )
     rest_spread = (others * spread).sum(axis=1, keepdims=True)
     share = rest_spread / (1 + rest)
     y = e / (1 + rest)
@@ -206,9 +209,9 @@ def _reduced(a, r, rows: Bound, grad: Bound, n_terms: int) -> Bounds:
 
 @_bound
 def softmax_cross_entropy(a, r, fma):
-    """E = s [sum u_c (log1p(rest) + d_c) + k lse²] is a sum of terms of one sign. Its delta is s [y_c (U + 2k lse) - u_c], U = sum u,
-    but for the largest logit s [V - u_c rest + 2k lse]/(1+rest), V = the sum of the other u, so that y_c is not subtracted from a
-    target near it.
+    """E = s [sum u_c (log1p(rest) + d_c) + k lse²] is a sum of terms of one sign. Its delta is s [y_c (U + 2k lse) - u_c],
+    U = sum u; but for the largest logit s [V - u_c rest + 2k lse]/(1+rest), V the sum of the other u, so that no y_c is
+    subtracted from a target near it.
     """
     n_rows, n_classes = a.logits.shape
     class_weight = np.ones(n_classes) if a.class_weight is None else a.class_weight
@@ -227,7 +230,8 @@ def softmax_cross_entropy(a, r, fma):
     terms = np.where(u > 0, u * (row.log1p_size + row.d + row.spread), 0)
     square = abs(a.lse_square_scale) * row.lse_size**2
     size = terms.sum(axis=1) + square[:, 0]
-    rows = Bound(s[:, 0] * size, (row.log1p_error + 2 * row.lse_error * (square > 0) + few)[:, 0] + CAPPED * bool(a.softcap))
+    error = row.log1p_error + 2 * row.lse_error * (square > 0) + CAPPED * bool(a.softcap) + few
+    rows = Bound(s[:, 0] * size, error[:, 0])
 
     pull = 2 * abs(a.lse_square_scale) * row.lse_size
     at_top = (u * row.rest_size + (others + pull) * (1 + row.share)) / (1 + row.rest)
@@ -280,7 +284,10 @@ def sigmoid_squared_error(a, r, fma):
     q = e / (1 + e)
     target = np.abs(np.where(a.logits > 0, 1 - a.targets, a.targets))
     miss, size = np.abs(target - q), target + q
-    entries, deltas = Bound(size * miss + miss**2, 2 * SIGMOID), Bound(size * q / (1 + e), 2 * SIGMOID + 3 * ROUNDING)
+    entries, deltas = (
+        Bound(size * miss + miss**2, 2 * SIGMOID),
+        Bound(size * q / (1 + e), 2 * SIGMOID + 3 * ROUNDING),
+    )
     return _sum_over_outputs(a, r, entries, deltas)
 
 
@@ -315,22 +322,26 @@ STEEPEST_SLOPE = 2.0
 
 
 def _activated(name: str, x: Array, y: Array, fma: bool) -> Bound:
-    """f(x), relative to itself. Only gelu magnifies: exp(-x²/2) errs by x²/2 times the rounding of x², where that is not put back.
+    """f(x), relative to itself. Only gelu magnifies: exp(-x²/2) errs by x²/2 times the rounding of x², if that is not put back.
 
-    That part is nothing at positive x, since there Phi(x) = 1 - tail. silu and gelu multiply what underflows by x.
+    That part is nothing at positive x, since there Φ(x) = 1 - tail. silu and gelu multiply what underflows by x.
     """
     lost = np.where(x < 0, x * x / 2, 0) if name == "gelu" and not fma else 0.0
     return Bound(np.abs(y) * (1 + lost), _ACTIVATION_ERROR[name], UNDERFLOW * (1 + np.abs(x)))
 
 
+_normal_cdf = np.vectorize(lambda x: math.erfc(-x / math.sqrt(2)) / 2, otypes=[float])
+
+
 def _slope(name: str, a: Array, fma: bool) -> Bound:
     """f' from what activation_backward is given."""
-    if name == "gelu":  # Phi(x) + x phi(x), which changes sign near -0.75
-        below = _reference._normal_cdf(a) + np.abs(a) * np.exp(-a * a / 2) / math.sqrt(2 * math.pi)
-        return Bound(below * (1 if fma else 1 + a * a / 2), GELU, UNDERFLOW * (1 + np.abs(a)))
+    underflow = UNDERFLOW * (1 + np.abs(a))
+    if name == "gelu":  # Φ(x) + x φ(x), which changes sign near -0.75
+        terms = _normal_cdf(a) + np.abs(a) * np.exp(-a * a / 2) / math.sqrt(2 * math.pi)
+        return Bound(terms * (1 if fma else 1 + a * a / 2), GELU, underflow)
     if name == "silu":  # s (1 + x (1 - s)), which changes sign near -1.28
-        s = 1 / (1 + np.exp(-a))
-        return Bound(s * (1 + np.abs(a) / (1 + np.exp(a))), 2 * SIGMOID + 3 * ROUNDING, UNDERFLOW * (1 + np.abs(a)))
+        s, not_s = 1 / (1 + np.exp(-a)), 1 / (1 + np.exp(a))
+        return Bound(s * (1 + np.abs(a) * not_s), 2 * SIGMOID + 3 * ROUNDING, underflow)
     magnitude, coefficient = {
         "identity": (np.ones_like(a), 0.0),
         "relu": (np.where(a > 0, 1, 0), 0.0),
@@ -365,7 +376,8 @@ def linear(a, r, fma):
     size = np.abs(a.x) @ np.abs(a.weight) + (0 if a.bias is None else np.abs(a.bias))
     z = a.x @ a.weight + (0 if a.bias is None else a.bias)
     f = _activated(a.activation, z, r.out, fma)
-    return {"out": Bound(size + f.magnitude, STEEPEST * product_of(len(a.weight)) + f.coefficient, f.underflow)}
+    coefficient = STEEPEST * product_of(len(a.weight)) + f.coefficient
+    return {"out": Bound(size + f.magnitude, coefficient, f.underflow)}
 
 
 @_bound
@@ -373,7 +385,8 @@ def linear_backward_input(a, r, fma):
     """(δ Wᵀ) f'."""
     size = np.abs(a.delta) @ np.abs(a.weight).T
     slope = _slope(a.activation, a.a, fma) if a.a is not None else Bound(1.0, 0.0)
-    return {"out": Bound(size * slope.magnitude, product_of(a.weight.shape[1]) + slope.coefficient + ROUNDING)}
+    coefficient = product_of(a.weight.shape[1]) + slope.coefficient + ROUNDING
+    return {"out": Bound(size * slope.magnitude, coefficient)}
 
 
 @_bound
@@ -428,17 +441,24 @@ _CURVATURE = {
 
 def _error_of_the_mean(loss: str, z: Array, targets: Array) -> tuple[Array, Bounds]:
     """The delta (N,C) of the mean error at the logits z, and the bounds of that call."""
-    arguments = {"targets": targets, "sample_weight": None}
-    if loss == "softmax_cross_entropy":
-        labels, rows = (targets, None) if targets.ndim == 1 else (None, targets)
-        arguments = {"labels": labels, "targets": rows, "class_weight": None, "sample_weight": None, "ignore_index": -100}
-        arguments |= {"label_smoothing": 0.0, "lse_square_scale": 0.0, "softcap": 0.0}
-    if loss == "sigmoid_cross_entropy":
-        arguments = {"targets": targets, "pos_weight": None, "sample_weight": None, "label_smoothing": 0.0}
-    arguments |= {"mean": True, "losses": None, "grad": np.empty_like(z)}
-    _, weight_sum = getattr(_reference, loss)(z, *arguments.values(), 1)
-    call = SimpleNamespace(logits=z, outputs=z, **arguments)
-    return call.grad, BOUNDS[loss](call, SimpleNamespace(weight_sum=weight_sum), False)
+    f = getattr(_reference, loss)
+    plain = {
+        "ignore_index": -100,
+        "label_smoothing": 0.0,
+        "lse_square_scale": 0.0,
+        "softcap": 0.0,
+        "mean": True,
+        "n_threads": 1,
+    }
+    arguments = {name: plain.get(name) for name in inspect.signature(f).parameters}
+    arguments |= {
+        next(iter(arguments)): z,
+        "labels" if targets.ndim == 1 else "targets": targets,
+        "grad": np.empty_like(z),
+    }
+    _, weight_sum = f(*arguments.values())
+    bounds = BOUNDS[loss](SimpleNamespace(**arguments), SimpleNamespace(weight_sum=weight_sum), False)
+    return arguments["grad"], bounds
 
 
 def _layers(sizes: Sequence[int], parameters: Array) -> list[tuple[Array, Array]]:

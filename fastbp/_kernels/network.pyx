@@ -8,6 +8,7 @@ D. An update that could overflow is made on a copy first and given up if it does
 E. Pending signals are looked for between matrix products, about every 20 ms.
 """
 
+from cpython.buffer cimport PyBUF_STRIDED_RO, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.exc cimport PyErr_CheckSignals
 from libc.math cimport NAN, isfinite
 from libc.stdint cimport int64_t
@@ -40,51 +41,37 @@ cdef struct Matrix:
     bint labels
 
 
-cdef Matrix matrix_of(x, Py_ssize_t element) except *:
-    """The address of x, which the caller keeps alive: rows of the dtype, or labels (N,) as one column."""
-    cdef const float[:, :] single
-    cdef const double[:, :] double_
-    cdef const int64_t[::1] labels
+cdef Matrix matrix_of(x) except *:
+    """The address of x, which the caller keeps alive: rows of the dtype, or labels (N,) as one column. It arrives checked, so the
+    buffer is asked for strides and no format: a memoryview of a dtype would take five times as long."""
+    cdef Py_buffer view
     cdef Matrix m
-    memset(&m, 0, sizeof(m))
-    if x.ndim == 1:
-        labels = x
-        m.rows, m.columns, m.row, m.labels = labels.shape[0], 1, sizeof(int64_t), True
-        if m.rows > 0:
-            m.data = <char *>&labels[0]
-    elif element == sizeof(float):
-        single = x
-        m.rows, m.columns, m.row = single.shape[0], single.shape[1], single.strides[0]
-        if m.rows > 0 and m.columns > 0:
-            m.data = <char *>&single[0, 0]
-    else:
-        double_ = x
-        m.rows, m.columns, m.row = double_.shape[0], double_.shape[1], double_.strides[0]
-        if m.rows > 0 and m.columns > 0:
-            m.data = <char *>&double_[0, 0]
+    PyObject_GetBuffer(x, &view, PyBUF_STRIDED_RO)
+    m.data, m.rows, m.row = <char *>view.buf, view.shape[0], view.strides[0]
+    m.labels = view.ndim == 1
+    m.columns = 1 if m.labels else view.shape[1]
+    PyBuffer_Release(&view)
     return m
 
 
-cdef char *vector_of(x, Py_ssize_t element) except? NULL:
+cdef char *vector_of(x) except? NULL:
     """The address of a flat writeable vector, which the caller keeps alive."""
-    cdef float[::1] single
-    cdef double[::1] double_
-    if element == sizeof(float):
-        single = x
-        return <char *>&single[0] if single.shape[0] > 0 else NULL
-    double_ = x
-    return <char *>&double_[0] if double_.shape[0] > 0 else NULL
+    cdef Py_buffer view
+    PyObject_GetBuffer(x, &view, PyBUF_WRITABLE)
+    cdef char *data = <char *>view.buf
+    PyBuffer_Release(&view)
+    return data
 
 
-cdef Update update_of(optimizer, parameters, Py_ssize_t element) except *:
+cdef Update update_of(optimizer, parameters) except *:
     """What an optimizer of fastbp.optimizers does to `parameters`; it keeps its state vectors alive."""
     cdef Update u
     memset(&u, 0, sizeof(u))
     state = optimizer.state(parameters)
     if len(state) > 0:
-        u.first = vector_of(state[0], element)
+        u.first = vector_of(state[0])
     if len(state) > 1:
-        u.second = vector_of(state[1], element)
+        u.second = vector_of(state[1])
     if optimizer.name == "adam":
         u.rule = ADAM
         u.learning_rate, u.beta_1, u.beta_2, u.epsilon, u.weight_decay = optimizer.hyper_parameters()
@@ -148,7 +135,7 @@ cdef class Network:
         self.layer_sizes, self.activation, self.loss = tuple(layer_sizes), activation, loss
         self.parameters, self.n_threads = parameters, n_threads
         self.element, self.count = parameters.itemsize, parameters.size
-        self.w = vector_of(parameters, self.element)
+        self.w = vector_of(parameters)
         self.kind, self.error = activation_kind(activation), row_error_named(loss)
         self.keeps_input = self.kind == FBP_GELU or self.kind == FBP_SILU
         self.depth = len(layer_sizes) - 1
@@ -340,7 +327,7 @@ cdef class Network:
         return 0
 
     def logits(self, x, out):
-        cdef Matrix rows = matrix_of(x, self.element), to = matrix_of(out, self.element), block = rows
+        cdef Matrix rows = matrix_of(x), to = matrix_of(out), block = rows
         cdef Py_ssize_t start = 0
         self.enter()
         try:
@@ -355,8 +342,8 @@ cdef class Network:
             self.busy = False
 
     def gradient(self, x, targets, gradient) -> float:
-        cdef Matrix rows = matrix_of(x, self.element), t = matrix_of(targets, self.element)
-        cdef char *g = vector_of(gradient, self.element)
+        cdef Matrix rows = matrix_of(x), t = matrix_of(targets)
+        cdef char *g = vector_of(gradient)
         cdef double loss
         self.enter()
         try:
@@ -368,11 +355,11 @@ cdef class Network:
         return loss
 
     def train(self, x, targets, const int64_t[::1] order, Py_ssize_t batch_size, optimizer, report):
-        cdef Matrix rows = matrix_of(x, self.element), t = matrix_of(targets, self.element), batch, batch_t
+        cdef Matrix rows = matrix_of(x), t = matrix_of(targets), batch, batch_t
         cdef Py_ssize_t start = 0, done = 0, count = rows.rows if order is None else order.shape[0]
         cdef double total = 0, loss, next_report = perf_counter() + REPORT_SECONDS
         cdef int64_t first_step = optimizer.steps + 1
-        cdef Update u = update_of(optimizer, self.parameters, self.element)
+        cdef Update u = update_of(optimizer, self.parameters)
         cdef Failure failure = NONE
         cdef bint careful
         self.enter()

@@ -1,0 +1,120 @@
+"""The C primitives without Python round them: tests/c/test_kernels.c, compiled by whatever C compilers there are, and run.
+
+The program checks every primitive on every instruction set that it finds; where there is an emulator, those of another processor
+as well. The rest of this file is about what is written down twice in src_c/ and must agree.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import shutil
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+SOURCE = ROOT / "src_c"
+FLAGS = ["-std=c11", "-O2", "-ffp-contract=off", "-Wall", "-Wextra", "-Werror", "-I", str(SOURCE)]
+
+pytestmark = pytest.mark.skipif(not SOURCE.is_dir(), reason="an installed package has no C sources beside it")
+
+
+@dataclass(frozen=True)
+class Toolchain:
+    """A compiler, what runs its programs, the points of each sweep, and an instruction set that must be among the tested."""
+
+    compiler: str
+    link: tuple[str, ...] = ()
+    emulator: str = ""
+    points: int = 200_000
+    isa: str = "generic"
+
+    def run(self, program: Path, *arguments: str) -> subprocess.CompletedProcess:
+        command = [self.emulator, str(program), *arguments] if self.emulator else [str(program), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, timeout=300)
+
+    def build(self, sources: list[Path], folder: Path) -> Path:
+        """Compile on two cores, the longest file first, and link."""
+
+        def compile_one(source: Path) -> Path:
+            target = folder / f"{source.stem}.o"
+            _must([self.compiler, *FLAGS, "-c", str(source), "-o", str(target)])
+            return target
+
+        with ThreadPoolExecutor(min(2, os.cpu_count() or 1)) as pool:
+            objects = list(pool.map(compile_one, sources))
+        _must([self.compiler, *self.link, *map(str, objects), "-o", str(folder / "program"), "-lm"])
+        return folder / "program"
+
+    def skip_unless_it_works(self, folder: Path) -> None:
+        for tool in filter(None, (self.compiler, self.emulator)):
+            if not shutil.which(tool):
+                pytest.skip(f"no {tool} on this machine")
+        source = folder / "nothing.c"
+        source.write_text("#include <math.h>\nint main(void) { return 0; }\n")
+        try:
+            self.run(self.build([source], folder)).check_returncode()
+        except (AssertionError, OSError, subprocess.CalledProcessError) as error:
+            pytest.skip(f"{self.compiler} makes no program that runs here: {str(error)[:200]}")
+
+
+def _must(command: list[str]) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, f"{' '.join(command)}\n{done.stderr[-4000:]}"
+
+
+TOOLCHAINS = [
+    Toolchain("cc"),
+    Toolchain("clang", points=20_000),
+    Toolchain("aarch64-linux-gnu-gcc", ("-static",), "qemu-aarch64", points=1_000, isa="neon"),
+]
+
+
+@pytest.mark.parametrize("toolchain", TOOLCHAINS, ids=lambda toolchain: toolchain.compiler)
+def test_kernels(toolchain: Toolchain, tmp_path: Path) -> None:
+    """No warning, no failure, on all instruction sets."""
+    toolchain.skip_unless_it_works(tmp_path)
+    variants = sorted((SOURCE / "variants").glob("*.c"), key=lambda path: ("generic" not in path.name, path.name))
+    program = toolchain.build([*variants, SOURCE / "dispatch.c", ROOT / "tests" / "c" / "test_kernels.c"], tmp_path)
+    done = toolchain.run(program, str(toolchain.points))
+
+    report = done.stdout + done.stderr
+    failures = "\n".join(line for line in report.splitlines() if not line.endswith("  ok"))
+    closing = re.search(r"^(\d+) passed, (\d+) failed\n\Z", done.stdout, re.MULTILINE)
+    assert closing, f"exit status {done.returncode}, and no closing line\n{failures}"
+    assert (done.returncode, closing[2]) == (0, "0"), failures
+
+    tested = re.findall(r"^.{34} (\w+) +(float\d\d) .* ok$", done.stdout, re.MULTILINE)
+    assert len(tested) == int(closing[1])
+    for dtype in ("float32", "float64"):
+        assert {(toolchain.isa, dtype), ("generic", dtype)} <= set(tested)
+
+
+def test_coefficients_are_those_of_their_program() -> None:
+    """coefficients.h is generated, and committed so that a build needs no mpmath."""
+    pytest.importorskip("mpmath")
+    path = SOURCE / "math" / "coefficients.py"
+    specification = importlib.util.spec_from_file_location("coefficients", path)
+    coefficients = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(coefficients)
+    assert coefficients.header() + "\n" == path.with_suffix(".h").read_text(encoding="utf-8")
+
+
+def _declarations(pattern: str, text: str) -> list[tuple[str, str, str]]:
+    """(result, name, parameters) of each match, with void for the element type and white space as a rule."""
+    found = re.findall(pattern, text, re.MULTILINE)
+    return [(result, name, " ".join(parameters.replace("REAL", "void").split())) for result, name, parameters in found]
+
+
+def test_cython_declares_what_c_defines() -> None:
+    """The table of dispatch.pxd is that of kernels.def: the C compiler never compares them."""
+    defined = _declarations(r"^FBP_KERNEL\((\w+), (\w+),\s*\(([^()]*)\)", (SOURCE / "kernels.def").read_text(encoding="utf-8"))
+    pxd = (ROOT / "fastbp" / "_kernels" / "dispatch.pxd").read_text(encoding="utf-8")
+    declared = _declarations(r"^ +(\w+) \(\*(\w+)\)\(([^()]*)\) noexcept nogil$", pxd)
+    assert [name for _, name, _ in declared] == [name for _, name, _ in defined]
+    assert declared == [(result, name, "" if parameters == "void" else parameters) for result, name, parameters in defined]
