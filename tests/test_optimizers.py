@@ -83,7 +83,7 @@ def test_threads(dtype, update, isa):
         {},
         {"weight_decay": 0.01} | ({"momentum": 0.9, "nesterov": True} if update == "sgd_update" else {}),
     ):
-        check_threads(_backend.kernels, problem(update, generator(update), 300_007, dtype, **chosen))
+        check_threads(_backend.kernels, problem(update, generator(update), 200_007, dtype, **chosen))
 
 
 def test_tail_is_like_the_body(dtype, update, engine):
