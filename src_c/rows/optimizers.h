@@ -46,8 +46,8 @@ static double largest_magnitude(fbp_size n, const real *x)
     for (fbp_size i = 0; i < n; i += W) {
         vec a = load_at(x + i, n - i, 0);
         most = v_max(v_abs(a), most);
-        nan = v_add(nan, v_sub(a, a)); /* 0, or NaN for NaN and ±inf */
+        nan = v_select(v_eq(a, a), nan, a);
     }
-    real finite = v_sum(nan), largest = v_hmax(most);
-    return finite == 0 || isinf(largest) ? (double)largest : (double)finite;
+    real unordered = v_sum(nan);
+    return isnan(unordered) ? (double)unordered : (double)v_hmax(most);
 }
