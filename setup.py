@@ -67,9 +67,17 @@ class BuildKernels(build_ext):
         if DEBUG:
             compiling, linking = ["-std=c11", "-O1", "-ffp-contract=off", "-g", "-UNDEBUG"], []
         if SANITIZE:
-            checks = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-fno-omit-frame-pointer", "-g", "-O1"]
+            checks = [
+                "-fsanitize=address,undefined",
+                "-fno-sanitize-recover=undefined",
+                "-fno-omit-frame-pointer",
+                "-g",
+                "-O1",
+            ]
             return [*compiling, *checks], checks[:1]
-        if self.compiles("#include <omp.h>\nint main(void) { return omp_get_max_threads() < 1; }\n", "-fopenmp"):
+        if self.compiles(
+            "#include <omp.h>\nint main(void) { return omp_get_max_threads() < 1; }\n", "-fopenmp"
+        ):
             return [*compiling, "-fopenmp"], [*linking, "-fopenmp"]
         print("fastbp: this compiler has no OpenMP; the kernels will use one thread", file=sys.stderr)
         return compiling, linking
@@ -93,7 +101,10 @@ class BuildKernels(build_ext):
             if os.environ.get("FASTBP_BACKEND") == "native":
                 raise
             print(f"\nfastbp: WARNING: the compiled kernels were not built ({failure}).", file=sys.stderr)
-            print("fastbp: WARNING: fastbp installs without them and runs on its NumPy twin, many times slower.\n", file=sys.stderr)
+            print(
+                "fastbp: WARNING: fastbp installs without them and runs on its NumPy twin, many times slower.\n",
+                file=sys.stderr,
+            )
             self.extensions = []
 
 

@@ -44,7 +44,11 @@ def show_config() -> dict[str, Any]:
         "python": platform.python_version(),
         "machine": platform.machine(),
     }
-    notes = {"backend": " (compiled kernels)" if native else " (the NumPy twin: the compiled kernels are not in use)"}
+    notes = {
+        "backend": " (compiled kernels)"
+        if native
+        else " (the NumPy twin: the compiled kernels are not in use)"
+    }
     for key, value in config.items():
         shown = ", ".join(value) if isinstance(value, list) else "-" if value is None else value
         print(f"{key:<15} {shown}{notes.get(key, '')}")

@@ -151,6 +151,6 @@ def test_bad_calls():
         with pytest.raises(
             ValueError, match=r"^x: got entries that are NaN or infinite, expected finite ones$"
         ):
-            check_gradient(target, np.where(X == X[0, 0], np.nan, X), LABELS)
+            check_gradient(target, np.where(X[0, 0] == X, np.nan, X), LABELS)
     with pytest.raises(ValueError, match=r"^x: got shape \(6, 3\), expected \(N, 4\)"):
         check_gradient(net, Z, LABELS)
