@@ -376,10 +376,10 @@ class MLP:
         """
         inputs, targets = self._examples("x", x, "t", t)
         _checks.instance("optimizer", optimizer, SGD, Adam)
-        n = len(inputs)
-        if n == 0:
-            return float("nan")
-        loss, _, failure = self._train(inputs, targets, None, n, optimizer, None)
+        batch_size = max(len(inputs), 1)
+        loss: float
+        with self._lock:
+            loss, _, failure = self._engine.train(inputs, targets, None, batch_size, optimizer, None)
         if failure:
             raise training.divergence(self, inputs, targets, failure)
         return loss

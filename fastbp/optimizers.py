@@ -7,6 +7,8 @@ the place of g.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import ArrayLike
 
@@ -164,6 +166,7 @@ class Optimizer:
 
     name: str
     _rates: tuple[str, ...]
+    _checked: Any = None  # the rates last found to be in order
 
     def __init__(self) -> None:
         self.reset()
@@ -242,9 +245,10 @@ class SGD(Optimizer):
 
     def hyper_parameters(self) -> tuple[float, float, bool, float]:
         """``(learning_rate, momentum, nesterov, weight_decay)``, checked, as the kernel takes them."""
-        return _checks.sgd_hyper_parameters(
-            self.learning_rate, self.momentum, self.nesterov, self.weight_decay
-        )
+        rates = self.learning_rate, self.momentum, self.nesterov, self.weight_decay
+        if rates != self._checked:
+            self._checked = _checks.sgd_hyper_parameters(*rates)
+        return rates
 
     def state(self, parameters: np.ndarray) -> tuple[np.ndarray, ...]:
         """``(velocity,)`` for `parameters`, or ``()`` without momentum.
@@ -326,9 +330,10 @@ class Adam(Optimizer):
 
     def hyper_parameters(self) -> tuple[float, float, float, float, float]:
         """``(learning_rate, beta_1, beta_2, epsilon, weight_decay)``, checked, as the kernel takes them."""
-        return _checks.adam_hyper_parameters(
-            self.learning_rate, self.beta_1, self.beta_2, self.epsilon, self.weight_decay
-        )
+        rates = self.learning_rate, self.beta_1, self.beta_2, self.epsilon, self.weight_decay
+        if rates != self._checked:
+            self._checked = _checks.adam_hyper_parameters(*rates)
+        return rates
 
     def state(self, parameters: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """``(first_moment, second_moment)`` for `parameters`.

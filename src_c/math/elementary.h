@@ -1,11 +1,13 @@
 /* Elementary functions on vectors, written in the vocabulary of simd/ alone.
  *
- * Error bounds against the exact function, in units of eps (the distance from 1 to the next number), with a fused v_fma;
- * the tests measure them (tests/tolerances.py), on `generic` with its unfused one as well:
+ * Error bounds against the exact function, in units of eps (the distance from 1 to the next number), on every instruction set;
+ * tests/c/test_kernels.c measures them:
  *
- *   v_exp 1   v_log1p_unit 1.5   v_log 1.5 (relative to max(|log x|, 1))   v_sigmoid 2   v_tanh 2   v_normal_tail 4 (+ x²/2 unfused)
+ *   v_exp 1   v_expm1_nonpositive 1   v_log1p_unit 1.5   v_log 1.5   v_sigmoid 2   v_tanh 2   v_softplus 2.5   v_silu 2.5
+ *   v_normal_tail 4, v_gelu 4.5; times 1 + x²/4 where v_fma rounds twice
  *
- * Every function takes every input: NaN gives NaN, infinities their limits; results below the normal range underflow gradually.
+ * Every function takes every input: NaN gives NaN, infinities their limits; results below the normal range underflow gradually,
+ * where the unit is the smallest subnormal number (times |x| in v_silu and v_gelu, which multiply such a result by x).
  */
 #include "coefficients.h"
 

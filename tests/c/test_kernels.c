@@ -26,7 +26,7 @@
 #define TANH 2.0
 #define TAIL 4.0      /* of the normal distribution; x²/4 more where v_fma rounds twice, for what is lost of the square x² */
 #define ROUNDING 0.5  /* of one correctly rounded operation, or of a constant */
-#define SUM 2.0       /* 36 additions, 4 of them between lanes: twice √36 roundings (rms 0.29 eps) of partial sums (rms 0.58 of all) */
+#define SUM 2.0       /* 36 additions, 4 of them between lanes: twice √36 roundings (rms 0.29 eps) of partial sums (rms 0.58) */
 #define SOFTMAX (2 * EXP + SUM + 2 * ROUNDING) /* e^(z - m) · 1/(1 + rest), the rest being a sum of exponentials */
 #define CHAIN 1.0     /* times √(K + 1): 2√(K + 1) roundings of independent sign, in a chain of K additions */
 #define STEEPEST 1.13L  /* the largest slope of any activation, that of gelu at √2: it passes on the error of a product */
@@ -43,7 +43,10 @@ static int fused; /* whether v_fma rounds once */
 
 static void *element(const void *p, fbp_size i) { return (char *)p + i * (fbp_size)type->size; }
 static exact rounded(exact x) { return type->size == sizeof(float) ? (exact)(float)x : (exact)(double)x; }
-static exact get(const void *p, fbp_size i) { return type->size == sizeof(float) ? ((const float *)p)[i] : ((const double *)p)[i]; }
+static exact get(const void *p, fbp_size i)
+{
+    return type->size == sizeof(float) ? ((const float *)p)[i] : ((const double *)p)[i];
+}
 static void put(void *p, fbp_size i, exact x)
 {
     if (type->size == sizeof(float)) ((float *)p)[i] = (float)x;
@@ -211,13 +214,16 @@ static void expect_cross_entropy(problem *p)
         total += u;
         if (u != 0) excess += u * row.gap[c], excess_size += u * (row.gap[c] + row.blur[c]);
     }
-    const exact lse = row.m + row.log, lse_size = fabsl(row.m) + row.log_size, pull = 2 * square * lse, pull_size = 2 * square * lse_size;
+    const exact lse = row.m + row.log, lse_size = fabsl(row.m) + row.log_size;
+    const exact pull = 2 * square * lse, pull_size = 2 * square * lse_size;
     for (fbp_size c = 0; c < p->n; c++) {
         exact u = p->o.rows ? in[1][c] : c == p->label, x = cap > 0 ? fabsl(z[c] / cap) : 0, q = expl(-2 * x);
         exact slope = 4 * q / ((1 + q) * (1 + q)), scale = p->o.scale * slope, scale_size = q > 0 ? scale * (1 + 2 * x) : 0;
         exact delta = softmax(c).value * (total + pull) - u, size = softmax(c).size * (total + pull_size) + u;
-        if (c == row.top) /* the same without a difference from 1 */
-            delta = (total - u + pull - u * row.rest) / (1 + row.rest), size = (total - u + pull_size + u * row.rest_size) / (1 + row.rest);
+        if (c == row.top) { /* the same without a difference from 1 */
+            delta = (total - u + pull - u * row.rest) / (1 + row.rest);
+            size = (total - u + pull_size + u * row.rest_size) / (1 + row.rest);
+        }
         want[0][c] = (estimate){scale * delta, scale_size * size, 4 * (1 + total)};
         want[1][c] = ANYTHING; /* scratch */
     }
@@ -281,7 +287,9 @@ static exact uniform(exact low, exact high) /* splitmix64 */
 static int one_in(int n) { return uniform(0, n) < 1; }
 static exact sign(void) { return one_in(2) ? 1 : -1; }
 
-enum { ORDINARY, CERTAIN, TIES, STEEP, TINY, SOME_MINUS_INF, ALL_MINUS_INF, ONE_INF, ONE_NAN, INF_AND_NAN, FLAVOURS, SWEEP = FLAVOURS };
+enum {
+    ORDINARY, CERTAIN, TIES, STEEP, TINY, SOME_MINUS_INF, ALL_MINUS_INF, ONE_INF, ONE_NAN, INF_AND_NAN, SWEEP, FLAVOURS = SWEEP
+};
 static const char *const FLAVOUR_NAMES[] = {"ordinary", "near-certain", "ties", "1e38", "zeros and subnormals", "some -inf",
                                             "all -inf", "one inf", "one NaN", "inf and NaN", "sweep"};
 static exact argument(int flavour)
@@ -298,7 +306,8 @@ static exact argument(int flavour)
     default: return uniform(-9, 9);
     }
 }
-/* what: z any argument, t targets from 0 to 1, c counts (TIES: near e^z, or negative), w positive weights, g signed numbers up to 1, 0 and 1 themselves */
+/* what: z any argument, t targets from 0 to 1, c counts (of TIES: near e^z, or negative), w positive weights, g signed numbers up
+ * to 1, 0 and 1 themselves */
 static void fill(exact *x, fbp_size n, char what, int flavour)
 {
     for (fbp_size i = 0; i < n; i++) {
@@ -349,7 +358,7 @@ static int multiply(const problem *p, void **x, void *C, fbp_size i, fbp_size m,
 static double call(const problem *p, void **x, void **y)
 {
     const options o = p->o;
-    const fbp_size n = p->n, i = p->in_parts ? p->M / 2 : 0, j = p->in_parts ? p->N / 2 / k->tile_columns() * k->tile_columns() : 0;
+    const fbp_size n = p->n, unit = k->tile_columns(), i = p->in_parts ? p->M / 2 : 0, j = p->in_parts ? p->N / 2 / unit * unit : 0;
     switch (p->id) { /* a primitive without a case is an error of compilation, by -Wall -Werror */
     case is_activate: k->activate(o.kind, n, x[0], y[0]); break;
     case is_activate_backward: k->activate_backward(o.kind, n, x[0], x[1], y[0]); break;
@@ -419,11 +428,13 @@ static const line LINES[] = {
     LINE(log_softmax_row, expect_elements, "z", 1, 1, EXP + SUM + LOG + 2 * ROUNDING, {{0}}),
     LINE(logsumexp_row, expect_one_number, "z", 0, 0, EXP + SUM + LOG + 2 * ROUNDING, {{0}}),
     LINE(softmax_backward_row, expect_elements, "gt", 1, 3, SUM + 3 * ROUNDING, {{0}}),
-    LINE(softmax_cross_entropy_row, expect_cross_entropy, "z", 1, 1, SOFTMAX + 3 * ROUNDING, {{.scale = 1}, {.scale = 0.3, .at_top = 1}}),
+    LINE(softmax_cross_entropy_row, expect_cross_entropy, "z", 1, 1, SOFTMAX + 3 * ROUNDING,
+         {{.scale = 1}, {.scale = 0.3, .at_top = 1}}),
     LINE(softmax_cross_entropy_targets_row, expect_cross_entropy, "zt", 2, 1, SOFTMAX + 4 * ROUNDING,
          {{.rows = 1, .scale = 1}, {.rows = 1, .scale = 0.3, .lse_square_scale = 0.01}, {.rows = 1, .scale = 1, .softcap = 3}}),
     LINE(effective_targets_row, expect_elements, "tw", 1, 0, 4 * ROUNDING,
-         {{0}, {.scale = 1, .rows = 1}, {.scale = 1, .weighted = 1, .smoothing = 0.1}, {.scale = 1, .rows = 1, .weighted = 1, .smoothing = 0.1}}),
+         {{0}, {.scale = 1, .rows = 1}, {.scale = 1, .weighted = 1, .smoothing = 0.1},
+          {.scale = 1, .rows = 1, .weighted = 1, .smoothing = 0.1}}),
     LINE(sigmoid_cross_entropy_row, expect_elements, "ztw", 1, 1, EXP + LOG + SUM + 4 * ROUNDING,
          {{.scale = 1}, {.scale = 0.3, .weighted = 1, .smoothing = 0.1}}),
     LINE(squared_error_row, expect_elements, "zg", 1, 1, SUM + 3 * ROUNDING, {{.scale = 0.3}}),
@@ -441,7 +452,8 @@ static const line LINES[] = {
     LINE(multiply_adds, expect_yes, "", 0, 0, 0, {{0}}),
 };
 enum { COUNT = sizeof LINES / sizeof LINES[0], ISAS = 8 };
-static struct { double worst; long cases, failures; } verdicts[COUNT][ISAS][2];
+typedef struct { double worst; long cases, failures; } verdict;
+static verdict verdicts[COUNT][ISAS][2];
 
 /* -- solving a problem, and the verdict --------------------------------------------------------------------------------------- */
 typedef struct { block out[OUTPUTS]; int outputs, clean; double result; } run;
@@ -498,12 +510,12 @@ static void judge(const line *l, problem *p, int number, const char *flavour)
             double error = error_of(x, want[o][i]);
             if (error > worst) worst = error, got = x, value = want[o][i].value, output = o, at = i;
         }
-    verdicts[l - LINES][number][type - DTYPES].cases++;
-    double *so_far = &verdicts[l - LINES][number][type - DTYPES].worst;
-    *so_far = fmax(*so_far, worst);
-    if ((wrong || worst > l->bound) && verdicts[l - LINES][number][type - DTYPES].failures++ == 0)
-        printf("%s, %s %s, %s, n = %td, M N K = %td %td %td: %s, %.3g eps, [%td] of output %td is %.17Lg, exactly %.17Lg\n", l->name,
-               fbp_isa(), type->name, flavour, p->n, p->M, p->N, p->K, wrong ? wrong : "inexact", worst, at, output, got, value);
+    verdict *v = &verdicts[l - LINES][number][type - DTYPES];
+    v->cases++, v->worst = fmax(v->worst, worst);
+    if ((wrong || worst > l->bound) && v->failures++ == 0)
+        printf("%s, %s %s, %s, n = %td, M N K = %td %td %td: %s, %.3g eps, [%td] of output %td is %.17Lg, exactly %.17Lg\n",
+               l->name, fbp_isa(), type->name, flavour, p->n, p->M, p->N, p->K, wrong ? wrong : "inexact", worst, at, output, got,
+               value);
 }
 
 static void on_each_isa(const line *l, problem *p, int flavour)
@@ -543,25 +555,27 @@ static void rows(const line *l, fbp_size points, int thorough)
 
 static void one_product(const line *l, fbp_size M, fbp_size N, fbp_size K, int strides, int then, int flavour)
 {
-    const int A_down = strides & 1, B_down = strides & 2, step = strides & 4 ? 2 : 1; /* which way elements are neighbours, or not */
+    const int A_down = strides & 1, B_down = strides & 2, step = strides & 4 ? 2 : 1; /* 2: no neighbours in memory */
     problem p = {
         .id = l->id, .M = M, .N = N, .K = K, .slope_row = N + 2, .C_row = N + 5,
         .A_row = step * (A_down ? 1 : K + 3), .A_column = step * (A_down ? M + 3 : 1),
         .B_row = step * (B_down ? 1 : N + 3), .B_column = step * (B_down ? K + 3 : 1),
         .in_length = {step * (A_down ? K * (M + 3) : M * (K + 3)), step * (B_down ? N * (K + 3) : K * (N + 3)), N, M * (N + 2)},
         .out_length = {M * (N + 5)},
-        .o = {.bias = then == 1 || then == 2, .slope = then == 3, .kind = then < 2 ? FBP_IDENTITY : (int)uniform(1, FBP_ACTIVATIONS)},
+        .o = {.bias = then == 1 || then == 2, .slope = then == 3,
+              .kind = then < 2 ? FBP_IDENTITY : (int)uniform(1, FBP_ACTIVATIONS)},
     };
     on_each_isa(l, &p, flavour);
 }
 static void products(const line *l, int thorough)
 {
     static const fbp_size EDGES[] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 12, 13, 14, 15, 16, 17, 23, 24, 28, 29, 31, 32, 33, 65};
-    static const fbp_size DEPTHS[] = {0, 1, 2, 7, 33}, LARGE[][3] = {{5, 9, 255}, {5, 9, 257}, {15, 3, 600}, {300, 2, 3}, {2, 4130, 3}};
+    static const fbp_size DEPTHS[] = {0, 1, 2, 7, 33};
+    static const fbp_size LARGE[][3] = {{5, 9, 255}, {5, 9, 257}, {15, 3, 600}, {300, 2, 3}, {2, 4130, 3}};
     for (int i = 0; i < 24 * 24; i += thorough ? 1 : 5) {
-        fbp_size K = DEPTHS[i % 23 % 5];
+        const int strides = (int)uniform(0, 8), then = (int)uniform(0, 4), flavour = one_in(9) ? ONE_NAN : ORDINARY;
         if (l->id == is_column_sums) one_product(l, 1, EDGES[i % 24], EDGES[i / 24], 0, 0, ORDINARY);
-        else one_product(l, EDGES[i / 24], EDGES[i % 24], K, (int)uniform(0, 8), (int)uniform(0, 4), one_in(9) ? ONE_NAN : ORDINARY);
+        else one_product(l, EDGES[i / 24], EDGES[i % 24], DEPTHS[i % 23 % 5], strides, then, flavour);
     }
     for (int i = 0; i < 5 * 32 && l->id == is_matrix_product; i += thorough ? 1 : 13)
         one_product(l, LARGE[i / 32][0], LARGE[i / 32][1], LARGE[i / 32][2], i % 8, i / 8 % 4, ORDINARY);
@@ -572,16 +586,17 @@ int main(int argc, char **argv)
     const long asked = argc > 1 ? atol(argv[1]) : 200000, points = asked < LONGEST ? asked : LONGEST;
     const int thorough = points >= 100000;
     long passed = 0, failed = fbp_use_isa("none") == 0;
-    for (type = DTYPES; type < DTYPES + 2; type++)
+    for (type = DTYPES; type < DTYPES + (LDBL_MANT_DIG > DBL_MANT_DIG ? 2 : 1); type++) /* the formulas need a wider type */
         for (const line *l = LINES; l < LINES + COUNT; l++)
             l->id == is_matrix_product || l->id == is_column_sums ? products(l, thorough) : rows(l, points, thorough);
     printf("%-34s %-8s %-8s %10s %10s %8s\n", "primitive", "isa", "dtype", "error/eps", "bound", "cases");
     for (int i = 0; i < COUNT * ISAS * 2; i++) {
-        const int l = i / 2 / ISAS, number = i / 2 % ISAS, t = i % 2, failures = verdicts[l][number][t].failures > 0;
-        if (verdicts[l][number][t].cases == 0) continue;
-        printf("%-34s %-8s %-8s %10.3g %10.3g %8ld  %s\n", LINES[l].name, fbp_isa_name(number), DTYPES[t].name,
-               verdicts[l][number][t].worst, LINES[l].bound, verdicts[l][number][t].cases, failures ? "FAILED" : "ok");
-        failures ? failed++ : passed++;
+        const int l = i / 2 / ISAS, number = i / 2 % ISAS, t = i % 2;
+        const verdict v = verdicts[l][number][t];
+        if (v.cases == 0) continue;
+        printf("%-34s %-8s %-8s %10.3g %10.3g %8ld  %s\n", LINES[l].name, fbp_isa_name(number), DTYPES[t].name, v.worst,
+               LINES[l].bound, v.cases, v.failures ? "FAILED" : "ok");
+        v.failures ? failed++ : passed++;
     }
     printf("%ld passed, %ld failed\n", passed, failed);
     return failed > 0;
