@@ -18,6 +18,10 @@ from setuptools.command.build_ext import build_ext
 DEBUG = os.environ.get("FASTBP_DEBUG") == "1"
 SANITIZE = os.environ.get("FASTBP_SANITIZE") == "1"
 
+# What the last build in this folder was: of another kind, nothing of it is used again.
+FLAVOUR = Path("build/flavour")
+CHANGED = not FLAVOUR.exists() or FLAVOUR.read_text() != f"{DEBUG=} {SANITIZE=}"
+
 KERNELS = Path("fastbp/_kernels")
 C_SOURCES = ["src_c/dispatch.c", *sorted(str(path) for path in Path("src_c/variants").glob("*.c"))]
 C_HEADERS = [str(path) for pattern in ("**/*.h", "*.def") for path in Path("src_c").glob(pattern)]
@@ -46,7 +50,7 @@ def extensions() -> list[Extension]:
         )
         for path in sorted(KERNELS.glob("*.pyx"))
     ]
-    return cythonize(modules, compiler_directives=directives, build_dir="build/cython", force=DEBUG)
+    return cythonize(modules, compiler_directives=directives, build_dir="build/cython", force=CHANGED)
 
 
 class BuildKernels(build_ext):
@@ -94,8 +98,10 @@ class BuildKernels(build_ext):
                 return False
 
     def run(self):
+        self.force = self.force or CHANGED
         try:
             super().run()
+            FLAVOUR.write_text(f"{DEBUG=} {SANITIZE=}")
             self.copy_extensions_to_source()  # so that `python -m fastbp` finds them in the source tree, too
         except Exception as failure:
             if os.environ.get("FASTBP_BACKEND") == "native":

@@ -67,6 +67,17 @@ def number(name: str, value: Any, interval: Interval) -> float:
     return float(value)
 
 
+def positive_in(name: str, value: Any, dtype: np.dtype) -> float:
+    """A number > 0 that `dtype` can hold as a normal number: neither 0 nor infinite when it is cast."""
+    checked = number(name, value, POSITIVE)
+    limits = np.finfo(dtype)
+    if not float(limits.tiny) <= checked <= float(limits.max):
+        raise ValueError(
+            f"{name}: got {value}, expected a number that {dtype} can hold, {limits.tiny} to {limits.max}"
+        )
+    return checked
+
+
 def integer(name: str, value: Any, low: int, high: int, text: str) -> int:
     """`value` as a Python int, if it is an integer in [low, high]; `text` says in words what it may be."""
     if type(value) is not int and (isinstance(value, bool) or not isinstance(value, (int, np.integer))):

@@ -165,7 +165,7 @@ def softmax_cross_entropy(
         ignore_index,
         _checks.number("label_smoothing", label_smoothing, _checks.FRACTION),
         _checks.number("lse_square_scale", lse_square_scale, _checks.NOT_NEGATIVE),
-        0.0 if softcap is None else _checks.number("softcap", softcap, _checks.POSITIVE),
+        0.0 if softcap is None else _checks.positive_in("softcap", softcap, z.dtype),
     )
     if grad_out is not None:
         inputs = {"targets": targets, "class_weight": class_weight, "sample_weight": sample_weight}

@@ -19,6 +19,7 @@ from __future__ import annotations
 import copy
 import os
 import threading
+import weakref
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -212,9 +213,12 @@ class MLP:
         n_threads = _checks.threads(self.n_threads)
         self.parameters = _aligned_empty(self._n_parameters(), self.dtype)
         self.weights, self.biases = self._views(self.parameters)
-        self._engine = _backend.kernels.Network(
-            self.layer_sizes, self.activation, self.loss_name, self.parameters, n_threads
-        )
+        self._start(_backend.kernels.Network, n_threads)
+        _models.add(self)
+
+    def _start(self, network: Any, n_threads: int) -> None:
+        """Start an engine on the parameters."""
+        self._engine = network(self.layer_sizes, self.activation, self.loss_name, self.parameters, n_threads)
         self._lock = threading.RLock()  # the engine has one work space: threads take turns
 
     def _n_parameters(self) -> int:
@@ -541,6 +545,19 @@ class MLP:
         with self._lock:
             result: tuple[float, int, str] = self._engine.train(*arguments)
         return result
+
+
+_models: weakref.WeakSet[MLP] = weakref.WeakSet()
+
+
+def _restart_in_child() -> None:
+    """After a fork: the thread that held a lock, or was in the midst of a step, is not there any more."""
+    for net in list(_models):
+        net._start(type(net._engine), net._engine.n_threads)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_restart_in_child)
 
 
 def _aligned_empty(size: int, dtype: np.dtype) -> np.ndarray:

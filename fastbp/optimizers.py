@@ -150,6 +150,7 @@ def adam_update(
     rates = _checks.adam_hyper_parameters(learning_rate, beta_1, beta_2, epsilon, weight_decay)
     t = _checks.step_number(step)
     w = _checks.flat("parameters", parameters)
+    _checks.positive_in("epsilon", epsilon, w.dtype)
     g = _checks.flat_gradient(gradient, w)
     _checks.apart("parameters", w, "gradient", gradient)
     m = _checks.flat_like("first_moment", first_moment, w, parameters=w, gradient=gradient)
@@ -344,6 +345,8 @@ class Adam(Optimizer):
             The moments belong to a vector of another size or dtype.
         """
         first_moment, second_moment = self._vectors(parameters, 2)
+        _checks.positive_in("epsilon", self.epsilon, first_moment.dtype)
+        _checks.step_number(self.steps + 1)
         return first_moment, second_moment
 
     def update(self, parameters: np.ndarray, gradient: ArrayLike, *, n_threads: int | None = None) -> None:

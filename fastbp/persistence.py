@@ -16,7 +16,6 @@ import json
 import os
 import secrets
 import zipfile
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -28,8 +27,6 @@ from fastbp._config import __version__
 __all__ = ["read_archive", "write_archive"]
 
 _FORMAT = "fastbp.MLP"
-# What NumPy and zipfile raise for other kinds of files, for files cut short and for flipped bits.
-_DAMAGE = (ValueError, KeyError, EOFError, OSError, NotImplementedError, zipfile.BadZipFile, zlib.error)
 _FORMAT_VERSION = 1  # raised when an older fastbp could not read the file
 
 
@@ -58,7 +55,9 @@ def read_archive(path: str | os.PathLike[str]) -> tuple[dict[str, Any], np.ndarr
     with open(path, "rb") as file:
         try:
             header, parameters = _read_arrays(file)
-        except _DAMAGE as cause:
+        except (
+            Exception
+        ) as cause:  # a flipped bit makes zipfile, NumPy, their tokenizer or json raise almost anything
             raise bad_file(path, f"something else, or a damaged file ({cause})") from cause
     if not isinstance(header, dict) or header.get("format") != _FORMAT:
         raise bad_file(path, "an archive of something else")
@@ -69,6 +68,8 @@ def read_archive(path: str | os.PathLike[str]) -> tuple[dict[str, Any], np.ndarr
         )
     if not isinstance(header.get("config"), dict):
         raise bad_file(path, "a damaged header")
+    if not isinstance(parameters, np.ndarray):
+        raise bad_file(path, "damaged parameters")
     return header["config"], parameters
 
 
@@ -88,13 +89,23 @@ def _read_arrays(file: BinaryIO) -> tuple[Any, np.ndarray]:
 @contextlib.contextmanager
 def _replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     """A binary file that takes the name `path` if the block ends without an error, and vanishes if not."""
-    final = Path(os.path.realpath(path))  # of a link, what it points to is replaced, not the link
-    temporary = final.with_name(f".{final.name}.{secrets.token_hex(4)}.tmp")  # same folder: a rename must do
+    final = Path(
+        os.path.realpath(os.fsdecode(path))
+    )  # of a link, what it points to is replaced, not the link
+    if not final.name or (final.exists() and not final.is_file()):
+        raise ValueError(f"path: got {os.fspath(path)!r}, expected the name of a regular file or of none")
+    temporary = final.with_name(f".{secrets.token_hex(8)}.tmp")  # same folder: a rename must do
     try:
-        with open(temporary, "xb") as file:
+        try:
+            file = open(temporary, "xb")  # noqa: SIM115 - closed below
+        except OSError as cause:  # about the folder: say whose
+            raise type(cause)(cause.errno, cause.strerror, os.fspath(path)) from None
+        with file:
             yield file
             file.flush()
             os.fsync(file.fileno())
+        if final.exists():
+            temporary.chmod(final.stat().st_mode)
         os.replace(temporary, final)
     except BaseException:
         temporary.unlink(missing_ok=True)

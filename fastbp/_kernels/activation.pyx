@@ -13,7 +13,7 @@ from fastbp._kernels.dispatch cimport (
 
 cdef double ELEMENT_WORK = 1.0        # nanoseconds that one thread needs for an element, roughly
 cdef Py_ssize_t PIECE = 16 * 1024     # elements of one call on an array without gaps
-cdef Py_ssize_t SLICE = 32 * 1024**2  # elements between two looks at pending signals
+cdef Py_ssize_t SLICE = 4 * 1024**2   # elements between two looks at pending signals
 
 # What a piece of row n, `count` elements from `start`, is computed by. g, a, y are its addresses, some of them unused.
 ctypedef void (*RowFunction)(

@@ -11,6 +11,7 @@ cdef extern from * nogil:
     #else
     #define FBP_OPENMP 0
     static int omp_get_max_threads(void) { return 1; }
+    static int omp_get_num_procs(void) { return 1; }
     #endif
     #if defined(__clang__)
     #define FBP_COMPILER "clang " __clang_version__
@@ -25,6 +26,7 @@ cdef extern from * nogil:
     bint FBP_OPENMP
     const char *FBP_COMPILER
     int omp_get_max_threads()
+    int omp_get_num_procs()
 
 # Nanoseconds of work that make it worth waking one more thread; waking and joining costs about 5 µs on two cores.
 cdef double GRAIN = 20_000.0
@@ -38,7 +40,8 @@ def _after_fork_in_child():
     forked = True
 
 
-os.register_at_fork(after_in_child=_after_fork_in_child)
+if hasattr(os, "register_at_fork"):  # not on Windows, which has no fork
+    os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 cdef const fbp_kernels *kernels_for(size_t element_size) noexcept nogil:
@@ -63,8 +66,8 @@ def max_threads() -> int:
 
 
 def thread_limit() -> int:
-    """The most threads that a caller may ask for: no limit, but 1 in the child of a fork."""
-    return 1 if forked else 2**15
+    """The most threads that a caller may ask for: a few per processor, lest the system refuse; 1 in the child of a fork."""
+    return 1 if forked else max(64, 4 * omp_get_num_procs())
 
 
 def openmp() -> bool:

@@ -12,8 +12,9 @@ cdef struct Product:
     fbp_epilogue epilogue
     char *C
     Py_ssize_t C_row
+    bint by_rows                  # whether threads divide the rows of C, or its columns: the longer side
 
-# Threads that pay for a product; bytes of scratch for them; the product on them.
+# Threads that pay for a product; bytes of scratch for them; the product on them, which looks at pending signals on its way.
 cdef int product_threads(const Product *p, int n_threads) noexcept nogil
 cdef Py_ssize_t product_scratch(const Product *p, int threads) noexcept nogil
-cdef void multiply(const Product *p, int threads, char *scratch) noexcept nogil
+cdef int multiply(const Product *p, int threads, char *scratch) except -1 nogil

@@ -17,8 +17,8 @@ from libc.string cimport memset
 
 from fastbp._kernels.dispatch cimport kernels_for, real, threads_for
 
-cdef double ELEMENT_WORK = 1.0  # nanoseconds that one thread needs for an element, roughly
-cdef double SLICE = 5e7         # nanoseconds of work between two looks at pending signals
+cdef double ELEMENT_WORK = 1.0  # nanoseconds that one thread needs for an element, roughly; twenty without vector instructions
+cdef double SLICE = 4e6         # nanoseconds, at that rate, between two looks at pending signals
 
 
 # A sum and what its roundings lost: A. Neumaier, ZAMM 54 (1974). Its error does not grow with the number of terms.
@@ -56,7 +56,8 @@ cdef double softmax_cross_entropy_row(const Rows *r, const Scratch *s, Py_ssize_
         if r.smoothing == 0 and r.lse_square_scale == 0 and r.softcap == 0:
             if r.class_weight != NULL:
                 w = r.class_weight[label]
-            return w * r.k.softmax_cross_entropy_row(r.C, z, label, scale * w, d)
+            if w != 0:  # 0 times an infinite error is 0: the general form below knows
+                return w * r.k.softmax_cross_entropy_row(r.C, z, label, scale * w, d)
     r.k.effective_targets_row(r.C, t, label, s.weight, r.smoothing, u)
     return r.k.softmax_cross_entropy_targets_row(r.C, z, u, r.softcap, r.lse_square_scale, scale, u + row, d)
 
@@ -118,21 +119,31 @@ cdef inline double sample_weight_of(const Rows *r, Py_ssize_t n) noexcept nogil:
     return 1 if r.sample_weight == NULL else r.sample_weight[n]
 
 
-cdef double total_weight(const Rows *r) noexcept nogil:
-    cdef Sum total = Sum(0, 0)
-    cdef double s
-    cdef Py_ssize_t n
-    for n in range(r.N):
-        s = sample_weight_of(r, n)
-        add(&total, s if s == 0 or r.class_weight == NULL else s * class_weight_of(r, n))
-    return value(total)
+cdef void row_weight(const Rows *r, const Scratch *s, RowError error, Py_ssize_t n, double divisor, int thread) noexcept nogil:
+    """w_n = s_n times the class weight of row n's target"""
+    cdef double weight = sample_weight_of(r, n)
+    s.errors[n] = weight if weight == 0 or r.class_weight == NULL else weight * class_weight_of(r, n)
+
+
+cdef void row_of_zeros(const Rows *r, const Scratch *s, RowError error, Py_ssize_t n, double divisor, int thread) noexcept nogil:
+    memset(r.d + n * r.d_row, 0, r.C * r.element)
+
+
+cdef void row_gradient(const Rows *r, const Scratch *s, RowError error, Py_ssize_t n, double divisor, int thread) noexcept nogil:
+    """s_n E_n, and its gradient over `divisor`; a row of weight 0 is not read."""
+    cdef double weight = sample_weight_of(r, n)
+    if weight == 0:
+        row_of_zeros(r, s, error, n, divisor, thread)
+        s.errors[n] = 0
+    else:
+        s.errors[n] = weight * error(r, s, n, weight / divisor, thread)
 
 
 # -- all rows --------------------------------------------------------------------------------------------------------------
 
 
-cdef Py_ssize_t scratch_bytes(const Rows *r, int threads) noexcept nogil:
-    return r.N * <Py_ssize_t>sizeof(double) + (1 + 2 * threads) * r.C * r.element
+cdef Py_ssize_t scratch_bytes(const Rows *r, int n_threads) noexcept nogil:
+    return r.N * <Py_ssize_t>sizeof(double) + (1 + 2 * row_threads(r, n_threads)) * r.C * r.element
 
 
 cdef Scratch divided(const Rows *r, char *memory) noexcept nogil:
@@ -154,49 +165,57 @@ cdef Scratch divided(const Rows *r, char *memory) noexcept nogil:
     return s
 
 
-cdef double one_row(const Rows *r, const Scratch *s, RowError error, Py_ssize_t n, double scale, int thread) noexcept nogil:
-    cdef double weight = sample_weight_of(r, n)
-    if weight == 0:
-        memset(r.d + n * r.d_row, 0, r.C * r.element)
-        return 0
-    return weight * error(r, s, n, weight * scale, thread)
+ctypedef void (*RowTask)(const Rows *r, const Scratch *s, RowError error, Py_ssize_t n, double divisor, int thread) noexcept nogil
+
+
+cdef int row_threads(const Rows *r, int n_threads) noexcept nogil:
+    return threads_for(n_threads, ELEMENT_WORK * (r.C + 16) * r.N)
+
+
+cdef int over_rows(RowTask task, const Rows *r, const Scratch *s, RowError error, double divisor, int threads) except -1 nogil:
+    cdef Py_ssize_t n, start = 0, stop, step = <Py_ssize_t>(SLICE / (ELEMENT_WORK * (r.C + 16))) + 1
+    while start < r.N:
+        stop = min(start + step * threads, r.N)
+        if threads == 1:
+            for n in range(start, stop):
+                task(r, s, error, n, divisor, 0)
+        else:
+            for n in prange(start, stop, schedule="static", num_threads=threads):
+                task(r, s, error, n, divisor, threadid())
+        start = stop
+        if start < r.N:
+            with gil:
+                PyErr_CheckSignals()
+    return 0
+
+
+cdef double sum_of_rows(const Rows *r, const Scratch *s) noexcept nogil:
+    cdef Sum total = Sum(0, 0)
+    cdef Py_ssize_t n
+    for n in range(r.N):
+        add(&total, s.errors[n])
+    return value(total)
 
 
 cdef double reduced(const Rows *r, RowError error, bint mean, int n_threads, char *memory, double *weight_sum) except? -1 nogil:
     """The mean or sum of the rows' errors; their gradients to d, weight_sum, and the weighted errors at the start of `memory`."""
     cdef Scratch s = divided(r, memory)
-    cdef Sum total = Sum(0, 0)
-    cdef double scale = 1
-    cdef Py_ssize_t n, start = 0, stop
-    cdef Py_ssize_t slice_rows = <Py_ssize_t>(SLICE / (ELEMENT_WORK * (r.C + 16))) + 1
-    cdef int threads = threads_for(n_threads, ELEMENT_WORK * (r.C + 16) * r.N)
-    weight_sum[0] = total_weight(r)
-    if mean:
-        scale = 0 if weight_sum[0] == 0 else 1 / weight_sum[0]
-    while start < r.N:
-        stop = min(start + slice_rows * threads, r.N)
-        if threads == 1:
-            for n in range(start, stop):
-                s.errors[n] = one_row(r, &s, error, n, scale, 0)
-        else:
-            for n in prange(start, stop, schedule="static", num_threads=threads):
-                s.errors[n] = one_row(r, &s, error, n, scale, threadid())
-        start = stop
-        if start < r.N:
-            with gil:
-                PyErr_CheckSignals()
-    for n in range(r.N):
-        add(&total, s.errors[n])
-    if mean:
-        return value(total) / weight_sum[0] if weight_sum[0] != 0 else NAN
-    return value(total)
+    cdef int threads = row_threads(r, n_threads)
+    # the weights of a row of targets take a pass over it; all others are looked up
+    over_rows(row_weight, r, &s, error, 1, threads if r.class_weight != NULL and r.t != NULL else 1)
+    weight_sum[0] = sum_of_rows(r, &s)
+    if mean and weight_sum[0] == 0:
+        over_rows(row_of_zeros, r, &s, error, 1, threads)
+        return NAN
+    over_rows(row_gradient, r, &s, error, weight_sum[0] if mean else 1, threads)
+    return sum_of_rows(r, &s) / weight_sum[0] if mean else sum_of_rows(r, &s)
 
 
 cdef tuple evaluate(Rows *r, str name, bint mean, real[::1] losses, int n_threads):
     """Run `reduced` in memory of its own and hand out what the public functions return."""
     cdef double loss, weight_sum = 0
     cdef Py_ssize_t n
-    cdef char *memory = <char *>malloc(scratch_bytes(r, n_threads))
+    cdef char *memory = <char *>malloc(scratch_bytes(r, n_threads) + 1)
     if memory == NULL:
         raise MemoryError(f"{name}: no memory for the scratch of {r.N} rows of {r.C}")
     cdef RowError error = row_error_named(name)

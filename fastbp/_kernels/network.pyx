@@ -5,7 +5,7 @@ A. A `Network` is prepared for a batch size: one block of memory holds everythin
 B. Addresses without a dtype: a step is written once for float32 and float64.
 C. The deltas of the last layer are written over its logits; those of hidden layers alternate between two buffers.
 D. An update that could overflow is made on a copy first and given up if it does: the parameters are finite at any time.
-E. Pending signals are looked for between matrix products, about every 20 ms.
+E. Pending signals are looked for between matrix products and inside long ones, and never in the middle of an update.
 """
 
 from cpython.buffer cimport PyBUF_STRIDED_RO, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
@@ -221,6 +221,7 @@ cdef class Network:
         cdef Product p
         p.k, p.element = self.k, self.element
         p.M, p.N, p.K = rows, layer.outputs, layer.inputs
+        p.by_rows = p.M >= p.N
         p.A, p.A_row, p.A_column = x, x_row, 1
         p.B, p.B_row, p.B_column = self.w + layer.weight, p.N, 1
         p.epilogue.bias, p.epilogue.slope, p.epilogue.slope_row = self.w + layer.bias, NULL, 0
@@ -234,6 +235,7 @@ cdef class Network:
         cdef Product p
         p.k, p.element = self.k, self.element
         p.M, p.N, p.K = rows, layer.inputs, layer.outputs
+        p.by_rows = p.M >= p.N
         p.A, p.A_row, p.A_column = delta, p.K, 1
         p.B, p.B_row, p.B_column = self.w + layer.weight, 1, p.K
         p.epilogue.bias, p.epilogue.slope, p.epilogue.slope_row = NULL, NULL, p.N
@@ -250,6 +252,7 @@ cdef class Network:
         cdef Product p
         p.k, p.element = self.k, self.element
         p.M, p.N, p.K = layer.inputs, layer.outputs, rows
+        p.by_rows = p.M >= p.N
         p.A, p.A_row, p.A_column = x, 1, x_row
         p.B, p.B_row, p.B_column = delta, p.N, 1
         p.epilogue.bias, p.epilogue.slope, p.epilogue.slope_row, p.epilogue.activation = NULL, NULL, 0, FBP_IDENTITY

@@ -11,7 +11,7 @@ typedef struct {
  *
  *   E = Q log1p(e) + |z| (A if z > 0 else B)         dE/dz = A - Q s  if z > 0 else  Q s - B
  *
- * which is y - t for p = 1, exact in both tails, and the same bits with the sign turned for (z, t) and (-z, 1 - t). */
+ * which is y - t for p = 1, exact in both tails, and the same bits with the sign turned for (z, 1) and (-z, 0). */
 static ALWAYS_INLINE vec sigmoid_cross_entropy_term(const void *row, fbp_size i, fbp_size left)
 {
     const output_row *r = row;
