@@ -47,7 +47,7 @@ def assert_within(got, wanted, where):
     )
 
 
-# -- softmax ---------------------------------------------------------------------------------------------------------------------
+# -- softmax -------------------------------------------------------------------------------------------------------------------
 
 
 def rows_of(width):
@@ -84,8 +84,9 @@ def targets_of(width):
 def softmax_cases(width):
     """Logits (N, C) and targets (N, C) in every pair, their exact errors (N,) and deltas (N, C).
 
-    The error of an example with targets t >= 0 is within LAST_DIGITS + the gap from the largest to the second largest logit. A delta
-    y_j T - t_j is within LAST_DIGITS + (m - z_j) of its terms: of itself for a class index, of which one term is 0 or y_j <= 1/2.
+    The error of an example with targets t >= 0 is within LAST_DIGITS + the gap from the largest to the second largest logit. A
+    delta y_j T - t_j is within LAST_DIGITS + (m - z_j) of its terms: of itself for a class index, where one of them is 0 or
+    y_j <= 1/2.
     At the largest logit, where the delta of a certain target is -rest/(1 + rest), it is the gap that `rest` inherits.
     A row that is no class index sums its C targets: half an eps for each addition, and one for each product.
     """
@@ -144,7 +145,7 @@ def test_a_sum_over_examples_keeps_its_last_digits(engine):
     assert miss <= errors[:, 2].sum() + FLOAT64.eps * answer.loss
 
 
-# -- logistic outputs --------------------------------------------------------------------------------------------------------------
+# -- logistic outputs ----------------------------------------------------------------------------------------------------------
 
 LOGITS = (
     0.0,
@@ -170,8 +171,8 @@ TARGETS = (0.0, 1.0, 0.5, 0.3, 1e-12, 1 - 1e-12)
 
 @lru_cache
 def sigmoid_cases(p):
-    """Logits (N, 1), targets (N, 1), errors (N,), deltas (N, 1): within LAST_DIGITS of the sum of their terms, of which there is one
-    where the target is 0 or 1.
+    """Logits (N, 1), targets (N, 1), errors (N,), deltas (N, 1): within LAST_DIGITS of the sum of their terms, of which there is
+    one where the target is 0 or 1.
     """
     logits, targets, errors, deltas = [], [], [], []
     with mpmath.workdps(DIGITS):

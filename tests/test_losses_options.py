@@ -98,7 +98,7 @@ def by_formula(each):
     )
 
 
-# -- every combination -----------------------------------------------------------------------------------------------------------
+# -- every combination ---------------------------------------------------------------------------------------------------------
 
 
 @lru_cache(maxsize=1)
@@ -166,7 +166,7 @@ def test_no_ignored_label_among_rows(backend):
             fastbp.softmax_cross_entropy(x, targets, ignore_index=0, **options)
 
 
-# -- what an option multiplies, in numbers: z = (0, ln 3), so y = (1/4, 3/4) and lse = ln 4 -------------------------------------
+# -- what an option multiplies, in numbers: z = (0, ln 3), so y = (1/4, 3/4) and lse = ln 4 ------------------------------------
 
 Z, LN4, LN4_3 = [[0.0, np.log(3)]], np.log(4), np.log(4 / 3)
 
