@@ -7,10 +7,11 @@ outputs do not interact make of them.
 from __future__ import annotations
 
 import itertools
+import signal
 
 import numpy as np
 import pytest
-from conftest import WIDTHS, assert_near, generator
+from conftest import ISAS, NATIVE_ONLY, WIDTHS, assert_near, generator, running_on
 from test_losses import ELEMENTWISE, problem, public, same
 
 import fastbp
@@ -169,3 +170,31 @@ def test_rows_of_targets_that_are_all_zero(dtype, engine):
     answer = fastbp.softmax_cross_entropy(z, [[0, 0], [1, 0]], class_weight=[3, 5])
     assert_near(answer.loss, 3 * np.log(2) / 4)
     assert answer.grad[0].tolist() == [0, 0] and answer.weight_sum == 4
+
+
+# -- a long call -----------------------------------------------------------------------------------------------------------------
+
+
+class Interrupted(Exception):
+    """Raised by the handler of a signal, as KeyboardInterrupt is by that of Ctrl-C."""
+
+
+@NATIVE_ONLY
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no timer that signals here")
+def test_a_signal_ends_a_long_call():
+    """What its handler raises comes out of the call, long before the last row."""
+
+    def interrupt(number, frame):
+        raise Interrupted
+
+    logits = np.broadcast_to(np.linspace(-5, 5, 1000, dtype=np.float32), (12_000, 1000))
+    grad = np.full(logits.shape, 7, np.float32)
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        with running_on(ISAS[-1]), pytest.raises(Interrupted):  # the slowest
+            signal.setitimer(signal.ITIMER_REAL, 0.005)
+            fastbp.softmax_cross_entropy(logits, np.zeros(12_000, int), grad_out=grad, n_threads=1)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert (grad[-1] == 7).all()
