@@ -85,7 +85,7 @@ def _table(options: argparse.Namespace, dtype: np.dtype, threads: int) -> dict[s
         if rows:
             print(report.block(rows, others, dtype), flush=True)
         table += rows
-    print("", report.summary(table, dtype), sep="\n")
+    print(report.summary(table, dtype))
     saved = [{**dataclasses.asdict(row), "best_peer": row.best_peer} for row in table]
     return {"peaks": dataclasses.asdict(peaks), "rows": saved}
 

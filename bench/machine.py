@@ -32,13 +32,14 @@ THREAD_VARIABLES = (
 ISA_ENVIRONMENT = {
     "avx2": {
         "FASTBP_ISA": "avx2",
-        "NPY_DISABLE_CPU_FEATURES": "AVX512F AVX512CD AVX512_SKX AVX512_CLX AVX512_CNL AVX512_ICL AVX512_SPR",
+        "NPY_DISABLE_CPU_FEATURES": "X86_V4 AVX512F AVX512CD AVX512_SKX AVX512_CLX AVX512_CNL AVX512_ICL AVX512_SPR",
         "OPENBLAS_CORETYPE": "Haswell",
         "ATEN_CPU_CAPABILITY": "avx2",
         "MKL_ENABLE_INSTRUCTIONS": "AVX2",
         "ONEDNN_MAX_CPU_ISA": "AVX2",
         "XLA_FLAGS": "--xla_cpu_max_isa=AVX2",
         "NUMBA_CPU_NAME": "haswell",
+        "NUMBA_CPU_FEATURES": "",  # else those of the machine are added
     },
 }
 

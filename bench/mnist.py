@@ -167,7 +167,8 @@ class TorchFit:
         for _ in range(self.shape.epochs):
             for batch in torch.randperm(len(self.x)).split(self.shape.batch):
                 optimizer.zero_grad()
-                cross_entropy(model(self.x[batch]), self.labels[batch]).backward()
+                x, labels = self.x.index_select(0, batch), self.labels.index_select(0, batch)
+                cross_entropy(model(x), labels).backward()
                 optimizer.step()
         return model
 

@@ -74,8 +74,8 @@ def summary(rows: Sequence[Row], dtype: np.dtype) -> str:
         line = f"  {name:46} {'-' if known is None else f'{known:.3g}':>8} {best:26}"
         lines.append(f"{line} {_percent(row.of_peak):>5} of peak {_verdict(row, dtype)}")
     notes = dict.fromkeys(f"{row.contestant} {row.note}" for row in rows if row.note)
-    lines = lines if len(lines) > 1 else []
-    return "\n".join(line.rstrip() for line in [*lines, *notes])
+    lines = ["", *lines] if len(lines) > 1 else []
+    return "\n".join(line.rstrip() for line in [*lines, *notes, ""])
 
 
 def _verdict(row: Row, dtype: np.dtype) -> str:
