@@ -451,6 +451,10 @@ class Network:
                 next_report = time.monotonic() + self.REPORT_SECONDS
         return (total / seen if seen else math.nan), done, failure
 
+    def step(self, x, targets, optimizer):
+        """Return None: there is no shorter way than `train` with all the checks before it."""
+        return None
+
     def _update(self, loss, gradient, optimizer, state, settings):
         """Update copies; keep them if all is finite, otherwise change nothing and say what was not."""
         if not math.isfinite(loss):

@@ -20,12 +20,26 @@ enum {
     FBP_IDENTITY, FBP_SIGMOID, FBP_TANH, FBP_RELU, FBP_LEAKY_RELU, FBP_GELU, FBP_SILU, FBP_SOFTPLUS, FBP_ACTIVATIONS
 };
 
-/* What a matrix product does with an element of the finished product while it is still in a register. */
+/* An optimizer's update of parameters w by a gradient; its state vectors lie like w. */
+enum { FBP_SGD, FBP_ADAM };
+typedef struct {
+    int rule;
+    double learning_rate, weight_decay;
+    double momentum;                /* FBP_SGD: the first state vector is the velocity, NULL without momentum */
+    int nesterov;
+    double beta_1, beta_2, epsilon; /* FBP_ADAM: the state vectors are the first and the second moment */
+    double bias_1, bias_2;          /* 1 - beta^t with t the number of this step, from 1 */
+} fbp_update;
+
+/* What a matrix product does with a tile of C while it is in registers or in the nearest cache. */
 typedef struct {
     int activation;     /* FBP_IDENTITY for none */
     const void *bias;   /* (N) or NULL:     C = f(A B + bias)       the forward pass */
     const void *slope;  /* (M, N) or NULL:  C = (A B) ⊙ f'(slope)   the recursion; what f' takes, see activate_backward */
     fbp_size slope_row;
+    int accumulate;     /* C += A B */
+    const fbp_update *update; /* or NULL:   C are parameters, A B is their gradient, K <= tile_depth() */
+    void *first, *second;     /* state of the optimizer, laid out like C */
 } fbp_epilogue;
 
 #define REAL void

@@ -17,9 +17,11 @@ typedef double real;
 #if defined(__GNUC__)
 #define ALWAYS_INLINE inline __attribute__((always_inline))
 #define UNROLL _Pragma("GCC unroll 32")
+#define PREFETCH_TO_WRITE(p) __builtin_prefetch(p, 1)
 #else
 #define ALWAYS_INLINE inline
 #define UNROLL
+#define PREFETCH_TO_WRITE(p)
 #endif
 
 static inline fbp_size smaller(fbp_size a, fbp_size b) { return a < b ? a : b; }

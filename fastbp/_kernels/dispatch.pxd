@@ -7,11 +7,25 @@ cdef extern from "fastbp.h" nogil:
 
     int FBP_IDENTITY, FBP_SIGMOID, FBP_TANH, FBP_RELU, FBP_LEAKY_RELU, FBP_GELU, FBP_SILU, FBP_SOFTPLUS, FBP_ACTIVATIONS
 
+    int FBP_SGD, FBP_ADAM
+
+    ctypedef struct fbp_update:
+        int rule
+        double learning_rate, weight_decay
+        double momentum
+        int nesterov
+        double beta_1, beta_2, epsilon
+        double bias_1, bias_2
+
     ctypedef struct fbp_epilogue:
         int activation
         const void *bias
         const void *slope
         fbp_size slope_row
+        int accumulate
+        const fbp_update *update
+        void *first
+        void *second
 
     # One dtype on one instruction set; src_c/kernels.def is the list, the comments in src_c/ tell what each does.
     ctypedef struct fbp_kernels:
@@ -33,18 +47,16 @@ cdef extern from "fastbp.h" nogil:
         double (*sigmoid_squared_error_row)(fbp_size O, const void *z, const void *t, double scale, void *d) noexcept nogil
         double (*poisson_deviance_row)(fbp_size O, const void *z, const void *t, double scale, void *d) noexcept nogil
 
-        void (*sgd_update)(fbp_size n, const void *g, double learning_rate, double momentum, int nesterov,
-                           double weight_decay, void *velocity, void *w) noexcept nogil
-        void (*adam_update)(fbp_size n, const void *g, int64_t step, double learning_rate, double beta_1, double beta_2,
-                            double epsilon, double weight_decay, void *m, void *v, void *w) noexcept nogil
+        void (*update)(fbp_size n, const void *g, const fbp_update *u, void *first, void *second, void *w) noexcept nogil
         double (*largest_magnitude)(fbp_size n, const void *x) noexcept nogil
 
         void (*matrix_product)(fbp_size M, fbp_size N, fbp_size K, const void *A, fbp_size A_row, fbp_size A_column,
                                const void *B, fbp_size B_row, fbp_size B_column, const fbp_epilogue *epilogue,
                                void *scratch, void *C, fbp_size C_row) noexcept nogil
-        fbp_size (*matrix_product_scratch)(fbp_size M, fbp_size N, fbp_size K) noexcept nogil
+        fbp_size (*matrix_product_scratch)(fbp_size M, fbp_size K) noexcept nogil
         fbp_size (*tile_columns)() noexcept nogil
-        void (*column_sums)(fbp_size N, fbp_size O, const void *x, fbp_size x_row, void *sums) noexcept nogil
+        fbp_size (*tile_depth)() noexcept nogil
+        double (*column_sums)(fbp_size N, fbp_size O, const void *x, fbp_size x_row, void *sums) noexcept nogil
         double (*multiply_adds)(int64_t repetitions) noexcept nogil
 
     const fbp_kernels *fbp_kernels_for(size_t element_size)

@@ -1,4 +1,5 @@
 from fastbp._kernels.dispatch cimport fbp_epilogue, fbp_kernels
+from fastbp._kernels.team cimport fbp_team
 
 # One matrix product C (M, N) = A (M, K) B (K, N) and its epilogue. Strides are in elements of `element` bytes.
 cdef struct Product:
@@ -12,9 +13,9 @@ cdef struct Product:
     fbp_epilogue epilogue
     char *C
     Py_ssize_t C_row
-    bint by_rows                  # whether threads divide the rows of C, or its columns: the longer side
 
-# Threads that pay for a product; bytes of scratch for them; the product on them, which looks at pending signals on its way.
-cdef int product_threads(const Product *p, int n_threads) noexcept nogil
+# Nanoseconds that the product takes one thread; bytes of scratch for a number of threads; the product on a team, which looks at
+# pending signals on its way.
+cdef double product_work(const Product *p) noexcept nogil
 cdef Py_ssize_t product_scratch(const Product *p, int threads) noexcept nogil
-cdef int multiply(const Product *p, int threads, char *scratch) except -1 nogil
+cdef int multiply(const Product *p, char *scratch, fbp_team *team) except -1 nogil

@@ -1,35 +1,42 @@
 """One layer forward and backward: three matrix products, each with what follows it fused, divided over threads.
 
-C (M, N) is cut along its longer side, one piece for each thread, each with scratch of its own. An element of C is the same sum
-in the same order in every cut, so the number of threads changes no bit. A product of seconds runs in slices of rows.
+C (M, N) is cut along its longer side into pieces, which the threads of a team take, each with scratch of its own. An element of C
+is the same sum in the same order in every cut, so the number of threads changes no bit. A product of seconds runs in slices of rows.
 """
 
 from cpython.exc cimport PyErr_CheckSignals
-from cython.parallel cimport prange
 from libc.stdlib cimport free, malloc
 from libc.string cimport memset
 
 from fastbp._kernels.dispatch cimport (
     FBP_IDENTITY, LINE, activation_kind, kernels_for, line_start, real, threads_for, whole_lines,
 )
+from fastbp._kernels.team cimport Work, fbp_team_share, on_team
 
-cdef double OPERATION_WORK = 0.03  # nanoseconds that one thread needs for a multiply-add, roughly
+cdef double OPERATION_WORK = 0.02  # nanoseconds that one thread needs for a multiply-add, roughly
+cdef double ELEMENT_WORK = 0.5     # and for an element that goes through an epilogue
+cdef double PIECE_WORK = 8_000.0   # nanoseconds of a piece that pay for handing it over
+cdef Py_ssize_t LONG_PIECE = 1024  # rows or columns; in longer pieces the packing of the other operand, once for each, vanishes
 cdef double SLICE_PER_COLUMN = 1.2e8  # multiply-adds of a thread, for each column of a tile, between two looks at pending signals
-cdef double ELEMENT_WORK = 1.0     # and for an element that is packed, or goes through an epilogue
 
 
-cdef int product_threads(const Product *p, int n_threads) noexcept nogil:
+cdef double product_work(const Product *p) noexcept nogil:
     cdef double work = OPERATION_WORK * p.M * p.N * p.K
-    if p.epilogue.activation != FBP_IDENTITY:
-        work += ELEMENT_WORK * p.M * p.N
-    return threads_for(n_threads, work)
+    return work if p.epilogue.activation == FBP_IDENTITY else work + ELEMENT_WORK * p.M * p.N
 
 
-cdef inline Py_ssize_t piece(const Product *p, int threads) noexcept nogil:
-    """The length of a thread's part of the longer side of C: whole tiles along N."""
-    cdef Py_ssize_t unit = 8 if p.by_rows else p.k.tile_columns()
-    cdef Py_ssize_t length = p.M if p.by_rows else p.N
-    return ((length + threads - 1) // threads + unit - 1) // unit * unit
+cdef inline bint by_rows(const Product *p) noexcept nogil:
+    """Whether the pieces are rows of C, or columns: they divide the longer side."""
+    return p.M >= p.N
+
+
+cdef Py_ssize_t piece_length(const Product *p, int threads) noexcept nogil:
+    """Rows, or columns, of a piece: one for each thread, or several where they are long, and fewer where they would be short work."""
+    cdef Py_ssize_t length = p.M if by_rows(p) else p.N, unit = 8 if by_rows(p) else p.k.tile_columns()
+    cdef Py_ssize_t pieces = min(max(threads, min(4 * threads, length // LONG_PIECE)), <Py_ssize_t>(product_work(p) / PIECE_WORK))
+    if threads == 1 or pieces <= 1:
+        return length
+    return ((length + pieces - 1) // pieces + unit - 1) // unit * unit
 
 
 cdef Py_ssize_t slice_rows(const Product *p, int threads) noexcept nogil:
@@ -38,66 +45,71 @@ cdef Py_ssize_t slice_rows(const Product *p, int threads) noexcept nogil:
     return min(p.M, <Py_ssize_t>min(rows, 1e15) // 8 * 8 + 8)
 
 
-cdef Product part_of(const Product *p, Py_ssize_t row, Py_ssize_t rows) noexcept nogil:
-    """Rows [row, row + rows) of the product"""
+cdef Product part_of(const Product *p, Py_ssize_t row, Py_ssize_t column, Py_ssize_t M, Py_ssize_t N) noexcept nogil:
+    """Rows [row, row + M) and columns [column, column + N) of the product"""
     cdef Product part = p[0]
-    part.M = rows
+    cdef Py_ssize_t at = (row * p.C_row + column) * p.element
+    part.M, part.N = M, N
     part.A = p.A + row * p.A_row * p.element
-    part.C = p.C + row * p.C_row * p.element
+    part.B = p.B + column * p.B_column * p.element
+    part.C = p.C + at
+    if p.epilogue.bias != NULL:
+        part.epilogue.bias = <const char *>p.epilogue.bias + column * p.element
     if p.epilogue.slope != NULL:
-        part.epilogue.slope = <const char *>p.epilogue.slope + row * p.epilogue.slope_row * p.element
+        part.epilogue.slope = <const char *>p.epilogue.slope + (row * p.epilogue.slope_row + column) * p.element
+    if p.epilogue.first != NULL:
+        part.epilogue.first = <char *>p.epilogue.first + at
+    if p.epilogue.second != NULL:
+        part.epilogue.second = <char *>p.epilogue.second + at
     return part
 
 
-cdef Py_ssize_t piece_scratch(const Product *p, int threads) noexcept nogil:
-    """Bytes of scratch of each thread"""
-    cdef Py_ssize_t size = piece(p, threads), elements
-    if p.by_rows:
-        elements = p.k.matrix_product_scratch(size, p.N, p.K)
-    else:
-        elements = p.k.matrix_product_scratch(p.M, size, p.K)
-    return whole_lines(elements * p.element)
+cdef Py_ssize_t thread_scratch(const Product *p) noexcept nogil:
+    """Bytes of scratch of each thread, whatever the pieces"""
+    return whole_lines(p.k.matrix_product_scratch(p.M, p.K) * p.element)
 
 
 cdef Py_ssize_t product_scratch(const Product *p, int threads) noexcept nogil:
-    cdef Product part = part_of(p, 0, slice_rows(p, threads))
-    return threads * piece_scratch(&part, threads)
+    return threads * thread_scratch(p)
 
 
-cdef void multiply_piece(const Product *p, Py_ssize_t row, Py_ssize_t column, Py_ssize_t M, Py_ssize_t N,
-                         char *scratch) noexcept nogil:
-    """Rows [row, row + M) and columns [column, column + N) of C."""
-    cdef fbp_epilogue epilogue = p.epilogue
-    if M <= 0 or N <= 0:
-        return
-    if epilogue.bias != NULL:
-        epilogue.bias = <const char *>epilogue.bias + column * p.element
-    if epilogue.slope != NULL:
-        epilogue.slope = <const char *>epilogue.slope + (row * epilogue.slope_row + column) * p.element
-    p.k.matrix_product(M, N, p.K, p.A + row * p.A_row * p.element, p.A_row, p.A_column,
-                       p.B + column * p.B_column * p.element, p.B_row, p.B_column, &epilogue, scratch,
-                       p.C + (row * p.C_row + column) * p.element, p.C_row)
+# A product cut into pieces
+cdef struct Pieces:
+    const Product *p
+    Py_ssize_t length
+    char *scratch
 
 
-cdef void multiply_slice(const Product *p, int threads, char *scratch) noexcept nogil:
-    cdef Py_ssize_t size = piece(p, threads), share = piece_scratch(p, threads)
-    cdef int i
-    if threads == 1:
-        multiply_piece(p, 0, 0, p.M, p.N, scratch)
-        return
-    for i in prange(threads, schedule="static", num_threads=threads):
-        if p.by_rows:
-            multiply_piece(p, i * size, 0, min(size, p.M - i * size), p.N, scratch + i * share)
-        else:
-            multiply_piece(p, 0, i * size, p.M, min(size, p.N - i * size), scratch + i * share)
+cdef void multiply_piece(const void *pieces, Py_ssize_t i, int thread) noexcept nogil:
+    cdef const Pieces *all = <const Pieces *>pieces
+    cdef const Product *p = all.p
+    cdef Py_ssize_t start = i * all.length
+    cdef Product piece
+    if by_rows(p):
+        piece = part_of(p, start, 0, min(all.length, p.M - start), p.N)
+    else:
+        piece = part_of(p, 0, start, p.M, min(all.length, p.N - start))
+    p.k.matrix_product(piece.M, piece.N, p.K, piece.A, p.A_row, p.A_column, piece.B, p.B_row, p.B_column, &piece.epilogue,
+                       all.scratch + thread * thread_scratch(p), piece.C, p.C_row)
 
 
-cdef int multiply(const Product *p, int threads, char *scratch) except -1 nogil:
-    cdef Py_ssize_t start = 0, rows = slice_rows(p, threads)
+cdef void multiply_slice(const Product *p, char *scratch, fbp_team *team) noexcept nogil:
+    cdef Pieces pieces = Pieces(p, piece_length(p, team.threads), scratch)
+    cdef Py_ssize_t length = p.M if by_rows(p) else p.N
+    fbp_team_share(team, multiply_piece, &pieces, (length + pieces.length - 1) // pieces.length)
+
+
+cdef int multiply(const Product *p, char *scratch, fbp_team *team) except -1 nogil:
+    cdef Py_ssize_t start = 0, rows = slice_rows(p, team.threads)
     cdef Product part
+    if p.M == 0 or p.N == 0:
+        return 0
+    if rows == p.M:
+        multiply_slice(p, scratch, team)
+        return 0
     while start < p.M:
-        part = part_of(p, start, min(rows, p.M - start))
-        multiply_slice(&part, threads, scratch)
+        part = part_of(p, start, 0, min(rows, p.M - start), p.N)
+        multiply_slice(&part, scratch, team)
         start += rows
         if start < p.M:
             with gil:
@@ -105,17 +117,26 @@ cdef int multiply(const Product *p, int threads, char *scratch) except -1 nogil:
     return 0
 
 
-cdef int run(Product *p, int n_threads) except -1:
+cdef struct Call:
+    Product p
+    char *scratch
+
+
+cdef int multiply_call(Call *call, fbp_team *team) except -1 nogil:
+    return multiply(&call.p, call.scratch, team)
+
+
+cdef int run(const Product *p, int n_threads) except -1:
     """Multiply in memory of its own."""
-    cdef int threads = product_threads(p, n_threads)
-    if p.M == 0 or p.N == 0:
-        return 0
+    cdef int threads = threads_for(n_threads, product_work(p))
+    cdef Call call
     cdef char *memory = <char *>malloc(product_scratch(p, threads) + LINE)
     if memory == NULL:
         raise MemoryError(f"no memory for the packed blocks of a product of {p.M} x {p.K} by {p.K} x {p.N}")
+    call.p, call.scratch = p[0], line_start(memory)
     try:
         with nogil:
-            multiply(p, threads, line_start(memory))
+            on_team(<Work>multiply_call, &call, threads)
     finally:
         free(memory)
     PyErr_CheckSignals()
@@ -131,7 +152,6 @@ cdef Product product(const real[:, :] A, const real[:, :] B, real[:, :] C) noexc
     p.A_row, p.A_column = A.strides[0] // p.element, A.strides[1] // p.element
     p.B_row, p.B_column = B.strides[0] // p.element, B.strides[1] // p.element
     p.C_row = C.strides[0] // p.element
-    p.by_rows = p.M >= p.N
     if p.K > 0 and p.M > 0:
         p.A = <const char *>&A[0, 0]
     if p.K > 0 and p.N > 0:

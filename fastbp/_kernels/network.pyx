@@ -1,11 +1,10 @@
-"""The training step of a dense network as one call: gather, forward, error, deltas, weight gradients, update.
+"""The training of a dense network as Python sees it: one call for a batch, one for an epoch.
 
-A. A `Network` is prepared for a batch size: one block of memory holds everything that a step needs, and grows only when a
-   larger batch comes. In the loop nothing is allocated and no Python runs.
-B. Addresses without a dtype: a step is written once for float32 and float64.
-C. The deltas of the last layer are written over its logits; those of hidden layers alternate between two buffers.
-D. An update that could overflow is made on a copy first and given up if it does: the parameters are finite at any time.
-E. Pending signals are looked for between matrix products and inside long ones, and never in the middle of an update.
+A. A call takes what it needs of its arguments, starts a team of threads, and leaves Python; it comes back to it only to look at
+   signals and to report.
+B. `step` is for calls of which nothing has to be said: where an argument, the error or the update is not as it should be, it does
+   nothing, and leaves it to the caller to find out what is wrong, and to `train` to deal with it.
+C. An update that could overflow is made on a copy first and given up if it does: finite parameters stay finite.
 """
 
 from cpython.buffer cimport PyBUF_STRIDED_RO, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
@@ -15,30 +14,31 @@ from libc.stdint cimport int64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
 
-from fastbp._kernels.dispatch cimport (
-    FBP_GELU, FBP_IDENTITY, FBP_SILU, LINE, activation_kind, fbp_kernels, kernels_for, line_start, whole_lines,
+from fastbp._kernels.dispatch cimport FBP_ADAM, FBP_GELU, FBP_SGD, FBP_SILU, activation_kind, threads_for
+from fastbp._kernels.loss cimport row_error_named
+from fastbp._kernels.optimizer cimport Update, set_step, update_parameters
+from fastbp._kernels.step cimport (
+    Layer, Matrix, Net, deltas, forward, forward_work, gradient, gradient_bound, poll, prepare, step_work, update,
 )
-from fastbp._kernels.linear cimport Product, multiply, product_scratch, product_threads
-from fastbp._kernels.loss cimport RowError, Rows, reduced, row_error_named, scratch_bytes
-from fastbp._kernels.optimizer cimport ADAM, SGD, Update, update_parameters
+from fastbp._kernels.team cimport Work, fbp_team, on_team
 
 from time import perf_counter
 
-cdef double POLL_WORK = 2e7       # nanoseconds of work between two looks at pending signals
-cdef double OPERATION_WORK = 0.03  # nanoseconds of a multiply-add, roughly
-cdef double ELEMENT_WORK = 0.5     # and of a parameter in an update
+import numpy as np
+
 cdef double REPORT_SECONDS = 0.1  # between two calls of `report`
 cdef Py_ssize_t PREDICTION_ROWS = 512  # of a block in which the logits of many rows are formed
-# Below these an update stays far from the end of float32's range, 3e38, whatever the optimizer does:
-cdef double LARGE_NUMBER = 1e18   # of a gradient, a state, a parameter
-cdef double LARGE_RATE = 1e3      # of a learning rate or weight decay
+# Below these an update of finite parameters is finite. What it adds to a parameter is less than half the distance between the two
+# largest numbers of float32, 1e31, so no parameter overflows, however large it is.
+cdef double LARGE_NUMBER = 1e15   # of a gradient or a state of the optimizer
+cdef double LARGE_RATE = 1e3      # of a learning rate
+cdef double LARGE_DECAY = 1.0     # of a weight decay, and of its product with the learning rate
 cdef double SMALL_EPSILON = 1e-12  # of what Adam divides by
 
-# A matrix whose rows lie `row` bytes apart, or labels as one column.
-cdef struct Matrix:
-    char *data
-    Py_ssize_t rows, columns, row
-    bint labels
+cdef object LABELS = np.dtype(np.int64), ARRAY = np.ndarray
+
+
+# -- what comes from Python ------------------------------------------------------------------------------------------------
 
 
 cdef Matrix matrix_of(x) except *:
@@ -52,6 +52,31 @@ cdef Matrix matrix_of(x) except *:
     m.columns = 1 if m.labels else view.shape[1]
     PyBuffer_Release(&view)
     return m
+
+
+cdef bint plain(x, int axes, dtype, Matrix *m) except -1:
+    """Whether x is an array of this dtype with so many axes, in C order and aligned; then m is its address."""
+    cdef Py_buffer view
+    if type(x) is not ARRAY or x.dtype is not dtype:
+        return False
+    PyObject_GetBuffer(x, &view, PyBUF_STRIDED_RO)
+    cdef bint fits = view.ndim == axes and view.shape[0] > 0 and view.strides[axes - 1] == view.itemsize and \
+        <size_t>view.buf % view.itemsize == 0
+    if fits:
+        m.data, m.rows, m.row, m.labels = <char *>view.buf, view.shape[0], view.strides[0], axes == 1
+        m.columns = 1 if axes == 1 else view.shape[1]
+        fits = axes == 1 or m.row == m.columns * view.itemsize
+    PyBuffer_Release(&view)
+    return fits
+
+
+cdef bint labels_within(Matrix t, Py_ssize_t classes) noexcept nogil:
+    cdef const int64_t *labels = <const int64_t *>t.data
+    cdef Py_ssize_t n
+    for n in range(t.rows):
+        if not 0 <= labels[n] < classes:
+            return False
+    return True
 
 
 cdef char *vector_of(x) except? NULL:
@@ -73,13 +98,16 @@ cdef Update update_of(optimizer, parameters) except *:
     if len(state) > 1:
         u.second = vector_of(state[1])
     if optimizer.name == "adam":
-        u.rule = ADAM
-        u.learning_rate, u.beta_1, u.beta_2, u.epsilon, u.weight_decay = optimizer.hyper_parameters()
+        u.numbers.rule = FBP_ADAM
+        rate, u.numbers.beta_1, u.numbers.beta_2, u.numbers.epsilon, decay = optimizer.hyper_parameters()
     else:
-        u.rule = SGD
-        u.learning_rate, u.momentum, u.nesterov, u.weight_decay = optimizer.hyper_parameters()
+        u.numbers.rule = FBP_SGD
+        rate, u.numbers.momentum, u.numbers.nesterov, decay = optimizer.hyper_parameters()
+    u.numbers.learning_rate, u.numbers.weight_decay = rate, decay
     return u
 
+
+# -- an epoch --------------------------------------------------------------------------------------------------------------
 
 # Why training stopped before its last batch, and the names that `train` returns for it.
 cdef enum Failure:
@@ -89,6 +117,21 @@ cdef enum Failure:
 
 FAILURES = ("", "loss", "gradient")
 
+# One call: what it works on, and what comes of it.
+cdef struct Call:
+    Net *net
+    Matrix x, t
+    char *out              # logits or gradient
+    Py_ssize_t out_row     # bytes
+    const int64_t *order   # of the rows, or NULL
+    Py_ssize_t count, batch_size
+    Update *u
+    int64_t first_step
+    void *report           # a Python object
+    double loss            # the sum over the rows, or the mean
+    Py_ssize_t start, done  # rows and batches that are finished
+    Failure failure
+
 
 cdef void gather(Matrix source, const int64_t *order, Matrix to) noexcept nogil:
     """Row i of `to` is row order[i] of `source`."""
@@ -97,11 +140,105 @@ cdef void gather(Matrix source, const int64_t *order, Matrix to) noexcept nogil:
         memcpy(to.data + i * to.row, source.data + order[i] * source.row, to.row)
 
 
-cdef struct Layer:
-    Py_ssize_t inputs, outputs
-    Py_ssize_t weight, bias  # bytes from the start of the parameters, and of their gradient
-    char *z                  # (rows, outputs) what the slope of the activation takes: the output, or its input
-    char *a                  # (rows, outputs) the output; of the last layer the logits, then their deltas
+cdef bint large(Net *net, const char *x) noexcept nogil:
+    return x != NULL and not net.k.largest_magnitude(net.count, x) < LARGE_NUMBER
+
+
+cdef bint may_overflow(Net *net, const Update *u) noexcept nogil:
+    """Whether an update might make a parameter or a state infinite though the gradient is below LARGE_NUMBER."""
+    cdef double rate = u.numbers.learning_rate, decay = u.numbers.weight_decay
+    return rate > LARGE_RATE or decay > LARGE_DECAY or rate * decay > LARGE_DECAY or large(net, u.first) or \
+        large(net, u.second) or (u.numbers.rule == FBP_ADAM and u.numbers.epsilon < SMALL_EPSILON)
+
+
+cdef int update_on_trial(Net *net, Matrix x, const Update *u, fbp_team *team) except -1 nogil:
+    """Make the update; if anything is not finite after it take it back and return 0, else 1."""
+    cdef Py_ssize_t bytes = net.count * net.element
+    cdef char *vectors[3]
+    cdef char *copy = <char *>malloc(4 * bytes)
+    cdef char *g = copy + 3 * bytes
+    cdef bint finite
+    cdef int i
+    if copy == NULL:
+        with gil:
+            raise MemoryError(f"no memory for a trial update of {net.count} parameters")
+    try:
+        gradient(net, x, g, team)
+        finite = isfinite(net.k.largest_magnitude(net.count, g))
+        vectors[0], vectors[1], vectors[2] = net.w, u.first, u.second
+        for i in range(3):
+            if vectors[i] != NULL:
+                memcpy(copy + i * bytes, vectors[i], bytes)
+        update_parameters(u, net.k, net.element, net.count, g, net.w, 0, team)
+        for i in range(3):
+            finite = finite and (vectors[i] == NULL or isfinite(net.k.largest_magnitude(net.count, vectors[i])))
+        for i in range(3):
+            if vectors[i] != NULL and not finite:
+                memcpy(vectors[i], copy + i * bytes, bytes)
+    finally:
+        free(copy)
+    return finite
+
+
+cdef int train_batches(Call *c, fbp_team *team) except -1 nogil:
+    cdef Net *net = c.net
+    cdef Matrix x = c.x, t = c.t
+    cdef bint careful = may_overflow(net, c.u)
+    cdef double loss, next_report = 0
+    if c.order != NULL:
+        x.data, x.row = net.batch_x, x.columns * net.element
+        t.data, t.row = net.batch_t, t.columns * (<Py_ssize_t>sizeof(int64_t) if t.labels else net.element)
+    while c.start < c.count:
+        x.rows = t.rows = min(c.batch_size, c.count - c.start)
+        if c.order == NULL:
+            x.data, t.data = c.x.data + c.start * x.row, c.t.data + c.start * t.row
+        else:
+            gather(c.x, c.order + c.start, x)
+            gather(c.t, c.order + c.start, t)
+        loss = deltas(net, x, t, team)
+        if not isfinite(loss):
+            c.failure = LOSS
+            return 0
+        set_step(c.u, c.first_step + c.done)
+        careful = careful or not gradient_bound(net, x) < LARGE_NUMBER
+        if not careful:
+            update(net, x, c.u, team)
+        elif not update_on_trial(net, x, c.u, team):
+            c.failure = GRADIENT
+            return 0
+        c.loss += loss * x.rows
+        c.start += x.rows
+        c.done += 1
+        if poll(net, 0) and c.report != NULL:
+            with gil:
+                if perf_counter() >= next_report:
+                    (<object>c.report)(c.done, c.loss / c.start)
+                    next_report = perf_counter() + REPORT_SECONDS
+    return 0
+
+
+cdef int step_once(Call *c, fbp_team *team) except -1 nogil:
+    """One update, or none: then `done` stays 0."""
+    c.loss = deltas(c.net, c.x, c.t, team)
+    if isfinite(c.loss) and gradient_bound(c.net, c.x) < LARGE_NUMBER and not may_overflow(c.net, c.u):
+        update(c.net, c.x, c.u, team)
+        c.done = 1
+    return 0
+
+
+cdef int find_gradient(Call *c, fbp_team *team) except -1 nogil:
+    c.loss = deltas(c.net, c.x, c.t, team)
+    return gradient(c.net, c.x, c.out, team)
+
+
+cdef int find_logits(Call *c, fbp_team *team) except -1 nogil:
+    cdef Matrix block = c.x
+    while c.start < c.x.rows:
+        block.rows = min(PREDICTION_ROWS, c.x.rows - c.start)
+        block.data = c.x.data + c.start * c.x.row
+        forward(c.net, block, c.out + c.start * c.out_row, c.out_row // c.net.element, team)
+        c.start += block.rows
+    return 0
 
 
 cdef class Network:
@@ -109,326 +246,107 @@ cdef class Network:
     cdef readonly str activation, loss
     cdef readonly object parameters
     cdef readonly int n_threads
-
-    cdef const fbp_kernels *k
-    cdef Py_ssize_t element, count  # bytes of a parameter, number of parameters
-    cdef char *w
-    cdef Layer *layers
-    cdef int depth, kind
-    cdef bint keeps_input           # the activation's slope is a function of its input
-    cdef RowError error
-
-    cdef Py_ssize_t capacity        # rows that the work space is laid out for
-    cdef char *memory               # the work space, and what lies in it:
-    cdef Py_ssize_t used
-    cdef char *deltas[2]
-    cdef char *batch_x
-    cdef char *batch_t
-    cdef char *batch_gradient
-    cdef char *loss_scratch
-    cdef char *product_scratch
-
+    cdef object dtype
+    cdef bint by_class              # the targets may be labels
     cdef bint busy                  # a call is under way: it owns the work space
-    cdef double unpolled            # nanoseconds of work since the last look at pending signals
+    cdef Net net
+    cdef object rates, state        # of the optimizer of the last step,
+    cdef Update last_update         # and its update
 
     def __init__(self, layer_sizes, str activation, str loss, parameters, int n_threads):
+        cdef Net *net = &self.net
+        cdef Layer *layer
+        cdef Py_ssize_t at = 0
         self.layer_sizes, self.activation, self.loss = tuple(layer_sizes), activation, loss
         self.parameters, self.n_threads = parameters, n_threads
-        self.element, self.count = parameters.itemsize, parameters.size
-        self.w = vector_of(parameters)
-        self.kind, self.error = activation_kind(activation), row_error_named(loss)
-        self.keeps_input = self.kind == FBP_GELU or self.kind == FBP_SILU
-        self.depth = len(layer_sizes) - 1
-        free(self.layers)
-        self.layers = <Layer *>malloc(self.depth * sizeof(Layer))
-        if self.layers == NULL:
+        self.dtype, self.by_class = np.dtype(parameters.dtype.type), loss == "softmax_cross_entropy"
+        net.element, net.count, net.n_threads = parameters.itemsize, parameters.size, n_threads
+        net.w = vector_of(parameters)
+        net.kind, net.error = activation_kind(activation), row_error_named(loss)
+        net.keeps_input = net.kind == FBP_GELU or net.kind == FBP_SILU
+        net.depth = len(layer_sizes) - 1
+        free(net.layers)
+        net.layers = <Layer *>malloc(net.depth * sizeof(Layer))
+        if net.layers == NULL:
             raise MemoryError("no memory for the list of layers")
-        cdef Py_ssize_t at = 0
-        cdef Layer *layer
-        for i in range(self.depth):
-            layer = &self.layers[i]
+        for i in range(net.depth):
+            layer = &net.layers[i]
             layer.inputs, layer.outputs = layer_sizes[i], layer_sizes[i + 1]
-            layer.weight, layer.bias = at, at + layer.inputs * layer.outputs * self.element
-            at = layer.bias + layer.outputs * self.element
+            layer.weight, layer.bias = at, at + layer.inputs * layer.outputs * net.element
+            at = layer.bias + layer.outputs * net.element
 
     def __dealloc__(self):
-        free(self.layers)
-        free(self.memory)
+        free(self.net.layers)
+        free(self.net.memory)
 
-    # -- work space --------------------------------------------------------------------------------------------------------
-
-    cdef char *take(self, char *base, Py_ssize_t bytes) noexcept nogil:
-        cdef Py_ssize_t at = self.used
-        self.used += whole_lines(bytes)
-        return NULL if base == NULL else base + at
-
-    cdef void lay_out(self, char *base, Py_ssize_t rows) noexcept nogil:
-        """Divide the work space for `rows` rows from `base`; with NULL only find its size, `used`."""
-        cdef Py_ssize_t widest = 0, scratch = 0, i
-        cdef Layer *layer
-        cdef Layer *last = &self.layers[self.depth - 1]
-        cdef Rows r
-        self.used = 0
-        for i in range(self.depth):
-            layer = &self.layers[i]
-            layer.a = layer.z = self.take(base, rows * layer.outputs * self.element)
-            if self.keeps_input and layer != last:
-                layer.z = self.take(base, rows * layer.outputs * self.element)
-            scratch = max(scratch, self.scratch_of(self.forward_product(i, rows, NULL, 0, NULL, 0)))
-            scratch = max(scratch, self.scratch_of(self.weight_product(i, rows, NULL, 0, NULL, NULL)))
-            if i > 0:
-                scratch = max(scratch, self.scratch_of(self.input_product(i, rows, NULL, NULL)))
-                widest = max(widest, layer.inputs)
-        self.deltas[0] = self.take(base, rows * widest * self.element)
-        self.deltas[1] = self.take(base, rows * widest * self.element)
-        self.batch_x = self.take(base, rows * self.layers[0].inputs * self.element)
-        self.batch_t = self.take(base, rows * max(last.outputs * self.element, <Py_ssize_t>sizeof(int64_t)))
-        self.batch_gradient = self.take(base, self.count * self.element)
-        r.N, r.C, r.element = rows, last.outputs, self.element
-        self.loss_scratch = self.take(base, scratch_bytes(&r, self.n_threads))
-        self.product_scratch = self.take(base, scratch)
-
-    cdef Py_ssize_t scratch_of(self, Product p) noexcept nogil:
-        """Bytes for any number of threads: a smaller batch may take fewer of them, each with a larger piece."""
-        cdef Py_ssize_t most = 0
-        cdef int threads
-        for threads in range(1, product_threads(&p, self.n_threads) + 1):
-            most = max(most, product_scratch(&p, threads))
-        return most
-
-    cdef int prepare(self, Py_ssize_t rows) except -1:
-        """Make sure that the work space holds `rows` rows, and that the primitives are those of the instruction set in use."""
-        cdef const fbp_kernels *k = kernels_for(self.element)
-        if rows <= self.capacity and k == self.k:
-            return 0
-        self.k = k
-        self.lay_out(NULL, rows)
-        free(self.memory)
-        self.capacity = 0
-        self.memory = <char *>malloc(self.used + LINE)
-        if self.memory == NULL:
-            raise MemoryError(f"no memory for a batch of {rows} rows: {self.used} bytes of work space")
-        self.lay_out(line_start(self.memory), rows)
-        self.capacity = rows
-        return 0
-
-    # -- the three products of a layer -------------------------------------------------------------------------------------
-
-    cdef Product forward_product(self, Py_ssize_t i, Py_ssize_t rows, const char *x, Py_ssize_t x_row, char *out,
-                                 Py_ssize_t out_row) noexcept nogil:
-        """A (rows, O) = f(X W + b), where f waits if its slope needs X W + b"""
-        cdef Layer *layer = &self.layers[i]
-        cdef Product p
-        p.k, p.element = self.k, self.element
-        p.M, p.N, p.K = rows, layer.outputs, layer.inputs
-        p.by_rows = p.M >= p.N
-        p.A, p.A_row, p.A_column = x, x_row, 1
-        p.B, p.B_row, p.B_column = self.w + layer.weight, p.N, 1
-        p.epilogue.bias, p.epilogue.slope, p.epilogue.slope_row = self.w + layer.bias, NULL, 0
-        p.epilogue.activation = FBP_IDENTITY if self.keeps_input or i == self.depth - 1 else self.kind
-        p.C, p.C_row = out, out_row
-        return p
-
-    cdef Product input_product(self, Py_ssize_t i, Py_ssize_t rows, const char *delta, char *out) noexcept nogil:
-        """δ_prev (rows, I) = (δ Wᵀ) ⊙ f'"""
-        cdef Layer *layer = &self.layers[i]
-        cdef Product p
-        p.k, p.element = self.k, self.element
-        p.M, p.N, p.K = rows, layer.inputs, layer.outputs
-        p.by_rows = p.M >= p.N
-        p.A, p.A_row, p.A_column = delta, p.K, 1
-        p.B, p.B_row, p.B_column = self.w + layer.weight, 1, p.K
-        p.epilogue.bias, p.epilogue.slope, p.epilogue.slope_row = NULL, NULL, p.N
-        p.epilogue.activation = self.kind
-        if i > 0 and self.kind != FBP_IDENTITY:
-            p.epilogue.slope = self.layers[i - 1].z
-        p.C, p.C_row = out, p.N
-        return p
-
-    cdef Product weight_product(self, Py_ssize_t i, Py_ssize_t rows, const char *x, Py_ssize_t x_row, const char *delta,
-                                char *out) noexcept nogil:
-        """dW (I, O) = Xᵀ δ"""
-        cdef Layer *layer = &self.layers[i]
-        cdef Product p
-        p.k, p.element = self.k, self.element
-        p.M, p.N, p.K = layer.inputs, layer.outputs, rows
-        p.by_rows = p.M >= p.N
-        p.A, p.A_row, p.A_column = x, 1, x_row
-        p.B, p.B_row, p.B_column = delta, p.N, 1
-        p.epilogue.bias, p.epilogue.slope, p.epilogue.slope_row, p.epilogue.activation = NULL, NULL, 0, FBP_IDENTITY
-        p.C, p.C_row = out, p.N
-        return p
-
-    cdef int run(self, Product p) except -1 nogil:
-        multiply(&p, product_threads(&p, self.n_threads), self.product_scratch)
-        self.poll(OPERATION_WORK * p.M * p.N * p.K)
-        return 0
-
-    cdef bint poll(self, double work) except -1 nogil:
-        """Look at pending signals if enough work has been done since the last time."""
-        self.unpolled += work
-        if self.unpolled < POLL_WORK:
-            return False
-        self.unpolled = 0
-        with gil:
-            PyErr_CheckSignals()
-        return True
-
-    # -- a step ------------------------------------------------------------------------------------------------------------
-
-    cdef int forward(self, Matrix x, char *out, Py_ssize_t out_row) except -1 nogil:
-        """The logits of the rows of x, at most `capacity`, to `out`, whose rows lie out_row elements apart."""
-        cdef const char *a = x.data
-        cdef Py_ssize_t a_row = x.row // self.element, i
-        cdef Layer *layer
-        for i in range(self.depth - 1):
-            layer = &self.layers[i]
-            self.run(self.forward_product(i, x.rows, a, a_row, layer.z, layer.outputs))
-            if layer.a != layer.z:
-                self.k.activate(self.kind, x.rows * layer.outputs, layer.z, layer.a)
-            a, a_row = layer.a, layer.outputs
-        return self.run(self.forward_product(self.depth - 1, x.rows, a, a_row, out, out_row))
-
-    cdef double backward(self, Matrix x, Matrix t, char *gradient) except? -1 nogil:
-        """The mean error of the rows of x, its gradient to `gradient`."""
-        cdef Layer *layer = &self.layers[self.depth - 1]
-        cdef Rows r
-        cdef double loss, weight_sum
-        cdef const char *delta = layer.a
-        cdef const char *a
-        cdef Py_ssize_t i, a_row
-        self.forward(x, layer.a, layer.outputs)
-        memset(&r, 0, sizeof(r))
-        r.k, r.element, r.N, r.C = self.k, self.element, x.rows, layer.outputs
-        r.z = layer.a
-        r.d = layer.a
-        r.z_row = r.d_row = layer.outputs * self.element
-        r.ignore_index = -100
-        if t.labels:
-            r.labels = <const int64_t *>t.data
-        else:
-            r.t, r.t_row = t.data, t.row
-        loss = reduced(&r, self.error, True, self.n_threads, self.loss_scratch, &weight_sum)
-        for i in range(self.depth - 1, -1, -1):
-            layer = &self.layers[i]
-            a = x.data if i == 0 else self.layers[i - 1].a
-            a_row = x.row // self.element if i == 0 else layer.inputs
-            self.run(self.weight_product(i, x.rows, a, a_row, delta, gradient + layer.weight))
-            self.k.column_sums(x.rows, layer.outputs, delta, layer.outputs, gradient + layer.bias)
-            if i > 0:
-                self.run(self.input_product(i, x.rows, delta, self.deltas[i % 2]))
-                delta = self.deltas[i % 2]
-        return loss
-
-    # -- what Python calls -------------------------------------------------------------------------------------------------
-
-    cdef int enter(self) except -1:
+    cdef int run(self, Call *call, Work work, Py_ssize_t rows, double nanoseconds) except -1:
+        """work(call) in a work space for `rows` rows, on as many threads as pay."""
         if self.busy:
             raise RuntimeError("network: got a call during another one, from a callback, a signal handler or a thread; expected "
                                "it to be over")
         self.busy = True
+        try:
+            prepare(&self.net, rows)
+            call.net = &self.net
+            with nogil:
+                on_team(work, call, threads_for(self.n_threads, nanoseconds))
+        finally:
+            self.busy = False
         return 0
 
     def logits(self, x, out):
-        cdef Matrix rows = matrix_of(x), to = matrix_of(out), block = rows
-        cdef Py_ssize_t start = 0
-        self.enter()
-        try:
-            self.prepare(min(rows.rows, PREDICTION_ROWS))
-            with nogil:
-                while start < rows.rows:
-                    block.rows = min(PREDICTION_ROWS, rows.rows - start)
-                    block.data = rows.data + start * rows.row
-                    self.forward(block, to.data + start * to.row, to.row // self.element)
-                    start += block.rows
-        finally:
-            self.busy = False
+        cdef Matrix to = matrix_of(out)
+        cdef Call call
+        memset(&call, 0, sizeof(call))
+        call.x, call.out, call.out_row = matrix_of(x), to.data, to.row
+        cdef Py_ssize_t rows = min(call.x.rows, PREDICTION_ROWS)
+        self.run(&call, <Work>find_logits, rows, forward_work(&self.net, rows))
 
     def gradient(self, x, targets, gradient) -> float:
-        cdef Matrix rows = matrix_of(x), t = matrix_of(targets)
-        cdef char *g = vector_of(gradient)
-        cdef double loss
-        self.enter()
-        try:
-            self.prepare(rows.rows)
-            with nogil:
-                loss = self.backward(rows, t, g)
-        finally:
-            self.busy = False
-        return loss
+        cdef Call call
+        memset(&call, 0, sizeof(call))
+        call.x, call.t, call.out = matrix_of(x), matrix_of(targets), vector_of(gradient)
+        self.run(&call, <Work>find_gradient, call.x.rows, step_work(&self.net, call.x.rows))
+        return call.loss
 
     def train(self, x, targets, const int64_t[::1] order, Py_ssize_t batch_size, optimizer, report):
-        cdef Matrix rows = matrix_of(x), t = matrix_of(targets), batch, batch_t
-        cdef Py_ssize_t start = 0, done = 0, count = rows.rows if order is None else order.shape[0]
-        cdef double total = 0, loss, next_report = perf_counter() + REPORT_SECONDS
-        cdef int64_t first_step = optimizer.steps + 1
+        cdef Call call
         cdef Update u = update_of(optimizer, self.parameters)
-        cdef Failure failure = NONE
-        cdef bint careful
-        self.enter()
+        memset(&call, 0, sizeof(call))
+        call.x, call.t, call.batch_size, call.u = matrix_of(x), matrix_of(targets), batch_size, &u
+        call.count, call.first_step = call.x.rows, optimizer.steps + 1
+        if order is not None:
+            call.count = order.shape[0]
+            if call.count > 0:
+                call.order = &order[0]
+        if report is not None:
+            call.report = <void *>report
+        cdef Py_ssize_t rows = min(batch_size, call.count)
         try:
-            self.prepare(min(batch_size, count))
-            batch, batch_t = rows, t
-            if order is not None:
-                batch.data, batch.row = self.batch_x, rows.columns * self.element
-                batch_t.data, batch_t.row = self.batch_t, t.columns * (<Py_ssize_t>sizeof(int64_t) if t.labels else self.element)
-            with nogil:
-                careful = self.may_overflow(self.w) or self.may_overflow(u.first) or self.may_overflow(u.second) or \
-                    max(u.learning_rate, u.weight_decay) > LARGE_RATE or (u.rule == ADAM and u.epsilon < SMALL_EPSILON)
-                while start < count:
-                    batch.rows = batch_t.rows = min(batch_size, count - start)
-                    if order is None:
-                        batch.data, batch_t.data = rows.data + start * rows.row, t.data + start * t.row
-                    else:
-                        gather(rows, &order[start], batch)
-                        gather(t, &order[start], batch_t)
-                    loss = self.backward(batch, batch_t, self.batch_gradient)
-                    if not isfinite(loss):
-                        failure = LOSS
-                        break
-                    careful = careful or self.may_overflow(self.batch_gradient)
-                    u.step = first_step + done
-                    if not careful:
-                        update_parameters(&u, self.k, self.element, self.count, self.batch_gradient, self.w, self.n_threads)
-                    elif not self.update_on_trial(&u):
-                        failure = GRADIENT
-                        break
-                    total += loss * batch.rows
-                    start += batch.rows
-                    done += 1
-                    if self.poll(ELEMENT_WORK * self.count) and report is not None:
-                        with gil:
-                            if perf_counter() >= next_report:
-                                report(done, total / start)
-                                next_report = perf_counter() + REPORT_SECONDS
+            self.run(&call, <Work>train_batches, rows, step_work(&self.net, rows))
         finally:
-            self.busy = False
-            optimizer.steps += done
-        return total / start if start > 0 else NAN, done, FAILURES[<int>failure]
+            optimizer.steps += call.done
+        return call.loss / call.start if call.start > 0 else NAN, call.done, FAILURES[<int>call.failure]
 
-    cdef bint may_overflow(self, const char *x) noexcept nogil:
-        """Whether an update that this vector (count), NULL for none, takes part in might leave the range of the dtype."""
-        return x != NULL and not self.k.largest_magnitude(self.count, x) < LARGE_NUMBER
-
-    cdef bint update_on_trial(self, const Update *u) except? 0 nogil:
-        """Make the update; if anything is not finite after it take it back and return False."""
-        cdef Py_ssize_t bytes = self.count * self.element
-        cdef char *vectors[3]
-        cdef char *copy = <char *>malloc(3 * bytes)
-        cdef bint finite = isfinite(self.k.largest_magnitude(self.count, self.batch_gradient))
-        cdef int i
-        if copy == NULL:
-            with gil:
-                raise MemoryError(f"no memory for a trial update of {self.count} parameters")
-        vectors[0], vectors[1], vectors[2] = self.w, u.first, u.second
-        for i in range(3):
-            if vectors[i] != NULL:
-                memcpy(copy + i * bytes, vectors[i], bytes)
-        update_parameters(u, self.k, self.element, self.count, self.batch_gradient, self.w, self.n_threads)
-        for i in range(3):
-            finite = finite and (vectors[i] == NULL or isfinite(self.k.largest_magnitude(self.count, vectors[i])))
-        for i in range(3):
-            if vectors[i] != NULL and not finite:
-                memcpy(vectors[i], copy + i * bytes, bytes)
-        free(copy)
-        return finite
+    def step(self, x, targets, optimizer) -> float | None:
+        """Train on one batch and return its mean error; None, and nothing is done, unless everything is in order at first sight."""
+        cdef Call call
+        memset(&call, 0, sizeof(call))
+        if not plain(x, 2, self.dtype, &call.x) or call.x.columns != self.net.layers[0].inputs:
+            return None
+        if not (plain(targets, 1, LABELS, &call.t) if self.by_class else plain(targets, 2, self.dtype, &call.t)):
+            return None
+        cdef Py_ssize_t outputs = self.net.layers[self.net.depth - 1].outputs
+        if call.t.rows != call.x.rows or not (labels_within(call.t, outputs) if self.by_class else call.t.columns == outputs):
+            return None
+        rates, state = optimizer.hyper_parameters(), optimizer.state(self.parameters)
+        if rates != self.rates or state is not self.state:
+            self.last_update, self.rates, self.state = update_of(optimizer, self.parameters), rates, state
+        steps = optimizer.steps
+        call.u, call.first_step = &self.last_update, steps + 1
+        set_step(call.u, call.first_step)
+        self.run(&call, <Work>step_once, call.x.rows, step_work(&self.net, call.x.rows))
+        if call.done == 0:
+            return None
+        optimizer.steps = steps + 1
+        return call.loss

@@ -1,43 +1,54 @@
 """Optimizer updates of flat vectors, cut into equal runs over threads."""
 
-from cython.parallel cimport prange
+from libc.math cimport pow
 from libc.stdint cimport int64_t
 from libc.string cimport memset
 
-from fastbp._kernels.dispatch cimport kernels_for, real, threads_for
+from fastbp._kernels.dispatch cimport FBP_ADAM, FBP_SGD, kernels_for, real, threads_for
+from fastbp._kernels.team cimport Work, fbp_team_share, on_team
 
 cdef double ELEMENT_WORK = 0.5     # nanoseconds that one thread needs for a parameter, roughly
-cdef Py_ssize_t RUN = 16 * 1024    # parameters of one call of a primitive
+cdef Py_ssize_t RUN = 16 * 1024    # parameters of one call of the primitive
 
 
-cdef void update_run(const Update *u, const fbp_kernels *k, Py_ssize_t n, const char *g, Py_ssize_t at, char *w) noexcept nogil:
-    """The update of n parameters, `at` bytes from the start of every vector."""
-    cdef void *first = NULL if u.first == NULL else u.first + at
-    if u.rule == ADAM:
-        k.adam_update(n, g + at, u.step, u.learning_rate, u.beta_1, u.beta_2, u.epsilon, u.weight_decay, first, u.second + at,
-                      w + at)
-    else:
-        k.sgd_update(n, g + at, u.learning_rate, u.momentum, u.nesterov, u.weight_decay, first, w + at)
+cdef struct Flat:
+    const Update *u
+    const fbp_kernels *k
+    Py_ssize_t element, n, at
+    const char *g
+    char *w
+
+
+cdef void update_run(const void *flat, Py_ssize_t i, int thread) noexcept nogil:
+    cdef const Flat *f = <const Flat *>flat
+    cdef Py_ssize_t start = i * RUN * f.element, at = f.at + start
+    f.k.update(min(RUN, f.n - i * RUN), f.g + start, &f.u.numbers, NULL if f.u.first == NULL else f.u.first + at,
+               NULL if f.u.second == NULL else f.u.second + at, f.w + at)
+
+
+cdef void set_step(Update *u, int64_t step) noexcept nogil:
+    if u.numbers.rule == FBP_ADAM:
+        u.numbers.bias_1, u.numbers.bias_2 = 1 - pow(u.numbers.beta_1, step), 1 - pow(u.numbers.beta_2, step)
 
 
 cdef void update_parameters(const Update *u, const fbp_kernels *k, Py_ssize_t element, Py_ssize_t n, const char *g, char *w,
-                            int n_threads) noexcept nogil:
-    cdef int threads = threads_for(n_threads, ELEMENT_WORK * n)
-    cdef Py_ssize_t i, runs = (n + RUN - 1) // RUN
-    if threads == 1:
-        for i in range(runs):
-            update_run(u, k, min(RUN, n - i * RUN), g, i * RUN * element, w)
-    else:
-        for i in prange(runs, schedule="static", num_threads=threads):
-            update_run(u, k, min(RUN, n - i * RUN), g, i * RUN * element, w)
+                            Py_ssize_t at, fbp_team *team) noexcept nogil:
+    cdef Flat f = Flat(u, k, element, n, at, g, w)
+    fbp_team_share(team, update_run, &f, (n + RUN - 1) // RUN)
+
+
+cdef int update_all(Flat *f, fbp_team *team) except -1 nogil:
+    update_parameters(f.u, f.k, f.element, f.n, f.g, f.w, 0, team)
+    return 0
 
 
 cdef int run(Update *u, const real[::1] gradient, real[::1] parameters, int n_threads) except -1:
     cdef Py_ssize_t n = parameters.shape[0]
-    if n > 0:
-        with nogil:
-            update_parameters(u, kernels_for(sizeof(real)), sizeof(real), n, <const char *>&gradient[0], <char *>&parameters[0],
-                              n_threads)
+    if n == 0:
+        return 0
+    cdef Flat f = Flat(u, kernels_for(sizeof(real)), sizeof(real), n, 0, <const char *>&gradient[0], <char *>&parameters[0])
+    with nogil:
+        on_team(<Work>update_all, &f, threads_for(n_threads, ELEMENT_WORK * n))
     return 0
 
 
@@ -45,7 +56,8 @@ def sgd_update(real[::1] parameters, const real[::1] gradient, real[::1] velocit
                bint nesterov, double weight_decay, int n_threads):
     cdef Update u
     memset(&u, 0, sizeof(u))
-    u.rule, u.learning_rate, u.momentum, u.nesterov, u.weight_decay = SGD, learning_rate, momentum, nesterov, weight_decay
+    u.numbers.rule, u.numbers.learning_rate, u.numbers.momentum = FBP_SGD, learning_rate, momentum
+    u.numbers.nesterov, u.numbers.weight_decay = nesterov, weight_decay
     if velocity is not None and velocity.shape[0] > 0:
         u.first = <char *>&velocity[0]
     run[real](&u, gradient, parameters, n_threads)
@@ -55,8 +67,9 @@ def adam_update(real[::1] parameters, const real[::1] gradient, real[::1] first_
                 double learning_rate, double beta_1, double beta_2, double epsilon, double weight_decay, int n_threads):
     cdef Update u
     memset(&u, 0, sizeof(u))
-    u.rule, u.learning_rate, u.beta_1, u.beta_2, u.epsilon = ADAM, learning_rate, beta_1, beta_2, epsilon
-    u.weight_decay, u.step = weight_decay, step
+    u.numbers.rule, u.numbers.learning_rate, u.numbers.beta_1, u.numbers.beta_2 = FBP_ADAM, learning_rate, beta_1, beta_2
+    u.numbers.epsilon, u.numbers.weight_decay = epsilon, weight_decay
+    set_step(&u, step)
     if parameters.shape[0] > 0:
         u.first, u.second = <char *>&first_moment[0], <char *>&second_moment[0]
     run[real](&u, gradient, parameters, n_threads)

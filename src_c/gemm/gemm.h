@@ -1,21 +1,21 @@
 /* Matrix product C (M, N) = A (M, K) B (K, N) with any strides of A and B, and what follows it fused into the store of a tile.
  *
- * The loops are those of BLIS (F. G. Van Zee & R. A. van de Geijn, ACM TOMS 41, 2015): blocks of columns, of depth, of rows; packed
- * panels; a tile of C in registers. Each element is the sum over k in order, DEPTH terms at a time, whatever the blocking of rows
- * and columns: any division of C over threads gives the same bits.
+ * The loops are those of BLIS (F. G. Van Zee & R. A. van de Geijn, ACM TOMS 41, 2015) without the outermost: blocks of depth, of
+ * rows of A, panels of columns of B; a tile of C in registers. A block of A stays in the L2 cache, a panel of B near it while the
+ * rows of A pass by. Packing a panel of B again for each block of A costs 1/ROWS of the work, and spares a buffer for all of B.
+ * Each element is the sum over k in order, DEPTH terms at a time, whatever the blocking of rows and columns: any division of C
+ * over threads gives the same bits.
  */
 #include "tiles.h"
 
 enum { TILE_COLUMNS = TILE_VECTORS * W };
 
-/* Packed panels hold `width` lines of a matrix (rows of A, columns of B), zeros past the last line, in one of two orders:
+/* A tile reads `rows` lines of A and TILE_COLUMNS columns of B at each step of k, where they stand or from a packed copy:
  *
- *   by step of k   panel[k · width + line]        B, and A where its lines are neighbours in memory (the A of Xᵀ δ)
- *   by line        panel[line · LINE_ROOM + k]    A where its steps of k are (the A of X W): copies of runs, no transposition
- *
- * Either way the distances are constants where the panel is read. Whole vectors are written, so a panel may run over into what is
- * packed after it, by less than a vector. */
-enum { LINE_ROOM = DEPTH + 64 / sizeof(real) }; /* lines apart by a cache line more than a power of two: they do not collide */
+ *   A by line   a[line · a_stride + k]     its rows are runs in memory, as in X W and δ Wᵀ, and it is read where it stands
+ *   A by step   a[k · a_stride + line]     its columns are runs, as in Xᵀ δ; and every packed panel: one stream for the prefetcher
+ *   B           b[k · b_stride + column]   in packed panels the last columns are filled up with zeros
+ */
 
 /* x (W, W) is transposed: log2 W rounds, each of which merges the lines of one half with those of the other. */
 static ALWAYS_INLINE void transpose(vec x[W])
@@ -59,80 +59,84 @@ static void pack_any(fbp_size count, fbp_size K, int width, const real *x, fbp_s
         for (int i = 0; i < width; i++) panel[k * width + i] = i < count ? x[i * x_line + k * x_k] : 0;
 }
 
-/* One panel by line */
-static void pack_lines(fbp_size count, fbp_size K, int width, const real *x, fbp_size x_line, real *panel)
+static void pack(fbp_size count, fbp_size K, int width, const real *x, fbp_size x_line, fbp_size x_k, real *panel)
 {
-    for (int i = 0; i < width; i++) {
-        if (i < count)
-            for (fbp_size k = 0; k < K; k += W) v_store(panel + i * LINE_ROOM + k, load_at(x + i * x_line + k, K - k, 0));
-        else
-            fill(K, 0, panel + i * LINE_ROOM);
-    }
+    if (x_line == 1 && count == width)
+        pack_neighbours(width, K, width, x, x_k, panel);
+    else if (x_line == 1)
+        pack_neighbours(count, K, width, x, x_k, panel);
+    else if (x_k == 1)
+        pack_transposed(count, K, width, x, x_line, panel);
+    else
+        pack_any(count, K, width, x, x_line, x_k, panel);
 }
 
-static void pack_b(fbp_size columns, fbp_size K, const real *B, fbp_size B_row, fbp_size B_column, real *panels)
+/* Panels of TILE_ROWS lines of A, in rows of whole vectors */
+enum { A_ROOM = (TILE_ROWS + W - 1) / W * W };
+static void pack_a(fbp_size rows, fbp_size K, const real *A, fbp_size A_row, fbp_size A_column, real *panels)
 {
-    for (fbp_size j = 0; j < columns; j += TILE_COLUMNS, panels += K * TILE_COLUMNS) {
-        fbp_size count = smaller(TILE_COLUMNS, columns - j);
-        const real *b = B + j * B_column;
-        if (B_column == 1)
-            pack_neighbours(count, K, TILE_COLUMNS, b, B_row, panels);
-        else if (B_row == 1)
-            pack_transposed(count, K, TILE_COLUMNS, b, B_column, panels);
-        else
-            pack_any(count, K, TILE_COLUMNS, b, B_column, B_row, panels);
-    }
+    for (fbp_size i = 0; i < rows; i += TILE_ROWS, panels += K * A_ROOM)
+        pack(smaller(TILE_ROWS, rows - i), K, A_ROOM, A + i * A_row, A_row, A_column, panels);
 }
 
-/* Where a tile lies and what happens to it: m x n elements from C on; `first` and `last` of the blocks of depth. */
+/* Where a tile lies and what happens to it: n columns from C on; `add` to what stands there; `last` of the blocks of depth. */
 typedef struct {
     real *C;
-    fbp_size C_row, m, n;
-    int first, last;
+    fbp_size C_row, n;
+    int add, last;
     const real *bias;  /* at the tile's first column, or NULL */
     const real *slope; /* at the tile's first element, or NULL */
     fbp_size slope_row;
     int activation;
+    const fbp_update *update; /* then C is a gradient on its way to w, and to the optimizer's state beside it */
+    real *w, *first, *second;
+    fbp_size w_row;
 } tile;
 
-/* C = f(C), or C ⊙ f'(slope), over a finished tile that is still in the L1 cache */
-static void finish_tile(const tile *t)
+/* C = f(C), or C ⊙ f'(slope), or the update by C, over a finished tile that is still in the L1 cache */
+static void finish_tile(int rows, const tile *t)
 {
-    if (t->activation == FBP_IDENTITY) return;
-    for (fbp_size i = 0; i < t->m; i++) {
-        real *c = t->C + i * t->C_row;
-        if (t->slope)
-            activate_backward(t->activation, t->n, c, t->slope + i * t->slope_row, c);
-        else
-            activate(t->activation, t->n, c, c);
+    if (t->update) {
+        update_rows(rows, t->n, t->C, t->C_row, t->update, t->first, t->second, t->w, t->w_row);
+    } else if (t->activation != FBP_IDENTITY) {
+        for (fbp_size i = 0; i < rows; i++) {
+            real *c = t->C + i * t->C_row;
+            if (t->slope)
+                activate_backward(t->activation, t->n, c, t->slope + i * t->slope_row, c);
+            else
+                activate(t->activation, t->n, c, c);
+        }
     }
 }
 
-/* C (m, n) = bias or what stands there + a (rows, K) b (K, TILE_COLUMNS), both packed, a by line or by step of k. The first three
- * are constants where this is inlined, so that the tile is rows x vectors registers, and an element of a at a known distance. */
-static ALWAYS_INLINE void multiply_tile(int rows, int vectors, int by_line, fbp_size K, const real *a, const real *b, const tile *t)
+/* C (rows, n) = bias or what stands there + a (rows, K) b (K, n). The first three are constants where this is inlined, so that
+ * the tile is rows x vectors registers. */
+static ALWAYS_INLINE void multiply_tile(int rows, int vectors, int by_line, fbp_size K, const real *a, fbp_size a_stride,
+                                        const real *b, fbp_size b_stride, const tile *t)
 {
-    const int a_row = by_line ? LINE_ROOM : 1, a_k = by_line ? 1 : rows;
     vec acc[TILE_ROWS][TILE_VECTORS];
-    UNROLL for (int i = 0; i < rows; i++)
+    UNROLL for (int i = 0; i < rows; i++) {
+        PREFETCH_TO_WRITE(t->w + i * t->w_row);
+        PREFETCH_TO_WRITE(t->w + i * t->w_row + t->n - 1);
         UNROLL for (int j = 0; j < vectors; j++)
             acc[i][j] = v_all(0);
-    for (fbp_size k = 0; k < K; k++, a += a_k, b += TILE_COLUMNS) {
+    }
+    for (fbp_size k = 0; k < K; k++, b += b_stride) {
         vec v_b[TILE_VECTORS];
         UNROLL for (int j = 0; j < vectors; j++)
             v_b[j] = v_load(b + j * W);
         UNROLL for (int i = 0; i < rows; i++) {
-            vec v_a = v_all(a[i * a_row]);
+            vec v_a = v_all(by_line ? a[i * a_stride] : a[i]);
             UNROLL for (int j = 0; j < vectors; j++)
                 acc[i][j] = v_fma(v_a, v_b[j], acc[i][j]);
         }
+        a += by_line ? 1 : a_stride;
     }
     UNROLL for (int i = 0; i < rows; i++) {
-        if (i >= t->m) break;
         UNROLL for (int j = 0; j < vectors; j++) {
             fbp_size left = t->n - j * W;
             real *c = t->C + i * t->C_row + j * W;
-            if (!t->first)
+            if (t->add)
                 acc[i][j] = v_add(load_at(c, left, 0), acc[i][j]);
             else if (t->bias)
                 acc[i][j] = v_add(load_at(t->bias + j * W, left, 0), acc[i][j]);
@@ -141,64 +145,43 @@ static ALWAYS_INLINE void multiply_tile(int rows, int vectors, int by_line, fbp_
     }
 }
 
-/* The heights for which there is code: TILE_ROWS, 8, 4, 2, 1. A lower panel is padded with zeros to the next of them. */
-static int tile_height(fbp_size rows)
-{
-    if (rows > 4) return rows <= 8 && TILE_ROWS > 8 ? 8 : TILE_ROWS;
-    return rows > 2 ? 4 : (int)rows;
-}
-
-static ALWAYS_INLINE void tile_of_height(int rows, int by_line, fbp_size K, const real *a, const real *b, const tile *t)
+static ALWAYS_INLINE void tile_of_height(int rows, int by_line, fbp_size K, const real *a, fbp_size a_stride, const real *b,
+                                         fbp_size b_stride, const tile *t)
 {
     if (by_line && t->n > W)
-        multiply_tile(rows, TILE_VECTORS, 1, K, a, b, t);
+        multiply_tile(rows, TILE_VECTORS, 1, K, a, a_stride, b, b_stride, t);
     else if (by_line)
-        multiply_tile(rows, 1, 1, K, a, b, t);
+        multiply_tile(rows, 1, 1, K, a, a_stride, b, b_stride, t);
     else if (t->n > W)
-        multiply_tile(rows, TILE_VECTORS, 0, K, a, b, t);
+        multiply_tile(rows, TILE_VECTORS, 0, K, a, a_stride, b, b_stride, t);
     else
-        multiply_tile(rows, 1, 0, K, a, b, t);
+        multiply_tile(rows, 1, 0, K, a, a_stride, b, b_stride, t);
+    if (t->last) finish_tile(rows, t);
 }
 
-static void compute_tile(int height, int by_line, fbp_size K, const real *a, const real *b, const tile *t)
+/* As many of the `rows` rows from a and t->C on as there is code for a tile of; returns how many. */
+static int compute_tile(fbp_size rows, int by_line, fbp_size K, const real *a, fbp_size a_stride, const real *b, fbp_size b_stride,
+                        const tile *t)
 {
     enum { EIGHT = TILE_ROWS > 8 ? 8 : TILE_ROWS };
-    switch (height) {
-    case 1: tile_of_height(1, by_line, K, a, b, t); break;
-    case 2: tile_of_height(2, by_line, K, a, b, t); break;
-    case 4: tile_of_height(4, by_line, K, a, b, t); break;
-    default:
-        if (height < TILE_ROWS)
-            tile_of_height(EIGHT, by_line, K, a, b, t);
-        else
-            tile_of_height(TILE_ROWS, by_line, K, a, b, t);
+    if (rows >= TILE_ROWS) {
+        tile_of_height(TILE_ROWS, by_line, K, a, a_stride, b, b_stride, t);
+        return TILE_ROWS;
     }
-    if (t->last) finish_tile(t);
-}
-
-/* Panels of TILE_ROWS rows of A, the last one as high as tile_height() says; `panel_size` elements from one to the next */
-static void pack_a(fbp_size rows, fbp_size K, const real *A, fbp_size A_row, fbp_size A_column, fbp_size panel_size, real *panels)
-{
-    for (fbp_size i = 0; i < rows; i += TILE_ROWS, panels += panel_size) {
-        fbp_size count = smaller(TILE_ROWS, rows - i);
-        const real *a = A + i * A_row;
-        if (A_column == 1)
-            pack_lines(count, K, tile_height(count), a, A_row, panels);
-        else if (A_row == 1 && count == TILE_ROWS)
-            pack_neighbours(TILE_ROWS, K, TILE_ROWS, a, A_column, panels);
-        else if (A_row == 1)
-            pack_neighbours(count, K, tile_height(count), a, A_column, panels);
-        else
-            pack_any(count, K, tile_height(count), a, A_row, A_column, panels);
+    if (rows >= EIGHT) {
+        tile_of_height(EIGHT, by_line, K, a, a_stride, b, b_stride, t);
+        return EIGHT;
     }
-}
-
-static fbp_size round_up(fbp_size n, fbp_size unit) { return (n + unit - 1) / unit * unit; }
-
-/* Elements of one panel of A of depth `depth`, in whichever order, with room for the last vector to run over. */
-static fbp_size a_panel_size(fbp_size depth, int by_line)
-{
-    return by_line ? TILE_ROWS * LINE_ROOM : round_up(TILE_ROWS * depth + W, W);
+    if (rows >= 4) {
+        tile_of_height(4, by_line, K, a, a_stride, b, b_stride, t);
+        return 4;
+    }
+    if (rows >= 2) {
+        tile_of_height(2, by_line, K, a, a_stride, b, b_stride, t);
+        return 2;
+    }
+    tile_of_height(1, by_line, K, a, a_stride, b, b_stride, t);
+    return 1;
 }
 
 /* K is cut into blocks of equal depth, not into full ones and a thin rest. */
@@ -208,55 +191,67 @@ static fbp_size depth_of_blocks(fbp_size K)
     return K == 0 ? 0 : (K + blocks - 1) / blocks;
 }
 
-/* Elements of scratch that matrix_product needs: one packed block of A and one of B. */
-static fbp_size matrix_product_scratch(fbp_size M, fbp_size N, fbp_size K)
+/* Elements of scratch that matrix_product needs: a packed panel of B and a packed block of A. */
+static fbp_size matrix_product_scratch(fbp_size M, fbp_size K)
 {
-    fbp_size depth = depth_of_blocks(K), panels = (smaller(M, ROWS) + TILE_ROWS - 1) / TILE_ROWS;
-    return depth * round_up(smaller(N, COLUMNS), TILE_COLUMNS) + panels * a_panel_size(DEPTH, 1) + W;
+    fbp_size panels = (smaller(M, ROWS) + TILE_ROWS - 1) / TILE_ROWS;
+    return depth_of_blocks(K) * (TILE_COLUMNS + panels * A_ROOM);
 }
 
-/* The unit in which threads divide the columns of C. */
+/* The unit in which threads divide the columns of C, and the largest K of one block: an update needs a finished sum. */
 static fbp_size tile_columns(void) { return TILE_COLUMNS; }
+static fbp_size tile_depth(void) { return DEPTH; }
 
 static void matrix_product(fbp_size M, fbp_size N, fbp_size K, const real *A, fbp_size A_row, fbp_size A_column, const real *B,
-                           fbp_size B_row, fbp_size B_column, const fbp_epilogue *epilogue, real *scratch, real *C, fbp_size C_row)
+                           fbp_size B_row, fbp_size B_column, const fbp_epilogue *e, real *scratch, real *C, fbp_size C_row)
 {
-    const real *bias = epilogue->bias, *slope = epilogue->slope;
-    const int by_line = A_column == 1;
-    const fbp_size full_depth = depth_of_blocks(K), panel_size = a_panel_size(full_depth, by_line);
-    /* B comes first: its panels are whole vectors, and stay aligned where scratch is */
-    real *packed_b = scratch, *packed_a = scratch + full_depth * round_up(smaller(N, COLUMNS), TILE_COLUMNS);
-    for (fbp_size column = 0; column < N; column += COLUMNS) {
-        fbp_size columns = smaller(COLUMNS, N - column), k = 0;
-        do { /* once for K = 0 as well */
-            fbp_size depth = smaller(full_depth, K - k);
-            pack_b(columns, depth, B + k * B_row + column * B_column, B_row, B_column, packed_b);
-            for (fbp_size row = 0; row < M; row += ROWS) {
-                fbp_size rows = smaller(ROWS, M - row);
-                pack_a(rows, depth, A + row * A_row + k * A_column, A_row, A_column, panel_size, packed_a);
-                for (fbp_size j = 0; j < columns; j += TILE_COLUMNS) {
-                    for (fbp_size i = 0; i < rows; i += TILE_ROWS) {
-                        fbp_size m = smaller(TILE_ROWS, rows - i), at = (row + i) * C_row + column + j;
-                        tile t = {
-                            .C = C + at, .C_row = C_row, .m = m, .n = smaller(TILE_COLUMNS, columns - j),
-                            .first = k == 0, .last = k + depth == K,
-                            .bias = bias ? bias + column + j : NULL,
-                            .slope = slope ? slope + (row + i) * epilogue->slope_row + column + j : NULL,
-                            .slope_row = epilogue->slope_row, .activation = epilogue->activation,
-                        };
-                        compute_tile(tile_height(m), by_line, depth, packed_a + i / TILE_ROWS * panel_size, packed_b + j * depth, &t);
-                    }
+    const int by_line = A_column == 1 && N <= FEW_PANELS * TILE_COLUMNS, by_step = A_row == 1 && N <= MORE_PANELS * TILE_COLUMNS;
+    const int b_stands = B_column == 1 && M <= FEW_TILES * TILE_ROWS;
+    const fbp_size full_depth = depth_of_blocks(K), a_stride = by_line ? A_row : by_step ? A_column : A_ROOM;
+    const real *bias = e->bias, *slope = e->slope;
+    real *packed_b = scratch, *packed_a = scratch + full_depth * TILE_COLUMNS, *first = e->first, *second = e->second;
+    real gradient[TILE_ROWS * TILE_COLUMNS];
+    fbp_size k = 0;
+    do { /* once for K = 0 as well */
+        fbp_size depth = smaller(full_depth, K - k);
+        for (fbp_size row = 0; row < M; row += ROWS) {
+            fbp_size rows = smaller(ROWS, M - row);
+            const real *a_block = A + row * A_row + k * A_column;
+            if (!by_line && !by_step) pack_a(rows, depth, a_block, A_row, A_column, packed_a);
+            for (fbp_size j = 0; j < N; j += TILE_COLUMNS) {
+                const real *b = B + k * B_row + j * B_column;
+                fbp_size n = smaller(TILE_COLUMNS, N - j), b_stride = B_row;
+                if (!b_stands || n < TILE_COLUMNS) {
+                    pack(n, depth, TILE_COLUMNS, b, B_column, B_row, packed_b);
+                    b = packed_b;
+                    b_stride = TILE_COLUMNS;
+                }
+                for (fbp_size i = 0; i < rows;) {
+                    fbp_size at = (row + i) * C_row + j;
+                    tile t = {
+                        .C = e->update ? gradient : C + at, .C_row = e->update ? TILE_COLUMNS : C_row, .n = n,
+                        .add = k > 0 || e->accumulate, .last = k + depth == K,
+                        .bias = bias ? bias + j : NULL,
+                        .slope = slope ? slope + (row + i) * e->slope_row + j : NULL,
+                        .slope_row = e->slope_row, .activation = e->activation,
+                        .update = e->update, .first = first ? first + at : NULL, .second = second ? second + at : NULL,
+                        .w = C + at, .w_row = C_row,
+                    };
+                    const real *a = by_line || by_step ? a_block + i * A_row
+                                                       : packed_a + i / TILE_ROWS * depth * A_ROOM + i % TILE_ROWS;
+                    i += compute_tile(rows - i, by_line, depth, a, a_stride, b, b_stride, &t);
                 }
             }
-            k += depth;
-        } while (k < K);
-    }
+        }
+        k += depth;
+    } while (k < K);
 }
 
-/* sums_o = Σ_n x_no, in the order of n */
-static void column_sums(fbp_size N, fbp_size O, const real *x, fbp_size x_row, real *sums)
+/* sums_o = Σ_n x_no, in the order of n; returns Σ |x_no|, roughly, and not a finite number if not all x_no are. */
+static double column_sums(fbp_size N, fbp_size O, const real *x, fbp_size x_row, real *sums)
 {
     enum { VECTORS = 4 };
+    vec magnitude = v_all(0);
     for (fbp_size o = 0; o < O; o += VECTORS * W) {
         vec sum[VECTORS];
         UNROLL for (int j = 0; j < VECTORS; j++)
@@ -264,12 +259,16 @@ static void column_sums(fbp_size N, fbp_size O, const real *x, fbp_size x_row, r
         for (fbp_size n = 0; n < N; n++) {
             UNROLL for (int j = 0; j < VECTORS; j++) {
                 fbp_size left = O - o - j * W;
-                if (left > 0) sum[j] = v_add(sum[j], load_at(x + n * x_row + o + j * W, left, 0));
+                if (left <= 0) break;
+                vec v = load_at(x + n * x_row + o + j * W, left, 0);
+                sum[j] = v_add(sum[j], v);
+                magnitude = v_add(magnitude, v_abs(v));
             }
         }
         for (int j = 0; j < VECTORS; j++)
             if (O - o - j * W > 0) store_at(sums + o + j * W, sum[j], O - o - j * W);
     }
+    return (double)v_sum(magnitude);
 }
 
 /* The machine's peak, for comparison: 12 independent chains of multiply-adds in registers. Returns the number of operations. */

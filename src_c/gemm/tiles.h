@@ -1,6 +1,6 @@
 /* The table of tile sizes: a tile of C is TILE_ROWS x (TILE_VECTORS · W) and stays in registers, with room left for a row of B
- * and a broadcast element of A; DEPTH terms of the sum are packed at a time so that a panel of A stays in the L1 cache; ROWS of A
- * (rows · depth) fit half the L2 cache, COLUMNS of B the outer cache.
+ * and a broadcast element of A. DEPTH terms of the sum are added at a time: deep enough that the loads and stores of C vanish.
+ * ROWS of A (rows · DEPTH) fill about the L2 cache.
  *
  *               registers   TILE_ROWS  TILE_VECTORS   in use
  *   avx512          32          14          2         28 + 2 + 1
@@ -17,4 +17,8 @@ enum { TILE_ROWS = 8, TILE_VECTORS = 3 };
 #else
 enum { TILE_ROWS = 4, TILE_VECTORS = 2 };
 #endif
-enum { DEPTH = 1024 / sizeof(real), ROWS = 20 * TILE_ROWS, COLUMNS = 128 * TILE_VECTORS * W };
+enum { DEPTH = 2048 / sizeof(real), ROWS = 532 / TILE_ROWS * TILE_ROWS };
+
+/* An operand is read where it stands if it is read so few times, once for each panel of B or tile of A, that a packed copy does not
+ * pay: A by line, A by step, and B. */
+enum { FEW_PANELS = 8, MORE_PANELS = 16, FEW_TILES = 10 };

@@ -1,42 +1,62 @@
-/* Optimizer updates of a flat run of parameters w with gradient g, in place. */
+/* Optimizer updates of parameters w with gradient g, in place: (rows, n) of them, or a flat run. State lies like w. */
 
 /* g ← g + λ w;  v ← μ v + g;  w ← w - η (g + μ v if nesterov else v).  velocity v is NULL where μ = 0, and then v = g. */
-static void sgd_update(fbp_size n, const real *g, double learning_rate, double momentum, int nesterov, double weight_decay,
-                       real *velocity, real *w)
+static ALWAYS_INLINE void sgd_rows(fbp_size rows, fbp_size n, const real *g, fbp_size g_row, const fbp_update *u, real *velocity,
+                                   real *w, fbp_size w_row)
 {
-    const vec eta = v_all((real)-learning_rate), mu = v_all((real)momentum), lambda = v_all((real)weight_decay);
-    for (fbp_size i = 0; i < n; i += W) {
-        fbp_size left = n - i;
-        vec v_w = load_at(w + i, left, 0), step = load_at(g + i, left, 0);
-        if (weight_decay != 0) step = v_fma(lambda, v_w, step);
-        if (velocity) {
-            vec v = v_fma(mu, load_at(velocity + i, left, 0), step);
-            store_at(velocity + i, v, left);
-            step = nesterov ? v_fma(mu, v, step) : v;
+    const vec eta = v_all((real)-u->learning_rate), mu = v_all((real)u->momentum), lambda = v_all((real)u->weight_decay);
+    const int decays = u->weight_decay != 0, nesterov = u->nesterov;
+    for (fbp_size row = 0; row < rows; row++) {
+        for (fbp_size i = 0; i < n; i += W) {
+            fbp_size left = n - i, at = row * w_row + i;
+            vec v_w = load_at(w + at, left, 0), step = load_at(g + row * g_row + i, left, 0);
+            if (decays) step = v_fma(lambda, v_w, step);
+            if (velocity) {
+                vec v = v_fma(mu, load_at(velocity + at, left, 0), step);
+                store_at(velocity + at, v, left);
+                step = nesterov ? v_fma(mu, v, step) : v;
+            }
+            store_at(w + at, v_fma(eta, step, v_w), left);
         }
-        store_at(w + i, v_fma(eta, step, v_w), left);
     }
 }
 
-/* g ← g + λ w;  m ← β₁ m + (1-β₁) g;  v ← β₂ v + (1-β₂) g²;  w ← w - η m̂ / (√v̂ + ε)  with m̂ = m/(1-β₁^t), v̂ = v/(1-β₂^t), t = step.
+/* g ← g + λ w;  m ← β₁ m + (1-β₁) g;  v ← β₂ v + (1-β₂) g²;  w ← w - η m̂ / (√v̂ + ε)  with m̂ = m/(1-β₁^t), v̂ = v/(1-β₂^t).
  * Kingma & Ba, "Adam: a method for stochastic optimization", 2015, algorithm 1. */
-static void adam_update(fbp_size n, const real *g, int64_t step, double learning_rate, double beta_1, double beta_2, double epsilon,
-                        double weight_decay, real *m, real *v, real *w)
+static ALWAYS_INLINE void adam_rows(fbp_size rows, fbp_size n, const real *g, fbp_size g_row, const fbp_update *u, real *m, real *v,
+                                    real *w, fbp_size w_row)
 {
-    const vec b1 = v_all((real)beta_1), c1 = v_all((real)(1 - beta_1)), b2 = v_all((real)beta_2), c2 = v_all((real)(1 - beta_2));
-    const vec eta = v_all((real)(-learning_rate / (1 - pow(beta_1, (double)step)))), lambda = v_all((real)weight_decay);
-    const vec root = v_all((real)(1 / sqrt(1 - pow(beta_2, (double)step)))), eps = v_all((real)epsilon);
-    for (fbp_size i = 0; i < n; i += W) {
-        fbp_size left = n - i;
-        vec v_w = load_at(w + i, left, 0), v_g = load_at(g + i, left, 0);
-        if (weight_decay != 0) v_g = v_fma(lambda, v_w, v_g);
-        vec first = v_fma(b1, load_at(m + i, left, 0), v_mul(c1, v_g));
-        vec second = v_fma(b2, load_at(v + i, left, 0), v_mul(v_mul(c2, v_g), v_g));
-        store_at(m + i, first, left);
-        store_at(v + i, second, left);
-        vec denominator = v_fma(v_sqrt(second), root, eps);
-        store_at(w + i, v_fma(eta, v_div(first, denominator), v_w), left);
+    const vec b1 = v_all((real)u->beta_1), c1 = v_all((real)(1 - u->beta_1)), lambda = v_all((real)u->weight_decay);
+    const vec b2 = v_all((real)u->beta_2), c2 = v_all((real)(1 - u->beta_2)), eps = v_all((real)u->epsilon);
+    const vec eta = v_all((real)(-u->learning_rate / u->bias_1)), root = v_all((real)(1 / sqrt(u->bias_2)));
+    const int decays = u->weight_decay != 0;
+    for (fbp_size row = 0; row < rows; row++) {
+        for (fbp_size i = 0; i < n; i += W) {
+            fbp_size left = n - i, at = row * w_row + i;
+            vec v_w = load_at(w + at, left, 0), v_g = load_at(g + row * g_row + i, left, 0);
+            if (decays) v_g = v_fma(lambda, v_w, v_g);
+            vec first = v_fma(b1, load_at(m + at, left, 0), v_mul(c1, v_g));
+            vec second = v_fma(b2, load_at(v + at, left, 0), v_mul(v_mul(c2, v_g), v_g));
+            store_at(m + at, first, left);
+            store_at(v + at, second, left);
+            vec denominator = v_fma(v_sqrt(second), root, eps);
+            store_at(w + at, v_fma(eta, v_div(first, denominator), v_w), left);
+        }
     }
+}
+
+static void update_rows(fbp_size rows, fbp_size n, const real *g, fbp_size g_row, const fbp_update *u, real *first, real *second,
+                        real *w, fbp_size w_row)
+{
+    if (u->rule == FBP_ADAM)
+        adam_rows(rows, n, g, g_row, u, first, second, w, w_row);
+    else
+        sgd_rows(rows, n, g, g_row, u, first, w, w_row);
+}
+
+static void update(fbp_size n, const real *g, const fbp_update *u, real *first, real *second, real *w)
+{
+    update_rows(1, n, g, 0, u, first, second, w, 0);
 }
 
 /* max |x_i|; NaN if any x_i is */

@@ -1,0 +1,69 @@
+"""A dense network prepared for batches of some size, and a training step of it: everything that needs no Python."""
+
+from libc.stdint cimport int64_t
+
+from fastbp._kernels.dispatch cimport fbp_kernels
+from fastbp._kernels.loss cimport RowError
+from fastbp._kernels.optimizer cimport Update
+from fastbp._kernels.team cimport fbp_team
+
+# A matrix whose rows lie `row` bytes apart, or labels as one column.
+cdef struct Matrix:
+    char *data
+    Py_ssize_t rows, columns, row
+    bint labels
+
+cdef struct Layer:
+    Py_ssize_t inputs, outputs
+    Py_ssize_t weight, bias  # bytes from the start of the parameters, and of their gradient
+    char *z                  # (rows, outputs) what the slope of the activation takes: the output, or its input
+    char *a                  # (rows, outputs) the output; of the last layer the logits
+    char *delta              # (rows, outputs) dE/dz; of the last layer over the logits
+
+# A network, and its work space for up to `capacity` rows.
+cdef struct Net:
+    const fbp_kernels *k
+    Py_ssize_t element, count    # bytes of a parameter, number of parameters
+    char *w
+    Layer *layers
+    int depth, kind              # number of layers; the hidden layers' activation
+    bint keeps_input             # the activation's slope is a function of its input
+    RowError error
+    int n_threads
+
+    Py_ssize_t capacity
+    char *memory
+    Py_ssize_t used
+    char *batch_x                # (rows, inputs) and
+    char *batch_t                # (rows, ...) a batch that was gathered
+    char *bias_gradients         # (outputs) of all layers, one after another
+    char *gradient               # (count), or NULL where no batch needs it
+    char *loss_scratch
+    char *product_scratch
+    double unpolled              # nanoseconds of work since the last look at pending signals
+
+# Make sure that the work space holds `rows` rows, and that the primitives are those of the instruction set in use.
+cdef int prepare(Net *net, Py_ssize_t rows) except -1
+
+# Nanoseconds that one thread needs for the forward pass, and for a whole step.
+cdef double forward_work(Net *net, Py_ssize_t rows) noexcept nogil
+cdef double step_work(Net *net, Py_ssize_t rows) noexcept nogil
+
+# The logits of the rows of x, at most `capacity`, to `out`, whose rows lie out_row elements apart.
+cdef int forward(Net *net, Matrix x, char *out, Py_ssize_t out_row, fbp_team *team) except -1 nogil
+
+# The mean error of the rows of x; the deltas of all layers to the work space.
+cdef double deltas(Net *net, Matrix x, Matrix t, fbp_team *team) except? -1 nogil
+
+# From the deltas: the gradient, to a vector of `count`.
+cdef int gradient(Net *net, Matrix x, char *to, fbp_team *team) except -1 nogil
+
+# From the deltas: the bias gradients to the work space, and a bound of every element of the gradient; it is no finite number if
+# not all of the deltas and activations are.
+cdef double gradient_bound(Net *net, Matrix x) noexcept nogil
+
+# From the deltas and bias gradients: the update of all parameters.
+cdef int update(Net *net, Matrix x, const Update *u, fbp_team *team) except -1 nogil
+
+# Look at pending signals if, with `work` nanoseconds more, enough has been done since the last time.
+cdef bint poll(Net *net, double work) except -1 nogil
