@@ -35,7 +35,7 @@ typedef struct {
     _Atomic int asleep, closed;
 } fbp_team;
 
-enum { FBP_SPINS = 400 }; /* about 10 µs: less than it takes to wake a thread */
+enum { FBP_SPINS = 3000 }; /* some 30 µs: about what it takes to wake a thread */
 
 static inline void fbp_pause(void)
 {

@@ -28,8 +28,8 @@ cdef extern from * nogil:
     int omp_get_max_threads()
     int omp_get_num_procs()
 
-# Nanoseconds of work that make it worth waking one more thread; waking and joining costs about 5 µs on two cores.
-cdef double GRAIN = 20_000.0
+# Nanoseconds of work that make it worth waking one more thread, which takes some 30 µs.
+cdef double GRAIN = 30_000.0
 
 # The child of a fork has none of its parent's threads, and some OpenMP run times wait for them for ever: it uses one thread.
 cdef bint forked = False

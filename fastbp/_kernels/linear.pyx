@@ -16,6 +16,7 @@ from fastbp._kernels.team cimport Work, fbp_team_share, on_team
 cdef double OPERATION_WORK = 0.02  # nanoseconds that one thread needs for a multiply-add, roughly
 cdef double ELEMENT_WORK = 0.5     # and for an element that goes through an epilogue
 cdef double PIECE_WORK = 8_000.0   # nanoseconds of a piece that pay for handing it over
+cdef double SMALL = 2 * PIECE_WORK / OPERATION_WORK  # multiply-adds of a product that is never cut
 cdef Py_ssize_t LONG_PIECE = 1024  # rows or columns; in longer pieces the packing of the other operand, once for each, vanishes
 cdef double SLICE_PER_COLUMN = 1.2e8  # multiply-adds of a thread, for each column of a tile, between two looks at pending signals
 
@@ -100,10 +101,14 @@ cdef void multiply_slice(const Product *p, char *scratch, fbp_team *team) noexce
 
 
 cdef int multiply(const Product *p, char *scratch, fbp_team *team) except -1 nogil:
-    cdef Py_ssize_t start = 0, rows = slice_rows(p, team.threads)
+    cdef Py_ssize_t start = 0, rows
     cdef Product part
     if p.M == 0 or p.N == 0:
         return 0
+    if p.M * p.N * p.K < SMALL:
+        p.k.matrix_product(p.M, p.N, p.K, p.A, p.A_row, p.A_column, p.B, p.B_row, p.B_column, &p.epilogue, scratch, p.C, p.C_row)
+        return 0
+    rows = slice_rows(p, team.threads)
     if rows == p.M:
         multiply_slice(p, scratch, team)
         return 0

@@ -55,12 +55,12 @@ cdef void lay_out(Net *net, char *base, Py_ssize_t rows) noexcept nogil:
             layer.delta = take(net, base, size)
             if net.keeps_input:
                 layer.z = take(net, base, size)
-        p = forward_product(net, i, none, NULL, 0)
+        set_forward(net, &p, i, none, NULL, 0)
         scratch = max(scratch, product_scratch(&p, net.n_threads))
-        p = weight_product(net, i, none, NULL)
+        set_gradient(net, &p, i, none, NULL)
         scratch = max(scratch, product_scratch(&p, net.n_threads))
         if i > 0:
-            p = input_product(net, i, rows)
+            set_recursion(net, &p, i, rows)
             scratch = max(scratch, product_scratch(&p, net.n_threads))
     net.batch_x = take(net, base, rows * net.layers[0].inputs * net.element)
     net.batch_t = take(net, base, rows * max(last.outputs * net.element, <Py_ssize_t>sizeof(int64_t)))
@@ -90,59 +90,55 @@ cdef int prepare(Net *net, Py_ssize_t rows) except -1:
 # -- the three products of a layer -----------------------------------------------------------------------------------------
 
 
-cdef Matrix inputs_of(Net *net, Py_ssize_t i, Matrix x) noexcept nogil:
+cdef inline void set_inputs(Net *net, Py_ssize_t i, Matrix x, const char **a, Py_ssize_t *a_row) noexcept nogil:
     """A_prev (rows, I): the batch, or the outputs of the layer before"""
-    cdef Matrix a = x
-    if i > 0:
-        a.data, a.columns = net.layers[i - 1].a, net.layers[i].inputs
-        a.row = a.columns * net.element
-    return a
+    if i == 0:
+        a[0], a_row[0] = x.data, x.row // net.element
+    else:
+        a[0], a_row[0] = net.layers[i - 1].a, net.layers[i].inputs
 
 
-cdef Product product(Net *net, Py_ssize_t M, Py_ssize_t N, Py_ssize_t K) noexcept nogil:
-    cdef Product p
-    memset(&p, 0, sizeof(p))
+cdef void set_product(Net *net, Product *p, Py_ssize_t M, Py_ssize_t N, Py_ssize_t K) noexcept nogil:
+    memset(p, 0, sizeof(Product))
     p.k, p.element, p.M, p.N, p.K, p.C_row = net.k, net.element, M, N, K, N
-    return p
 
 
-cdef Product forward_product(Net *net, Py_ssize_t i, Matrix a, char *out, Py_ssize_t out_row) noexcept nogil:
+cdef void set_forward(Net *net, Product *p, Py_ssize_t i, Matrix x, char *out, Py_ssize_t out_row) noexcept nogil:
     """A (rows, O) = f(A_prev W + b), where f waits if its slope needs A_prev W + b"""
     cdef Layer *layer = &net.layers[i]
-    cdef Product p = product(net, a.rows, layer.outputs, layer.inputs)
-    p.A, p.A_row, p.A_column = a.data, a.row // net.element, 1
+    set_product(net, p, x.rows, layer.outputs, layer.inputs)
+    set_inputs(net, i, x, &p.A, &p.A_row)
+    p.A_column = 1
     p.B, p.B_row, p.B_column = net.w + layer.weight, p.N, 1
     p.C, p.C_row = out, out_row
     p.epilogue.bias = net.w + layer.bias
     p.epilogue.activation = FBP_IDENTITY if net.keeps_input or i == net.depth - 1 else net.kind
-    return p
 
 
-cdef Product input_product(Net *net, Py_ssize_t i, Py_ssize_t rows) noexcept nogil:
+cdef void set_recursion(Net *net, Product *p, Py_ssize_t i, Py_ssize_t rows) noexcept nogil:
     """δ_prev (rows, I) = (δ Wᵀ) ⊙ f'"""
     cdef Layer *layer = &net.layers[i]
-    cdef Product p = product(net, rows, layer.inputs, layer.outputs)
+    set_product(net, p, rows, layer.inputs, layer.outputs)
     p.A, p.A_row, p.A_column = layer.delta, p.K, 1
     p.B, p.B_row, p.B_column = net.w + layer.weight, 1, p.K
     p.C = net.layers[i - 1].delta
     p.epilogue.activation, p.epilogue.slope_row = net.kind, p.N
     p.epilogue.slope = NULL if net.kind == FBP_IDENTITY else net.layers[i - 1].z
-    return p
 
 
-cdef Product weight_product(Net *net, Py_ssize_t i, Matrix a, char *out) noexcept nogil:
+cdef void set_gradient(Net *net, Product *p, Py_ssize_t i, Matrix x, char *out) noexcept nogil:
     """dW (I, O) = A_prevᵀ δ"""
     cdef Layer *layer = &net.layers[i]
-    cdef Product p = product(net, layer.inputs, layer.outputs, a.rows)
-    p.A, p.A_row, p.A_column = a.data, 1, a.row // net.element
+    set_product(net, p, layer.inputs, layer.outputs, x.rows)
+    p.A_row = 1
+    set_inputs(net, i, x, &p.A, &p.A_column)
     p.B, p.B_row, p.B_column = layer.delta, p.N, 1
     p.C = out
-    return p
 
 
-cdef int run(Net *net, Product p, fbp_team *team) except -1 nogil:
-    multiply(&p, net.product_scratch, team)
-    poll(net, product_work(&p))
+cdef int run(Net *net, const Product *p, fbp_team *team) except -1 nogil:
+    multiply(p, net.product_scratch, team)
+    poll(net, product_work(p))
     return 0
 
 
@@ -166,7 +162,7 @@ cdef double forward_work(Net *net, Py_ssize_t rows) noexcept nogil:
     memset(&none, 0, sizeof(none))
     none.rows = rows
     for i in range(net.depth):
-        p = forward_product(net, i, none, NULL, 0)
+        set_forward(net, &p, i, none, NULL, 0)
         work += product_work(&p)
     return work
 
@@ -177,14 +173,16 @@ cdef double step_work(Net *net, Py_ssize_t rows) noexcept nogil:
 
 cdef int forward(Net *net, Matrix x, char *out, Py_ssize_t out_row, fbp_team *team) except -1 nogil:
     cdef Layer *layer
+    cdef Product p
     cdef Py_ssize_t i
     for i in range(net.depth - 1):
         layer = &net.layers[i]
-        run(net, forward_product(net, i, inputs_of(net, i, x), layer.z, layer.outputs), team)
+        set_forward(net, &p, i, x, layer.z, layer.outputs)
+        run(net, &p, team)
         if layer.a != layer.z:
             net.k.activate(net.kind, x.rows * layer.outputs, layer.z, layer.a)
-    i = net.depth - 1
-    return run(net, forward_product(net, i, inputs_of(net, i, x), out, out_row), team)
+    set_forward(net, &p, net.depth - 1, x, out, out_row)
+    return run(net, &p, team)
 
 
 cdef double error(Net *net, Matrix t, fbp_team *team) except? -1 nogil:
@@ -206,33 +204,39 @@ cdef double error(Net *net, Matrix t, fbp_team *team) except? -1 nogil:
 
 cdef double deltas(Net *net, Matrix x, Matrix t, fbp_team *team) except? -1 nogil:
     cdef Layer *last = &net.layers[net.depth - 1]
+    cdef Product p
     cdef double loss
     cdef Py_ssize_t i
     forward(net, x, last.a, last.outputs, team)
     loss = error(net, t, team)
     for i in range(net.depth - 1, 0, -1):
-        run(net, input_product(net, i, x.rows), team)
+        set_recursion(net, &p, i, x.rows)
+        run(net, &p, team)
     return loss
 
 
 cdef int gradient(Net *net, Matrix x, char *to, fbp_team *team) except -1 nogil:
     cdef Layer *layer
+    cdef Product p
     cdef Py_ssize_t i
     for i in range(net.depth):
         layer = &net.layers[i]
         net.k.column_sums(x.rows, layer.outputs, layer.delta, layer.outputs, to + layer.bias)
-        run(net, weight_product(net, i, inputs_of(net, i, x), to + layer.weight), team)
+        set_gradient(net, &p, i, x, to + layer.weight)
+        run(net, &p, team)
     return 0
 
 
-cdef double largest(Net *net, Matrix a) noexcept nogil:
-    """max |a|; NaN if any element is"""
+cdef double largest_input(Net *net, Py_ssize_t i, Matrix x) noexcept nogil:
+    """max |A_prev|; NaN if any element is"""
     cdef double most = 0, of_row
-    cdef Py_ssize_t n
-    if a.row == a.columns * net.element:
-        return net.k.largest_magnitude(a.rows * a.columns, a.data)
-    for n in range(a.rows):
-        of_row = net.k.largest_magnitude(a.columns, a.data + n * a.row)
+    cdef const char *a
+    cdef Py_ssize_t n, a_row, columns = net.layers[i].inputs
+    set_inputs(net, i, x, &a, &a_row)
+    if a_row == columns:
+        return net.k.largest_magnitude(x.rows * columns, a)
+    for n in range(x.rows):
+        of_row = net.k.largest_magnitude(columns, a + n * a_row * net.element)
         most = of_row if of_row != of_row else fmax(most, of_row)
         if most != most:
             break
@@ -249,7 +253,7 @@ cdef double gradient_bound(Net *net, Matrix x) noexcept nogil:
         layer = &net.layers[i]
         of_layer = net.k.column_sums(x.rows, layer.outputs, layer.delta, layer.outputs, bias_gradient)
         if i == 0 or (net.kind != FBP_SIGMOID and net.kind != FBP_TANH):
-            of_layer *= fmax(1, largest(net, inputs_of(net, i, x)))
+            of_layer *= fmax(1, largest_input(net, i, x))
         bound += of_layer
         bias_gradient += layer.outputs * net.element
     return bound
@@ -276,7 +280,7 @@ cdef int update(Net *net, Matrix x, const Update *u, fbp_team *team) except -1 n
         return 0
     for i in range(net.depth):
         layer = &net.layers[i]
-        p = weight_product(net, i, inputs_of(net, i, x), net.w + layer.weight)
+        set_gradient(net, &p, i, x, net.w + layer.weight)
         p.epilogue.update = &u.numbers
         p.epilogue.first = NULL if u.first == NULL else u.first + layer.weight
         p.epilogue.second = NULL if u.second == NULL else u.second + layer.weight

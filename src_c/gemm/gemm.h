@@ -195,7 +195,7 @@ static fbp_size depth_of_blocks(fbp_size K)
 static fbp_size matrix_product_scratch(fbp_size M, fbp_size K)
 {
     fbp_size panels = (smaller(M, ROWS) + TILE_ROWS - 1) / TILE_ROWS;
-    return depth_of_blocks(K) * (TILE_COLUMNS + panels * A_ROOM);
+    return smaller(K, DEPTH) * (TILE_COLUMNS + panels * A_ROOM); /* grows with M and K: what serves a batch serves a smaller one */
 }
 
 /* The unit in which threads divide the columns of C, and the largest K of one block: an update needs a finished sum. */
