@@ -3,7 +3,8 @@
  * Error bounds against the exact function, in units of eps (the distance from 1 to the next number), on every instruction set;
  * tests/c/test_kernels.c measures them:
  *
- *   v_exp 1   v_expm1_nonpositive 1   v_log1p_unit 1.5   v_log 1.5   v_sigmoid 2   v_tanh 2   v_softplus 2.5   v_silu 2.5
+ *   v_exp 1   v_expm1_nonpositive 1   v_log1p_unit 1.5   v_log1p_nonnegative 2   v_log 1.5   v_sigmoid 2   v_tanh 2   v_softplus 2.5
+ *   v_silu 2.5   v_softcap 3, relative to each of its results
  *   v_normal_tail 4, v_gelu 4.5; times 1 + x²/4 where v_fma rounds twice
  *
  * Every function takes every input: NaN gives NaN, infinities their limits; results below the normal range underflow gradually,
@@ -50,38 +51,50 @@ static ALWAYS_INLINE vec v_polynomial(const real *coefficients, int terms, vec x
 }
 #define V_POLYNOMIAL(table, x) v_polynomial(table, sizeof(table) / sizeof(table[0]), x)
 
-/* x = k ln 2 + r with whole k and |r| <= ln 2 / 2; returns e^r - 1. */
-static ALWAYS_INLINE vec v_exp_reduced(vec x, vec *k)
+/* x = k ln 2 + r with whole k and |r| <= ln 2 / 2; returns r. */
+static ALWAYS_INLINE vec v_exp_argument(vec x, vec *k)
 {
     *k = v_sub(v_fma(x, v_all(LOG2_E), v_all(ROUNDER)), v_all(ROUNDER));
-    vec r = v_fma(*k, v_all(-LN2_HIGH), x);
-    r = v_fma(*k, v_all(-LN2_LOW), r);
-    return v_fma(v_mul(r, r), V_POLYNOMIAL(EXP_TAIL, r), r);
+    return v_fma(*k, v_all(-LN2_LOW), v_fma(*k, v_all(-LN2_HIGH), x));
 }
 
-/* e^x = 2^k (1 + (e^r - 1)). Below EXP_MIN it is 0 by selection: processors take a hundred times as long for an underflow. */
-static ALWAYS_INLINE vec v_exp(vec x)
+/* e^x for x <= EXP_MAX: 2^k (1 + r (1 + r EXP_TAIL)). Below EXP_MIN it is 0 by selection: processors take a hundred times as long
+ * for an underflow. */
+static ALWAYS_INLINE vec v_exp_below(vec x)
 {
-    const vec zero = v_all(0);
+    const vec zero = v_all(0), one = v_all(1);
     mask none = v_lt(x, v_all(EXP_MIN));
-    vec k, p = v_exp_reduced(v_select(none, zero, v_min(v_all(EXP_MAX), x)), &k);
-    return v_select(none, zero, v_ldexp(v_add(v_all(1), p), k));
+    vec k, r = v_exp_argument(v_select(none, zero, x), &k);
+    vec y = v_fma(v_fma(V_POLYNOMIAL(EXP_TAIL, r), r, one), r, one);
+    return v_select(none, zero, v_ldexp(y, k));
 }
+static ALWAYS_INLINE vec v_exp(vec x) { return v_exp_below(v_min(v_all(EXP_MAX), x)); }
 
-/* e^x - 1 for x <= 0, exact for tiny x as well: 2^k p + (2^k - 1); e^x = 2^k p + 2^k to `exponential`, 0 for the least x */
-static ALWAYS_INLINE vec v_expm1_nonpositive(vec x, vec *exponential)
+/* e^x - 1 for low <= x <= 0, exact for tiny x as well: 2^k p + (2^k - 1) with p = e^r - 1; e^x = 2^k p + 2^k to `exponential` */
+static ALWAYS_INLINE vec v_expm1_from(real low, vec x, vec *exponential)
 {
-    vec k, p = v_exp_reduced(v_max(v_all(EXPM1_MIN), x), &k);
-    vec power = v_ldexp(v_all(1), k);
+    vec k, r = v_exp_argument(v_max(v_all(low), x), &k);
+    vec p = v_fma(v_mul(r, r), V_POLYNOMIAL(EXP_TAIL, r), r), power = v_ldexp(v_all(1), k);
     *exponential = v_fma(power, p, power);
     return v_fma(power, p, v_sub(power, v_all(1)));
 }
+/* e^x - 1 for x <= 0 */
+static ALWAYS_INLINE vec v_expm1_nonpositive(vec x, vec *exponential) { return v_expm1_from(EXPM1_MIN, x, exponential); }
 
 /* ln(1 + x) for -0.3 <= x <= 1. With s = x/(2 + x): ln(1 + x) = 2 atanh s = x - s (x - R), R = s² LOG_TAIL(s²) */
 static ALWAYS_INLINE vec v_log1p_unit(vec x)
 {
     vec s = v_div(x, v_add(v_all(2), x)), z = v_mul(s, s);
     return v_fma(v_negative(s), v_sub(x, v_mul(z, V_POLYNOMIAL(LOG_TAIL, z))), x);
+}
+
+/* ln(1 + x) for x >= 0: 1 + x = 2^k (1 + f) with f = x/2^k + (1/2^k - 1), rounded once, so that nothing of a small x is lost */
+static ALWAYS_INLINE vec v_log1p_nonnegative(vec x)
+{
+    vec k;
+    v_frexp(v_add(v_all(1), x), &k);
+    vec scale = v_ldexp(v_all(1), v_negative(k)), f = v_fma(x, scale, v_sub(scale, v_all(1)));
+    return v_fma(k, v_all(LN2_HIGH), v_fma(k, v_all(LN2_LOW), v_log1p_unit(f)));
 }
 
 /* ln x = k ln 2 + ln m with m in [1/√2, √2); -inf at 0, NaN below */
@@ -104,7 +117,7 @@ static ALWAYS_INLINE vec v_log(vec x)
 /* σ(x) = 1/(1 + e) for x >= 0, e/(1 + e) for x < 0, with e = e^-|x|: exact in both tails */
 static ALWAYS_INLINE vec v_sigmoid(vec x)
 {
-    vec e = v_exp(v_negative(v_abs(x)));
+    vec e = v_exp_below(v_negative(v_abs(x)));
     return v_div(v_select(v_lt(x, v_all(0)), e, v_all(1)), v_add(v_all(1), e));
 }
 
@@ -118,10 +131,21 @@ static ALWAYS_INLINE vec v_tanh(vec x)
     return v_select(v_lt(x, v_all(0)), v_negative(y), y);
 }
 
+/* c tanh(z/c), and its slope 1 - tanh² = 4q/(1 + q)² with q = e^(-2|z/c|); twice_inverse = 2/c. One division serves both. */
+static ALWAYS_INLINE vec v_softcap(vec z, vec c, vec twice_inverse, vec *slope)
+{
+    const vec one = v_all(1);
+    vec x = v_mul(v_abs(z), twice_inverse), q, t = v_expm1_from(EXP_MIN, v_negative(x), &q);
+    vec inverse = v_div(one, v_add(t, v_all(2))), y = v_mul(q, inverse);
+    *slope = v_mul(v_mul(v_all(4), y), inverse);
+    y = v_select(v_lt(v_all(2), x), v_fma(v_all(-2), y, one), v_mul(v_negative(t), inverse));
+    return v_mul(v_select(v_lt(z, v_all(0)), v_negative(c), c), y);
+}
+
 /* ln(1 + e^x) = max(x, 0) + ln(1 + e^-|x|) */
 static ALWAYS_INLINE vec v_softplus(vec x)
 {
-    return v_add(v_max(v_all(0), x), v_log1p_unit(v_exp(v_negative(v_abs(x)))));
+    return v_add(v_max(v_all(0), x), v_log1p_unit(v_exp_below(v_negative(v_abs(x)))));
 }
 
 /* φ(x) and the upper tail 1 - Φ(x) of the normal distribution at x >= 0.
@@ -134,7 +158,7 @@ static ALWAYS_INLINE vec v_normal_tail(vec x, vec *density)
     const vec half = v_all((real)0.5), root_half = v_all((real)0.70710678118654752440);
     vec square = v_mul(x, x);
     vec remainder = v_fma(x, x, v_negative(square));
-    vec e = v_exp(v_mul(v_negative(half), square));
+    vec e = v_exp_below(v_mul(v_negative(half), square));
     e = v_fma(v_mul(e, v_negative(half)), remainder, e);
     *density = v_mul(e, v_all((real)0.39894228040143267794)); /* 1/√(2π) */
     vec h = v_mul(x, root_half);

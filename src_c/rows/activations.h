@@ -61,9 +61,13 @@ static void activate_backward(int kind, fbp_size n, const real *g, const real *a
 /* max_c z_c; NaN entries are passed over */
 static real row_max(fbp_size C, const real *z)
 {
-    vec m = v_all(-INFINITY);
-    for (fbp_size i = 0; i < C; i += W) m = v_max(load_at(z + i, C - i, -INFINITY), m);
-    return v_hmax(m);
+    vec m[4];
+    for (int j = 0; j < 4; j++) m[j] = v_all(-INFINITY);
+    fbp_size i = 0;
+    for (; i + 4 * W <= C; i += 4 * W)
+        for (int j = 0; j < 4; j++) m[j] = v_max(v_load(z + i + j * W), m[j]);
+    for (; i < C; i += W) m[0] = v_max(load_at(z + i, C - i, -INFINITY), m[0]);
+    return v_hmax(v_max(v_max(m[0], m[1]), v_max(m[2], m[3])));
 }
 
 /* Between two passes the exponentials of a short row stand in a padded array of BLOCK elements, in whole vectors: loading what a
@@ -79,10 +83,12 @@ static ALWAYS_INLINE double exp_rest(fbp_size C, const real *z, real m, real *e,
     for (fbp_size start = 0; start < C; start += BLOCK) {
         vec sum = zero, equal = zero;
         for (fbp_size i = start; i < smaller(start + BLOCK, C); i += W) {
-            vec x = load_at(z + i, C - i, -INFINITY), y = v_exp(v_sub(x, maximum));
-            mask top = v_eq(x, maximum);
-            sum = v_add(sum, v_select(top, zero, y));
-            equal = v_add(equal, v_select(top, one, zero));
+            if (!padded) prefetch_next(z, C, i);
+            if (!padded && e) prefetch_next(e, C, i);
+            vec x = v_sub(load_at(z + i, C - i, -INFINITY), maximum), y = v_exp_below(x);
+            mask top = v_eq(x, zero);
+            sum = v_select(top, sum, v_add(sum, y));
+            equal = v_select(top, v_add(equal, one), equal);
             if (e) store_at(e + i, y, padded ? W : C - i);
         }
         rest += (double)v_sum(sum);

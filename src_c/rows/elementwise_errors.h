@@ -23,7 +23,7 @@ static ALWAYS_INLINE vec sigmoid_cross_entropy_term(const void *row, fbp_size i,
         B = v_fma(B, v_all(r->keep), v_all(r->uniform));
     }
     if (r->pos_weight) B = v_mul(B, load_at(r->pos_weight + i, left, 0));
-    vec Q = v_add(A, B), size = v_abs(z), e = v_exp(v_negative(size));
+    vec Q = v_add(A, B), size = v_abs(z), e = v_exp_below(v_negative(size));
     mask positive = v_lt(zero, z);
     vec wrong = v_select(positive, A, B), miss = v_fma(v_negative(Q), v_div(e, v_add(one, e)), wrong);
     store_at(r->d + i, v_mul(v_select(positive, miss, v_negative(miss)), v_all(r->scale)), left);
@@ -56,7 +56,7 @@ static ALWAYS_INLINE vec sigmoid_squared_error_term(const void *row, fbp_size i,
     const output_row *r = row;
     const vec zero = v_all(0), one = v_all(1);
     vec z = load_at(r->z + i, left, 0), t = load_at(r->t + i, left, 0);
-    vec e = v_exp(v_negative(v_abs(z))), denominator = v_add(one, e), s = v_div(e, denominator);
+    vec e = v_exp_below(v_negative(v_abs(z))), denominator = v_add(one, e), s = v_div(e, denominator);
     vec miss = v_select(v_lt(zero, z), v_sub(v_sub(one, t), s), v_sub(s, t));
     store_at(r->d + i, v_mul(v_mul(miss, v_div(s, denominator)), v_all(r->scale)), left);
     return v_mul(v_mul(miss, v_all((real)0.5)), miss);

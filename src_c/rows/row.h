@@ -24,13 +24,13 @@ static ALWAYS_INLINE void map(fbp_size n, const real *x, real *y, vec (*f)(vec))
     for (fbp_size i = 0; i < n; i += W) store_at(y + i, f(load_at(x + i, n - i, 0)), n - i);
 }
 
-/* a in the first `left` lanes, 0 in the others */
-static ALWAYS_INLINE vec first_lanes_of(vec a, fbp_size left)
+/* a in the first `left` lanes, rest in the others */
+static ALWAYS_INLINE vec first_lanes_of(vec a, fbp_size left, real rest)
 {
     if (left >= W) return a;
     real lanes[W];
     v_store(lanes, a);
-    return v_load_n(lanes, left, v_all(0));
+    return v_load_n(lanes, left, v_all(rest));
 }
 
 /* Σ_i term(row, i). A register sums BLOCK elements, a double the blocks: the rounding error does not grow with the row. */
@@ -41,8 +41,18 @@ static ALWAYS_INLINE double sum_row(fbp_size n, vec (*term)(const void *row, fbp
     for (fbp_size start = 0; start < n; start += BLOCK) {
         vec sum = v_all(0);
         for (fbp_size i = start; i < smaller(start + BLOCK, n); i += W)
-            sum = v_add(sum, first_lanes_of(term(row, i, n - i), n - i));
+            sum = v_add(sum, first_lanes_of(term(row, i, n - i), n - i, 0));
         total += (double)v_sum(sum);
     }
     return total;
+}
+
+/* Ask for element i of the row after this one of n, which mostly lies right behind it: it arrives while this one is computed. One
+ * request for each cache line; behind the last row of a matrix it is one for nothing, and no processor minds. */
+static ALWAYS_INLINE void prefetch_next(const real *p, fbp_size n, fbp_size i)
+{
+    const fbp_size line = 64 / sizeof(real);
+#ifdef __GNUC__
+    if (W >= line || i % line == 0) __builtin_prefetch(p + n + i, 0, 2);
+#endif
 }
