@@ -4,7 +4,7 @@
  * tests/c/test_kernels.c measures them:
  *
  *   v_exp 1   v_expm1_nonpositive 1   v_log1p_unit 1.5   v_log1p_nonnegative 2   v_log 1.5   v_sigmoid 2   v_tanh 2   v_softplus 2.5
- *   v_silu 2.5   v_softcap 3, relative to each of its results
+ *   v_silu 2.5   v_softcap_each 3, relative to each of its results
  *   v_normal_tail 4, v_gelu 4.5; times 1 + x²/4 where v_fma rounds twice
  *
  * Every function takes every input: NaN gives NaN, infinities their limits; results below the normal range underflow gradually,
@@ -17,7 +17,7 @@
 #define LN2_HIGH 0.693359375f /* 9 bits of ln 2, so that k·LN2_HIGH is exact for |k| < 2^15 */
 #define LN2_LOW -2.12194440e-4f
 #define EXP_MAX 89.0f   /* beyond: inf */
-#define EXP_MIN -104.0f /* below: 0, half of the smallest subnormal being e^-103.97 */
+#define EXP_MIN -105.0f /* and below: 0, half of the smallest subnormal being 2^-150 or e^-103.97 */
 #define EXPM1_MIN -20.0f /* below: e^x - 1 rounds to -1 */
 #define NORMAL_END 15.0f
 #define SMALLEST_NORMAL 1.17549435e-38f
@@ -58,28 +58,55 @@ static ALWAYS_INLINE vec v_exp_argument(vec x, vec *k)
     return v_fma(*k, v_all(-LN2_LOW), v_fma(*k, v_all(-LN2_HIGH), x));
 }
 
-/* e^x for x <= EXP_MAX: 2^k (1 + r (1 + r EXP_TAIL)). Below EXP_MIN it is 0 by selection: processors take a hundred times as long
- * for an underflow. */
+/* What follows for n vectors of a small constant n goes in step: one alone is a chain of a dozen operations that wait for each
+ * other, and a processor looks only so far ahead for the next chain to begin. */
+enum { IN_STEP = 4 };
+
+/* p_j = EXP_TAIL(r_j) = (e^r - 1 - r) / r² with r_j the remainder and k_j the power of 2 of x_j */
+static ALWAYS_INLINE void v_exp_tails(int n, real low, const vec *x, vec *k, vec *r, vec *p)
+{
+    enum { TERMS = sizeof EXP_TAIL / sizeof EXP_TAIL[0] };
+    UNROLL for (int j = 0; j < n; j++) r[j] = v_exp_argument(v_max(v_all(low), x[j]), &k[j]);
+    UNROLL for (int j = 0; j < n; j++) p[j] = v_all(EXP_TAIL[0]);
+    UNROLL for (int i = 1; i < TERMS; i++)
+        UNROLL for (int j = 0; j < n; j++) p[j] = v_fma(p[j], r[j], v_all(EXP_TAIL[i]));
+}
+
+/* y_j = e^(y_j) for y_j <= EXP_MAX: 2^k (1 + r (1 + r EXP_TAIL)) */
+static ALWAYS_INLINE void v_exp_each(int n, vec *y)
+{
+    const vec one = v_all(1);
+    vec k[IN_STEP], r[IN_STEP];
+    v_exp_tails(n, EXP_MIN, y, k, r, y);
+    UNROLL for (int i = 0; i < 2; i++)
+        UNROLL for (int j = 0; j < n; j++) y[j] = v_fma(y[j], r[j], one);
+    UNROLL for (int j = 0; j < n; j++) y[j] = v_ldexp(y[j], k[j]);
+}
 static ALWAYS_INLINE vec v_exp_below(vec x)
 {
-    const vec zero = v_all(0), one = v_all(1);
-    mask none = v_lt(x, v_all(EXP_MIN));
-    vec k, r = v_exp_argument(v_select(none, zero, x), &k);
-    vec y = v_fma(v_fma(V_POLYNOMIAL(EXP_TAIL, r), r, one), r, one);
-    return v_select(none, zero, v_ldexp(y, k));
+    v_exp_each(1, &x);
+    return x;
 }
 static ALWAYS_INLINE vec v_exp(vec x) { return v_exp_below(v_min(v_all(EXP_MAX), x)); }
 
-/* e^x - 1 for low <= x <= 0, exact for tiny x as well: 2^k p + (2^k - 1) with p = e^r - 1; e^x = 2^k p + 2^k to `exponential` */
-static ALWAYS_INLINE vec v_expm1_from(real low, vec x, vec *exponential)
+/* y_j = e^(y_j) - 1 for low <= y_j <= 0, exact for tiny ones as well: 2^k p + (2^k - 1) with p = e^r - 1; and e^(y_j) = 2^k p + 2^k
+ * to exponential_j */
+static ALWAYS_INLINE void v_expm1_each(int n, real low, vec *y, vec *exponential)
 {
-    vec k, r = v_exp_argument(v_max(v_all(low), x), &k);
-    vec p = v_fma(v_mul(r, r), V_POLYNOMIAL(EXP_TAIL, r), r), power = v_ldexp(v_all(1), k);
-    *exponential = v_fma(power, p, power);
-    return v_fma(power, p, v_sub(power, v_all(1)));
+    vec k[IN_STEP], r[IN_STEP], p[IN_STEP];
+    v_exp_tails(n, low, y, k, r, p);
+    UNROLL for (int j = 0; j < n; j++) {
+        vec power = v_ldexp(v_all(1), k[j]);
+        p[j] = v_fma(v_mul(r[j], r[j]), p[j], r[j]);
+        exponential[j] = v_fma(power, p[j], power);
+        y[j] = v_fma(power, p[j], v_sub(power, v_all(1)));
+    }
 }
-/* e^x - 1 for x <= 0 */
-static ALWAYS_INLINE vec v_expm1_nonpositive(vec x, vec *exponential) { return v_expm1_from(EXPM1_MIN, x, exponential); }
+static ALWAYS_INLINE vec v_expm1_nonpositive(vec x, vec *exponential)
+{
+    v_expm1_each(1, EXPM1_MIN, &x, exponential);
+    return x;
+}
 
 /* ln(1 + x) for -0.3 <= x <= 1. With s = x/(2 + x): ln(1 + x) = 2 atanh s = x - s (x - R), R = s² LOG_TAIL(s²) */
 static ALWAYS_INLINE vec v_log1p_unit(vec x)
@@ -131,15 +158,19 @@ static ALWAYS_INLINE vec v_tanh(vec x)
     return v_select(v_lt(x, v_all(0)), v_negative(y), y);
 }
 
-/* c tanh(z/c), and its slope 1 - tanh² = 4q/(1 + q)² with q = e^(-2|z/c|); twice_inverse = 2/c. One division serves both. */
-static ALWAYS_INLINE vec v_softcap(vec z, vec c, vec twice_inverse, vec *slope)
+/* z_j = c tanh(z_j/c), and its slope 1 - tanh² = 4q/(1 + q)² with q = e^(-2|z/c|); twice_inverse = 2/c. One division does. */
+static ALWAYS_INLINE void v_softcap_each(int n, vec c, vec twice_inverse, vec *z, vec *slope)
 {
     const vec one = v_all(1);
-    vec x = v_mul(v_abs(z), twice_inverse), q, t = v_expm1_from(EXP_MIN, v_negative(x), &q);
-    vec inverse = v_div(one, v_add(t, v_all(2))), y = v_mul(q, inverse);
-    *slope = v_mul(v_mul(v_all(4), y), inverse);
-    y = v_select(v_lt(v_all(2), x), v_fma(v_all(-2), y, one), v_mul(v_negative(t), inverse));
-    return v_mul(v_select(v_lt(z, v_all(0)), v_negative(c), c), y);
+    vec x[IN_STEP], t[IN_STEP], q[IN_STEP];
+    UNROLL for (int j = 0; j < n; j++) t[j] = v_negative(x[j] = v_mul(v_abs(z[j]), twice_inverse));
+    v_expm1_each(n, EXP_MIN, t, q);
+    UNROLL for (int j = 0; j < n; j++) {
+        vec inverse = v_div(one, v_add(t[j], v_all(2))), y = v_mul(q[j], inverse);
+        slope[j] = v_mul(v_mul(v_all(4), y), inverse);
+        y = v_select(v_lt(v_all(2), x[j]), v_fma(v_all(-2), y, one), v_mul(v_negative(t[j]), inverse));
+        z[j] = v_mul(v_select(v_lt(z[j], v_all(0)), v_negative(c), c), y);
+    }
 }
 
 /* ln(1 + e^x) = max(x, 0) + ln(1 + e^-|x|) */

@@ -74,23 +74,38 @@ static real row_max(fbp_size C, const real *z)
  * partial store has just written would stall. Those of a long row stand in its output. */
 static ALWAYS_INLINE vec load_exp(const real *e, fbp_size left, int padded) { return padded ? v_load(e) : load_at(e, left, 0); }
 
+/* One step of the sums below: e^(z_c - m) of n vectors, all whole but perhaps the last. */
+static ALWAYS_INLINE void exp_step(int n, const real *z, fbp_size left, vec maximum, vec *sum, vec *equal, real *e, int padded)
+{
+    const vec zero = v_all(0), one = v_all(1);
+    vec x[IN_STEP], y[IN_STEP];
+    UNROLL for (int j = 0; j < n; j++) y[j] = x[j] = v_sub(load_at(z + j * W, left - j * W, -INFINITY), maximum);
+    v_exp_each(n, y);
+    UNROLL for (int j = 0; j < n; j++) {
+        mask top = v_eq(x[j], zero);
+        *sum = v_add(*sum, v_select(top, zero, y[j]));
+        *equal = v_select(top, v_add(*equal, one), *equal);
+        if (e) store_at(e + j * W, y[j], padded ? W : left - j * W);
+    }
+}
+
 /* rest = Σ_{c ≠ argmax} e^(z_c - m), so that Σ_c e^(z_c - m) = 1 + rest with nothing lost however near 1 it is: entries equal to
- * the maximum m are counted, not summed, and one of them left out. e (C), where given, receives the exponentials; it may be z. */
+ * the maximum m are counted, not summed, and one of them left out. e (C), where given, receives the exponentials; it may be z.
+ * NaN where m is not finite. */
 static ALWAYS_INLINE double exp_rest(fbp_size C, const real *z, real m, real *e, int padded)
 {
-    const vec maximum = v_all(m), zero = v_all(0), one = v_all(1);
+    const vec maximum = v_all(m);
     double rest = 0, ties = 0;
     for (fbp_size start = 0; start < C; start += BLOCK) {
-        vec sum = zero, equal = zero;
-        for (fbp_size i = start; i < smaller(start + BLOCK, C); i += W) {
-            if (!padded) prefetch_next(z, C, i);
-            if (!padded && e) prefetch_next(e, C, i);
-            vec x = v_sub(load_at(z + i, C - i, -INFINITY), maximum), y = v_exp_below(x);
-            mask top = v_eq(x, zero);
-            sum = v_select(top, sum, v_add(sum, y));
-            equal = v_select(top, v_add(equal, one), equal);
-            if (e) store_at(e + i, y, padded ? W : C - i);
+        const fbp_size stop = smaller(start + BLOCK, C);
+        vec sum = v_all(0), equal = v_all(0);
+        fbp_size i = start;
+        for (; i + IN_STEP * W <= stop; i += IN_STEP * W) {
+            if (!padded) prefetch_next(IN_STEP, z, C, i);
+            if (!padded && e) prefetch_next(IN_STEP, e, C, i);
+            exp_step(IN_STEP, z + i, IN_STEP * W, maximum, &sum, &equal, e ? e + i : NULL, padded);
         }
+        for (; i < stop; i += W) exp_step(1, z + i, C - i, maximum, &sum, &equal, e ? e + i : NULL, padded);
         rest += (double)v_sum(sum);
         ties += (double)v_sum(equal);
     }

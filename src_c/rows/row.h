@@ -13,6 +13,8 @@ static ALWAYS_INLINE void store_at(real *p, vec a, fbp_size left)
         v_store_n(p, a, left);
 }
 
+static const real LANES[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+
 static void fill(fbp_size n, real value, real *y)
 {
     for (fbp_size i = 0; i < n; i++) y[i] = value;
@@ -47,12 +49,13 @@ static ALWAYS_INLINE double sum_row(fbp_size n, vec (*term)(const void *row, fbp
     return total;
 }
 
-/* Ask for element i of the row after this one of n, which mostly lies right behind it: it arrives while this one is computed. One
- * request for each cache line; behind the last row of a matrix it is one for nothing, and no processor minds. */
-static ALWAYS_INLINE void prefetch_next(const real *p, fbp_size n, fbp_size i)
+/* Ask for n vectors from element i on of the row after this one of `row` elements, which mostly lies right behind it: they arrive
+ * while this one is computed. Behind the last row of a matrix they are asked for in vain, and no processor minds. */
+static ALWAYS_INLINE void prefetch_next(int n, const real *p, fbp_size row, fbp_size i)
 {
-    const fbp_size line = 64 / sizeof(real);
 #ifdef __GNUC__
-    if (W >= line || i % line == 0) __builtin_prefetch(p + n + i, 0, 2);
+    enum { LINE = 64 };
+    const char *next = (const char *)(p + row + i);
+    UNROLL for (int at = 0; at < n * W * (int)sizeof(real); at += LINE) __builtin_prefetch(next + at, 0, 2);
 #endif
 }

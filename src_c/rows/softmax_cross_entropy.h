@@ -7,55 +7,120 @@
  *   y_c - 1 = -rest / (1 + rest)  at the maximum                      no difference from 1 at a near-certain target
  */
 
-/* The target is the class `label`:  E = log1p(rest) + gap, gap = m - z_label;  dE/dz = y - onehot(label). Returns rest. */
-static ALWAYS_INLINE double cross_entropy_through(fbp_size C, const real *z, fbp_size label, double scale, double *gap, real *d,
-                                                  real *e, int padded)
+/* Rows whose targets are labels, and what is left to do for their errors E_n = log1p(rest_n) + gap_n, gap = m - z_label, when all of
+ * them are through, since logarithms are best taken many at a time. dE/dz = y - onehot(label). */
+typedef struct {
+    fbp_size C;
+    const real *z;
+    fbp_size z_row;
+    const int64_t *labels;
+    const double *weights;
+    double divisor; /* the gradient of row n is scaled by weights_n / divisor; a row of weight 0 is not read */
+    real *d;
+    fbp_size d_row;
+    real *rest;
+    double *gap;
+} labelled;
+
+static void many_classes(const labelled *p, fbp_size n)
 {
-    real m = row_max(C, z);
-    *gap = (double)m - (double)z[label];
-    if (!isfinite(m)) {
-        fill(C, NAN, d);
-        return NAN;
+    const fbp_size C = p->C, label = (fbp_size)p->labels[n];
+    const double scale = p->weights[n] / p->divisor;
+    const real *z = p->z + n * p->z_row;
+    real *d = p->d + n * p->d_row;
+    p->rest[n] = 0, p->gap[n] = 0;
+    if (p->weights[n] == 0) {
+        fill(C, 0, d);
+        return;
     }
-    const double rest = exp_rest(C, z, m, e, padded), inverse = 1 / (1 + rest), e_label = (double)e[label];
+    const real m = row_max(C, z);
+    p->gap[n] = (double)m - (double)z[label];
+    const double rest = exp_rest(C, z, m, d, 0), inverse = 1 / (1 + rest), e_label = (double)d[label];
     const vec factor = v_all((real)(scale * inverse));
-    for (fbp_size i = 0; i < C; i += W) store_at(d + i, v_mul(load_exp(e + i, C - i, padded), factor), C - i);
-    d[label] = (real)(scale * (*gap == 0 ? -rest * inverse : e_label * inverse - 1));
-    return rest;
+    for (fbp_size i = 0; i < C; i += W) store_at(d + i, v_mul(load_at(d + i, C - i, 0), factor), C - i);
+    d[label] = (real)(scale * (p->gap[n] == 0 ? -rest * inverse : e_label * inverse - 1));
+    p->rest[n] = (real)rest;
 }
 
-/* N rows, each with a label and a weight:  errors_n = w_n E_n, and w_n / divisor · dE_n/dz to d. A row of weight 0 is not read, and
- * its gradient is 0. `errors` may be `weights`. The logarithms are taken of many rows at once. */
+/* The same for `rows` rows of so few classes that they stay in registers, in V vectors each, rows · V <= IN_STEP. */
+static ALWAYS_INLINE void few_classes(const labelled *p, fbp_size n, int rows, int V)
+{
+    const fbp_size C = p->C;
+    const vec zero = v_all(0), one = v_all(1), lanes = v_load(LANES);
+    vec x[IN_STEP], y[IN_STEP];
+    UNROLL for (int r = 0; r < rows; r++, n++) {
+        const real *z = p->z + n * p->z_row;
+        vec *xs = x + r * V, m = v_all(-INFINITY);
+        p->gap[n] = 0;
+        if (p->weights[n] == 0) {
+            UNROLL for (int v = 0; v < V; v++) xs[v] = zero;
+            continue;
+        }
+        UNROLL for (int v = 0; v < V; v++) {
+            xs[v] = load_at(z + v * W, C - v * W, -INFINITY);
+            m = v_max(xs[v], m);
+        }
+        const real maximum = v_hmax(m);
+        UNROLL for (int v = 0; v < V; v++) xs[v] = v_sub(xs[v], v_all(maximum));
+        p->gap[n] = (double)maximum - (double)z[p->labels[n]];
+    }
+    n -= rows;
+    UNROLL for (int j = 0; j < rows * V; j++) y[j] = x[j];
+    v_exp_each(rows * V, y);
+    UNROLL for (int r = 0; r < rows; r++, n++) {
+        const vec *xs = x + r * V, *ys = y + r * V;
+        vec sum = zero, equal = zero;
+        UNROLL for (int v = 0; v < V; v++) {
+            mask top = v_eq(xs[v], zero);
+            sum = v_add(sum, v_select(top, zero, ys[v]));
+            equal = v_select(top, v_add(equal, one), equal);
+        }
+        const double scale = p->weights[n] / p->divisor, rest = (double)v_sum(sum) + ((double)v_sum(equal) - 1);
+        const double inverse = 1 / (1 + rest);
+        const vec factor = v_all((real)(scale * inverse)), at_maximum = v_all((real)(scale * (-rest * inverse)));
+        p->rest[n] = p->weights[n] == 0 ? 0 : (real)rest;
+        UNROLL for (int v = 0; v < V; v++) {
+            mask hot = v_eq(lanes, v_all((real)(p->labels[n] - v * W)));
+            vec at_label = p->gap[n] == 0 ? at_maximum : v_fma(ys[v], factor, v_all((real)-scale));
+            vec delta = v_select(hot, at_label, v_mul(ys[v], factor));
+            store_at(p->d + n * p->d_row + v * W, p->weights[n] == 0 ? zero : delta, C - v * W);
+        }
+    }
+}
+static ALWAYS_INLINE void few_classes_of_all(const labelled *p, fbp_size N, int rows, int V)
+{
+    fbp_size n = 0;
+    for (; n + rows <= N; n += rows) few_classes(p, n, rows, V);
+    for (; n < N; n++) few_classes(p, n, 1, V);
+}
+
+/* N rows, each with a label and a weight: errors_n = w_n E_n, and w_n / divisor · dE_n/dz to d. A row of weight 0 is not read, and
+ * its gradient is 0. `errors` may be `weights`. */
 static void softmax_cross_entropy_rows(fbp_size N, fbp_size C, const real *z, fbp_size z_row, const int64_t *labels,
                                        const double *weights, double divisor, real *d, fbp_size d_row, double *errors)
 {
     enum { ROWS = 64 };
-    real e[BLOCK], rest[ROWS];
+    real rest[ROWS];
     double gap[ROWS];
-    for (fbp_size start = 0; start < N; start += ROWS) {
-        const fbp_size rows = smaller(ROWS, N - start);
-        for (fbp_size n = 0; n < rows; n++) {
-            const double weight = weights[start + n], scale = weight / divisor;
-            const real *from = z + (start + n) * z_row;
-            const fbp_size label = (fbp_size)labels[start + n];
-            real *to = d + (start + n) * d_row;
-            rest[n] = 0, gap[n] = 0;
-            if (weight == 0)
-                fill(C, 0, to);
-            else if (C <= BLOCK)
-                rest[n] = (real)cross_entropy_through(C, from, label, scale, &gap[n], to, e, 1);
-            else
-                rest[n] = (real)cross_entropy_through(C, from, label, scale, &gap[n], to, to, 0);
+    while (N > 0) {
+        const fbp_size rows = smaller(ROWS, N);
+        const labelled p = {C, z, z_row, labels, weights, divisor, d, d_row, rest, gap};
+        switch ((C + W - 1) / W) {
+        case 1: few_classes_of_all(&p, rows, 4, 1); break;
+        case 2: few_classes_of_all(&p, rows, 2, 2); break;
+        case 3: few_classes_of_all(&p, rows, 1, 3); break;
+        case 4: few_classes_of_all(&p, rows, 1, 4); break;
+        default:
+            for (fbp_size n = 0; n < rows; n++) many_classes(&p, n);
         }
         map(rows, rest, rest, v_log1p_nonnegative);
-        for (fbp_size n = 0; n < rows; n++) {
-            const double weight = weights[start + n];
-            errors[start + n] = weight == 0 ? 0 : weight * ((double)rest[n] + gap[n]);
-        }
+        for (fbp_size n = 0; n < rows; n++)
+            errors[n] = weights[n] == 0 ? 0 : weights[n] * ((double)rest[n] + gap[n]);
+        N -= rows, z += rows * z_row, labels += rows, weights += rows, d += rows * d_row, errors += rows;
     }
 }
 
-/* The targets that act are u_c = w_c (keep t_c + uniform), with no t where a label tells what is added to one of them. */
+/* The targets that act are u_c = w_c (keep t_c + uniform); without t a label tells which of them is more. */
 typedef struct {
     const real *t, *w; /* (C), or NULL */
     real keep, uniform;
@@ -67,8 +132,53 @@ static ALWAYS_INLINE vec target_at(const targets *u, fbp_size i, fbp_size left)
     return u->w ? v_mul(v, load_at(u->w + i, left, 0)) : v;
 }
 
+/* Logits, or what a softcap makes of them, n vectors in step. The lanes beyond the row are -inf. */
+typedef struct {
+    int capped;
+    vec c, twice_inverse;
+} softcap;
+static ALWAYS_INLINE void logits_at(int n, const real *z, fbp_size left, const softcap *cap, real *slope, vec *x)
+{
+    vec slopes[IN_STEP];
+    UNROLL for (int j = 0; j < n; j++) x[j] = load_at(z + j * W, left - j * W, -INFINITY);
+    if (!cap->capped) return;
+    v_softcap_each(n, cap->c, cap->twice_inverse, x, slopes);
+    UNROLL for (int j = 0; j < n; j++) {
+        x[j] = first_lanes_of(x[j], left - j * W, -INFINITY);
+        store_at(slope + j * W, slopes[j], left - j * W);
+    }
+}
+static real capped_logit(real z, const softcap *cap)
+{
+    real capped, slope[W];
+    vec x;
+    logits_at(1, &z, 1, cap, slope, &x);
+    v_store_n(&capped, x, 1);
+    return capped;
+}
+
+/* Sums over a row: e^(z_c - m) but at maxima, the number of these, u_c there and elsewhere, and u_c (m - z_c) */
+typedef struct { vec rest, ties, top, others, excess; } row_sums;
+static ALWAYS_INLINE void add_to_sums(int n, vec *x, fbp_size i, fbp_size left, vec maximum, const targets *u, row_sums *s, real *e)
+{
+    const vec zero = v_all(0), one = v_all(1);
+    vec y[IN_STEP];
+    UNROLL for (int j = 0; j < n; j++) y[j] = x[j] = v_sub(x[j], maximum);
+    v_exp_each(n, y);
+    UNROLL for (int j = 0; j < n; j++) {
+        vec target = first_lanes_of(target_at(u, i + j * W, left - j * W), left - j * W, 0);
+        mask top = v_eq(x[j], zero);
+        s->rest = v_add(s->rest, v_select(top, zero, y[j]));
+        s->ties = v_select(top, v_add(s->ties, one), s->ties);
+        s->top = v_select(top, v_add(s->top, target), s->top);
+        s->others = v_add(s->others, v_select(top, zero, target));
+        s->excess = v_select(v_eq(target, zero), s->excess, v_fma(target, v_negative(x[j]), s->excess)); /* 0 · inf = 0 */
+        store_at(e + j * W, y[j], left - j * W);
+    }
+}
+
 /* One row, whose target is the row t (C) or, where that is NULL, the class `label`, with whatever `how` asks for. A softcap puts
- * z' in place of z, and takes `slope` (C) for scratch. With u_c as above (the label's with 1 - smoothing more, times w), T = Σ u:
+ * z' in place of z, and takes `slope` (C) for scratch. With u_c as above, the label's with (1 - smoothing) w more, and T = Σ u:
  *
  *   E = T log1p(rest) + Σ_c u_c (m - z_c) + s lse²,     lse = m + log1p(rest)
  *   dE/dz_c = y_c T - u_c + 2 s lse y_c;  at a single maximum  y T - u = (T - u - u rest) / (1 + rest),  T - u = Σ of the others
@@ -79,46 +189,31 @@ static double softmax_cross_entropy_row(fbp_size C, const real *z, const real *t
     const targets u = {t, how->class_weight, (real)(1 - how->smoothing), (real)(how->smoothing / (double)C)};
     const double w_label = !t && u.w ? (double)u.w[label] : 1, hot = t ? 0 : (1 - how->smoothing) * w_label;
     const int capped = how->softcap > 0;
-    const vec zero = v_all(0), one = v_all(1), cap = v_all((real)how->softcap);
-    const vec twice_inverse = v_all(capped ? (real)(2 / how->softcap) : 0);
-    real m = row_max(C, z), z_label = t ? 0 : z[label];
-    if (capped) { /* no smaller logit has a larger tanh but for a rounding */
-        vec unused;
-        v_store_n(&m, v_softcap(v_all(m), cap, twice_inverse, &unused), 1);
-        v_store_n(&z_label, v_softcap(v_all(z_label), cap, twice_inverse, &unused), 1);
-    }
-    if (!isfinite(m)) {
-        fill(C, NAN, d);
-        return NAN;
-    }
+    const softcap cap = {capped, v_all((real)how->softcap), v_all(capped ? (real)(2 / how->softcap) : 0)};
+    const real m = capped_logit(row_max(C, z), &cap), z_label = t ? 0 : capped_logit(z[label], &cap); /* tanh is monotonic */
 
-    const vec maximum = v_all(m);
-    double rest = 0, ties = 0, top = 0, others = 0, excess = 0; /* `top` and `others`: Σ u at the maximum, and elsewhere */
+    const vec maximum = v_all(m), zero = v_all(0), one = v_all(1);
+    double rest = 0, ties = 0, top = 0, others = 0, excess = 0;
     for (fbp_size start = 0; start < C; start += BLOCK) {
-        vec e_sum = zero, equal = zero, top_sum = zero, others_sum = zero, excess_sum = zero;
-        for (fbp_size i = start; i < smaller(start + BLOCK, C); i += W) {
-            prefetch_next(z, C, i);
-            prefetch_next(d, C, i);
-            vec x = load_at(z + i, C - i, -INFINITY), g, target = first_lanes_of(target_at(&u, i, C - i), C - i, 0);
-            if (capped) {
-                x = first_lanes_of(v_softcap(x, cap, twice_inverse, &g), C - i, -INFINITY);
-                store_at(slope + i, g, C - i);
-            }
-            x = v_sub(x, maximum);
-            vec e = v_exp_below(x);
-            mask at_top = v_eq(x, zero);
-            e_sum = v_select(at_top, e_sum, v_add(e_sum, e));
-            equal = v_select(at_top, v_add(equal, one), equal);
-            top_sum = v_select(at_top, v_add(top_sum, target), top_sum);
-            others_sum = v_select(at_top, others_sum, v_add(others_sum, target));
-            excess_sum = v_select(v_eq(target, zero), excess_sum, v_fma(target, v_negative(x), excess_sum)); /* 0 · inf = 0 */
-            store_at(d + i, e, C - i);
+        const fbp_size stop = smaller(start + BLOCK, C);
+        row_sums s = {zero, zero, zero, zero, zero};
+        vec x[IN_STEP];
+        fbp_size i = start;
+        for (; i + IN_STEP * W <= stop; i += IN_STEP * W) {
+            prefetch_next(IN_STEP, z, C, i);
+            prefetch_next(IN_STEP, d, C, i);
+            logits_at(IN_STEP, z + i, IN_STEP * W, &cap, slope + i, x);
+            add_to_sums(IN_STEP, x, i, IN_STEP * W, maximum, &u, &s, d + i);
         }
-        rest += (double)v_sum(e_sum);
-        ties += (double)v_sum(equal);
-        top += (double)v_sum(top_sum);
-        others += (double)v_sum(others_sum);
-        excess += (double)v_sum(excess_sum);
+        for (; i < stop; i += W) {
+            logits_at(1, z + i, C - i, &cap, slope + i, x);
+            add_to_sums(1, x, i, C - i, maximum, &u, &s, d + i);
+        }
+        rest += (double)v_sum(s.rest);
+        ties += (double)v_sum(s.ties);
+        top += (double)v_sum(s.top);
+        others += (double)v_sum(s.others);
+        excess += (double)v_sum(s.excess);
     }
     rest += ties - 1;
     if (hot != 0) {
