@@ -8,6 +8,7 @@ C. A row that is ignored or has weight 0 is not read.
 D. Long calls run in slices, between which pending signals are seen.
 """
 
+from cpython.buffer cimport PyBUF_ND, PyBUF_STRIDED, PyBUF_STRIDED_RO, PyBuffer_Release, PyObject_GetBuffer
 from cpython.exc cimport PyErr_CheckSignals
 from cython.parallel cimport prange, threadid
 from libc.math cimport NAN, fabs, isfinite
@@ -15,7 +16,7 @@ from libc.stdint cimport int64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memset
 
-from fastbp._kernels.dispatch cimport fbp_cross_entropy, kernels_for, real, threads_for
+from fastbp._kernels.dispatch cimport fbp_cross_entropy, kernels_for, threads_for
 
 cdef double ELEMENT_WORK = 0.5  # nanoseconds that one thread needs for an element, roughly; ten without vector instructions
 cdef double SLICE = 4e6         # nanoseconds, at that rate, between two looks at pending signals
@@ -128,6 +129,13 @@ cdef inline double element_at(const char *x, Py_ssize_t i, Py_ssize_t element) n
     return (<const float *>x)[i] if element == sizeof(float) else (<const double *>x)[i]
 
 
+cdef inline void set_element(char *x, Py_ssize_t i, Py_ssize_t element, double to) noexcept nogil:
+    if element == sizeof(float):
+        (<float *>x)[i] = <float>to
+    else:
+        (<double *>x)[i] = to
+
+
 cdef double class_weight_of(const Rows *r, Py_ssize_t n) noexcept nogil:
     """w_label, or Σ_c w_c t_c / Σ_c t_c, the mean class weight under a row of targets; 1 where they sum to 0."""
     if r.t == NULL:
@@ -184,10 +192,7 @@ cdef Scratch divided(const Rows *r, char *memory) noexcept nogil:
         s.weight = NULL
     else:
         for c in range(r.C):
-            if r.element == sizeof(float):
-                (<float *>s.weight)[c] = <float>weight[c]
-            else:
-                (<double *>s.weight)[c] = weight[c]
+            set_element(s.weight, c, r.element, weight[c])
             s.weight_of_0 = s.weight_of_0 or weight[c] == 0
     return s
 
@@ -237,88 +242,112 @@ cdef double reduced(const Rows *r, RowError error, bint mean, int n_threads, cha
     return sum_of_rows(r, &s) / weight_sum[0] if mean else sum_of_rows(r, &s)
 
 
-cdef tuple evaluate(Rows *r, str name, bint mean, real[::1] losses, int n_threads):
+cdef char *buffer_of(x, Py_buffer *view, int flags) except? NULL:
+    """The address of x, which the caller keeps alive; shape and strides in `view`. It arrives checked, so the buffer is asked for
+    no format: a memoryview of a dtype would take five times as long."""
+    PyObject_GetBuffer(x, view, flags)
+    PyBuffer_Release(view)
+    return <char *>view.buf
+
+
+cdef char *vector_of(x, Py_ssize_t *size) except? NULL:
+    """The address of a contiguous vector; NULL for None"""
+    cdef Py_buffer view
+    if x is None:
+        return NULL
+    cdef char *data = buffer_of(x, &view, PyBUF_ND)
+    size[0] = view.shape[0]
+    return data
+
+
+cdef struct Matrix:
+    char *data
+    Py_ssize_t rows, columns, row, element
+
+
+cdef Matrix matrix_of(x, int flags=PyBUF_STRIDED_RO) except *:
+    """Rows of elements, `row` bytes apart"""
+    cdef Py_buffer view
+    cdef char *data = buffer_of(x, &view, flags)
+    return Matrix(data, view.shape[0], view.shape[1], view.strides[0], view.itemsize)
+
+
+cdef Rows rows_of(z, t, sample_weight, d) except *:
+    cdef Matrix from_ = matrix_of(z), to = matrix_of(d, PyBUF_STRIDED), rows
+    cdef Py_ssize_t size
+    cdef Rows r
+    memset(&r, 0, sizeof(r))
+    r.element, r.N, r.C = from_.element, from_.rows, from_.columns
+    r.z, r.z_row, r.d, r.d_row = from_.data, from_.row, to.data, to.row
+    if t is not None:
+        rows = matrix_of(t)
+        r.t, r.t_row = rows.data, rows.row
+    r.sample_weight = <const double *>vector_of(sample_weight, &size)
+    return r
+
+
+cdef tuple evaluate(Rows *r, str name, bint mean, losses, int n_threads):
     """Run `reduced` in memory of its own and hand out what the public functions return."""
     cdef double loss, weight_sum = 0
-    cdef Py_ssize_t n
+    cdef Py_ssize_t n, size
+    cdef char *each = vector_of(losses, &size)
+    cdef RowError error = row_error_named(name)
     cdef char *memory = <char *>malloc(scratch_bytes(r, n_threads) + 1)
     if memory == NULL:
         raise MemoryError(f"{name}: no memory for the scratch of {r.N} rows of {r.C}")
-    cdef RowError error = row_error_named(name)
-    r.k = kernels_for(sizeof(real))
+    r.k = kernels_for(r.element)
     try:
         with nogil:
             loss = reduced(r, error, mean, n_threads, memory, &weight_sum)
-        if losses is not None:
-            for n in range(r.N):
-                losses[n] = <real>(<double *>memory)[n]
+            if each != NULL:
+                for n in range(r.N):
+                    set_element(each, n, r.element, (<double *>memory)[n])
     finally:
         free(memory)
     return loss, weight_sum
 
 
-cdef Rows rows_of(const real[:, :] z, const real[:, :] t, const double[::1] sample_weight, real[:, :] d) noexcept:
-    cdef Rows r
-    memset(&r, 0, sizeof(r))
-    r.element = sizeof(real)
-    r.N, r.C = z.shape[0], z.shape[1]
-    r.z_row, r.d_row = z.strides[0], d.strides[0]
-    if r.N > 0 and r.C > 0:
-        r.z, r.d = <const char *>&z[0, 0], <char *>&d[0, 0]
-        if t is not None:
-            r.t, r.t_row = <const char *>&t[0, 0], t.strides[0]
-    if sample_weight is not None and r.N > 0:
-        r.sample_weight = &sample_weight[0]
-    return r
-
-
-def first_bad_label(const int64_t[::1] labels, int64_t n_classes, int64_t ignore_index):
-    cdef Py_ssize_t n, bad = -1
+def first_bad_label(labels, int64_t n_classes, int64_t ignore_index):
+    cdef Py_ssize_t n, size, bad = -1
+    cdef const int64_t *at = <const int64_t *>vector_of(labels, &size)
     with nogil:
-        for n in range(labels.shape[0]):
-            if not 0 <= labels[n] < n_classes and labels[n] != ignore_index:
+        for n in range(size):
+            if not 0 <= at[n] < n_classes and at[n] != ignore_index:
                 bad = n
                 break
     return bad
 
 
-def softmax_cross_entropy(const real[:, :] logits, const int64_t[::1] labels, const real[:, :] targets,
-                          const double[::1] class_weight, const double[::1] sample_weight, int64_t ignore_index,
-                          double label_smoothing, double lse_square_scale, double softcap, bint mean, real[::1] losses,
-                          real[:, :] grad, int n_threads):
+def softmax_cross_entropy(logits, labels, targets, class_weight, sample_weight, int64_t ignore_index, double label_smoothing,
+                          double lse_square_scale, double softcap, bint mean, losses, grad, int n_threads):
     cdef Rows r = rows_of(logits, targets, sample_weight, grad)
-    if labels is not None and r.N > 0:
-        r.labels = &labels[0]
-    if class_weight is not None and r.C > 0:
-        r.class_weight = &class_weight[0]
+    cdef Py_ssize_t size
+    r.labels = <const int64_t *>vector_of(labels, &size)
+    r.class_weight = <const double *>vector_of(class_weight, &size)
     r.ignore_index = ignore_index
     r.smoothing, r.lse_square_scale, r.softcap = label_smoothing, lse_square_scale, softcap
-    return evaluate[real](&r, "softmax_cross_entropy", mean, losses, n_threads)
+    return evaluate(&r, "softmax_cross_entropy", mean, losses, n_threads)
 
 
-def sigmoid_cross_entropy(const real[:, :] logits, const real[:, :] targets, const double[::1] pos_weight,
-                          const double[::1] sample_weight, double label_smoothing, bint mean, real[::1] losses,
-                          real[:, :] grad, int n_threads):
+def sigmoid_cross_entropy(logits, targets, pos_weight, sample_weight, double label_smoothing, bint mean, losses, grad,
+                          int n_threads):
     cdef Rows r = rows_of(logits, targets, sample_weight, grad)
-    if pos_weight is not None and r.C > 0:
-        r.pos_weight = &pos_weight[0]
+    cdef Py_ssize_t size
+    r.pos_weight = <const double *>vector_of(pos_weight, &size)
     r.smoothing = label_smoothing
-    return evaluate[real](&r, "sigmoid_cross_entropy", mean, losses, n_threads)
+    return evaluate(&r, "sigmoid_cross_entropy", mean, losses, n_threads)
 
 
-def squared_error(const real[:, :] outputs, const real[:, :] targets, const double[::1] sample_weight, bint mean,
-                  real[::1] losses, real[:, :] grad, int n_threads):
+def squared_error(outputs, targets, sample_weight, bint mean, losses, grad, int n_threads):
     cdef Rows r = rows_of(outputs, targets, sample_weight, grad)
-    return evaluate[real](&r, "squared_error", mean, losses, n_threads)
+    return evaluate(&r, "squared_error", mean, losses, n_threads)
 
 
-def sigmoid_squared_error(const real[:, :] logits, const real[:, :] targets, const double[::1] sample_weight, bint mean,
-                          real[::1] losses, real[:, :] grad, int n_threads):
+def sigmoid_squared_error(logits, targets, sample_weight, bint mean, losses, grad, int n_threads):
     cdef Rows r = rows_of(logits, targets, sample_weight, grad)
-    return evaluate[real](&r, "sigmoid_squared_error", mean, losses, n_threads)
+    return evaluate(&r, "sigmoid_squared_error", mean, losses, n_threads)
 
 
-def poisson_deviance(const real[:, :] logits, const real[:, :] targets, const double[::1] sample_weight, bint mean,
-                     real[::1] losses, real[:, :] grad, int n_threads):
+def poisson_deviance(logits, targets, sample_weight, bint mean, losses, grad, int n_threads):
     cdef Rows r = rows_of(logits, targets, sample_weight, grad)
-    return evaluate[real](&r, "poisson_deviance", mean, losses, n_threads)
+    return evaluate(&r, "poisson_deviance", mean, losses, n_threads)

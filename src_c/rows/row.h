@@ -13,8 +13,6 @@ static ALWAYS_INLINE void store_at(real *p, vec a, fbp_size left)
         v_store_n(p, a, left);
 }
 
-static const real LANES[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
-
 static void fill(fbp_size n, real value, real *y)
 {
     for (fbp_size i = 0; i < n; i++) y[i] = value;

@@ -7,115 +7,121 @@
  *   y_c - 1 = -rest / (1 + rest)  at the maximum                      no difference from 1 at a near-certain target
  */
 
-/* Rows whose targets are labels, and what is left to do for their errors E_n = log1p(rest_n) + gap_n, gap = m - z_label, when all of
- * them are through, since logarithms are best taken many at a time. dE/dz = y - onehot(label). */
+/* Rows whose targets are labels:  E = log1p(rest) + gap, gap = m - z_label;  dE/dz = y - onehot(label). The gradient of row n is
+ * scaled by weights_n / divisor; a row of weight 0 is not read, and its gradient is 0. */
 typedef struct {
     fbp_size C;
     const real *z;
     fbp_size z_row;
     const int64_t *labels;
     const double *weights;
-    double divisor; /* the gradient of row n is scaled by weights_n / divisor; a row of weight 0 is not read */
+    double divisor;
     real *d;
     fbp_size d_row;
-    real *rest;
-    double *gap;
-} labelled;
+} labelled_rows;
 
-static void many_classes(const labelled *p, fbp_size n)
+/* What one row leaves to be done for all of them: logarithms and divisions are best taken many at a time. */
+enum { TOGETHER = 64 };
+typedef struct { real rest[TOGETHER], gap[TOGETHER], scale[TOGETHER]; double exact_gap[TOGETHER]; } row_numbers;
+
+static void many_classes(const labelled_rows *p, fbp_size n, row_numbers *of)
 {
     const fbp_size C = p->C, label = (fbp_size)p->labels[n];
-    const double scale = p->weights[n] / p->divisor;
-    const real *z = p->z + n * p->z_row;
+    const real *z = p->z + n * p->z_row, m = row_max(C, z);
     real *d = p->d + n * p->d_row;
-    p->rest[n] = 0, p->gap[n] = 0;
-    if (p->weights[n] == 0) {
-        fill(C, 0, d);
-        return;
-    }
-    const real m = row_max(C, z);
-    p->gap[n] = (double)m - (double)z[label];
+    const double gap = (double)m - (double)z[label], scale = p->weights[n] / p->divisor;
     const double rest = exp_rest(C, z, m, d, 0), inverse = 1 / (1 + rest), e_label = (double)d[label];
     const vec factor = v_all((real)(scale * inverse));
     for (fbp_size i = 0; i < C; i += W) store_at(d + i, v_mul(load_at(d + i, C - i, 0), factor), C - i);
-    d[label] = (real)(scale * (p->gap[n] == 0 ? -rest * inverse : e_label * inverse - 1));
-    p->rest[n] = (real)rest;
+    d[label] = (real)(scale * (gap == 0 ? -rest * inverse : e_label * inverse - 1));
+    of->rest[n] = (real)rest;
+    of->exact_gap[n] = gap;
 }
 
-/* The same for `rows` rows of so few classes that they stay in registers, in V vectors each, rows · V <= IN_STEP. */
-static ALWAYS_INLINE void few_classes(const labelled *p, fbp_size n, int rows, int V)
+/* The exponentials of as many rows as fit into IN_STEP vectors, V for each, to e in whole vectors: to load from d what has just been
+ * stored there in part, as the end of one row and right before the next, would stall. */
+static ALWAYS_INLINE void few_exponentials(const labelled_rows *p, fbp_size n, int rows, int V, real *e, row_numbers *of)
 {
     const fbp_size C = p->C;
-    const vec zero = v_all(0), one = v_all(1), lanes = v_load(LANES);
+    const vec zero = v_all(0), one = v_all(1);
     vec x[IN_STEP], y[IN_STEP];
-    UNROLL for (int r = 0; r < rows; r++, n++) {
-        const real *z = p->z + n * p->z_row;
-        vec *xs = x + r * V, m = v_all(-INFINITY);
-        p->gap[n] = 0;
-        if (p->weights[n] == 0) {
-            UNROLL for (int v = 0; v < V; v++) xs[v] = zero;
-            continue;
-        }
+    UNROLL for (int r = 0; r < rows; r++) {
+        const real *z = p->z + (n + r) * p->z_row;
+        const int read = p->weights[n + r] != 0;
+        vec m = v_all(-INFINITY);
         UNROLL for (int v = 0; v < V; v++) {
-            xs[v] = load_at(z + v * W, C - v * W, -INFINITY);
-            m = v_max(xs[v], m);
+            x[r * V + v] = read ? load_at(z + v * W, C - v * W, -INFINITY) : zero;
+            m = v_max(x[r * V + v], m);
         }
         const real maximum = v_hmax(m);
-        UNROLL for (int v = 0; v < V; v++) xs[v] = v_sub(xs[v], v_all(maximum));
-        p->gap[n] = (double)maximum - (double)z[p->labels[n]];
+        UNROLL for (int v = 0; v < V; v++) y[r * V + v] = x[r * V + v] = v_sub(x[r * V + v], v_all(maximum));
+        of->exact_gap[n + r] = read ? (double)maximum - (double)z[p->labels[n + r]] : 0;
+        of->gap[n + r] = read ? maximum - z[p->labels[n + r]] : 0;
+        of->scale[n + r] = (real)(p->weights[n + r] / p->divisor);
     }
-    n -= rows;
-    UNROLL for (int j = 0; j < rows * V; j++) y[j] = x[j];
     v_exp_each(rows * V, y);
-    UNROLL for (int r = 0; r < rows; r++, n++) {
-        const vec *xs = x + r * V, *ys = y + r * V;
-        vec sum = zero, equal = zero;
+    UNROLL for (int r = 0; r < rows; r++) {
+        vec sum = zero, ties = zero;
         UNROLL for (int v = 0; v < V; v++) {
-            mask top = v_eq(xs[v], zero);
-            sum = v_add(sum, v_select(top, zero, ys[v]));
-            equal = v_select(top, v_add(equal, one), equal);
+            mask top = v_eq(x[r * V + v], zero);
+            sum = v_add(sum, v_select(top, zero, y[r * V + v]));
+            ties = v_select(top, v_add(ties, one), ties);
+            v_store(e + ((n + r) * V + v) * W, y[r * V + v]);
         }
-        const double scale = p->weights[n] / p->divisor, rest = (double)v_sum(sum) + ((double)v_sum(equal) - 1);
-        const double inverse = 1 / (1 + rest);
-        const vec factor = v_all((real)(scale * inverse)), at_maximum = v_all((real)(scale * (-rest * inverse)));
-        p->rest[n] = p->weights[n] == 0 ? 0 : (real)rest;
-        UNROLL for (int v = 0; v < V; v++) {
-            mask hot = v_eq(lanes, v_all((real)(p->labels[n] - v * W)));
-            vec at_label = p->gap[n] == 0 ? at_maximum : v_fma(ys[v], factor, v_all((real)-scale));
-            vec delta = v_select(hot, at_label, v_mul(ys[v], factor));
-            store_at(p->d + n * p->d_row + v * W, p->weights[n] == 0 ? zero : delta, C - v * W);
-        }
+        of->rest[n + r] = v_sum(sum) + (v_sum(ties) - 1);
     }
-}
-static ALWAYS_INLINE void few_classes_of_all(const labelled *p, fbp_size N, int rows, int V)
-{
-    fbp_size n = 0;
-    for (; n + rows <= N; n += rows) few_classes(p, n, rows, V);
-    for (; n < N; n++) few_classes(p, n, 1, V);
 }
 
-/* N rows, each with a label and a weight: errors_n = w_n E_n, and w_n / divisor · dE_n/dz to d. A row of weight 0 is not read, and
- * its gradient is 0. `errors` may be `weights`. */
+/* At most TOGETHER rows of V vectors each. */
+static ALWAYS_INLINE void few_classes(const labelled_rows *p, fbp_size N, int V, row_numbers *of)
+{
+    const int rows = IN_STEP / V;
+    const vec zero = v_all(0), one = v_all(1);
+    real e[TOGETHER * IN_STEP * W], factor[TOGETHER], delta_label[TOGETHER];
+    fbp_size n = 0;
+    for (; n + rows <= N; n += rows) few_exponentials(p, n, rows, V, e, of);
+    for (; n < N; n++) few_exponentials(p, n, 1, V, e, of);
+    for (n = 0; n < N; n += W) {
+        vec rest = load_at(of->rest + n, N - n, 0), gap = load_at(of->gap + n, N - n, 0), scale = load_at(of->scale + n, N - n, 0);
+        vec f = v_div(scale, v_add(one, rest)), e_label = v_exp_below(v_negative(gap));
+        vec delta = v_select(v_eq(gap, zero), v_mul(v_negative(rest), f), v_fma(e_label, f, v_negative(scale)));
+        store_at(factor + n, f, N - n);
+        store_at(delta_label + n, delta, N - n);
+    }
+    for (n = 0; n < N; n++) {
+        real *d = p->d + n * p->d_row;
+        const vec f = v_all(factor[n]);
+        UNROLL for (int v = 0; v < V; v++) {
+            vec delta = v_mul(v_load(e + (n * V + v) * W), f);
+            store_at(d + v * W, p->weights[n] == 0 ? zero : delta, p->C - v * W);
+        }
+        if (p->weights[n] != 0) d[p->labels[n]] = delta_label[n];
+    }
+}
+
+/* N rows; errors_n = w_n E_n. `errors` may be `weights`. */
 static void softmax_cross_entropy_rows(fbp_size N, fbp_size C, const real *z, fbp_size z_row, const int64_t *labels,
                                        const double *weights, double divisor, real *d, fbp_size d_row, double *errors)
 {
-    enum { ROWS = 64 };
-    real rest[ROWS];
-    double gap[ROWS];
     while (N > 0) {
-        const fbp_size rows = smaller(ROWS, N);
-        const labelled p = {C, z, z_row, labels, weights, divisor, d, d_row, rest, gap};
+        const fbp_size rows = smaller(TOGETHER, N);
+        const labelled_rows p = {C, z, z_row, labels, weights, divisor, d, d_row};
+        row_numbers of;
         switch ((C + W - 1) / W) {
-        case 1: few_classes_of_all(&p, rows, 4, 1); break;
-        case 2: few_classes_of_all(&p, rows, 2, 2); break;
-        case 3: few_classes_of_all(&p, rows, 1, 3); break;
-        case 4: few_classes_of_all(&p, rows, 1, 4); break;
+        case 1: few_classes(&p, rows, 1, &of); break;
+        case 2: few_classes(&p, rows, 2, &of); break;
+        case 3: few_classes(&p, rows, 3, &of); break;
+        case 4: few_classes(&p, rows, 4, &of); break;
         default:
-            for (fbp_size n = 0; n < rows; n++) many_classes(&p, n);
+            for (fbp_size n = 0; n < rows; n++) {
+                of.rest[n] = 0, of.exact_gap[n] = 0;
+                if (weights[n] == 0) fill(C, 0, d + n * d_row);
+                else many_classes(&p, n, &of);
+            }
         }
-        map(rows, rest, rest, v_log1p_nonnegative);
+        map(rows, of.rest, of.rest, v_log1p_nonnegative);
         for (fbp_size n = 0; n < rows; n++)
-            errors[n] = weights[n] == 0 ? 0 : weights[n] * ((double)rest[n] + gap[n]);
+            errors[n] = weights[n] == 0 ? 0 : weights[n] * ((double)of.rest[n] + of.exact_gap[n]);
         N -= rows, z += rows * z_row, labels += rows, weights += rows, d += rows * d_row, errors += rows;
     }
 }
