@@ -158,18 +158,20 @@ static ALWAYS_INLINE vec v_tanh(vec x)
     return v_select(v_lt(x, v_all(0)), v_negative(y), y);
 }
 
-/* z_j = c tanh(z_j/c), and its slope 1 - tanh² = 4q/(1 + q)² with q = e^(-2|z/c|); twice_inverse = 2/c. One division does. */
+/* z_j = c tanh(z_j/c), and its slope; twice_inverse = 2/c. With q = e^-|2z/c|, t = q - 1 and one division:
+ *
+ *   -tanh |z/c| = t / (2 + t),  where |z/c| > 1 better as 2q/(2 + t) - 1        1 - tanh² = 2q/(2 + t) (1 + tanh |z/c|) */
 static ALWAYS_INLINE void v_softcap_each(int n, vec c, vec twice_inverse, vec *z, vec *slope)
 {
-    const vec one = v_all(1);
+    const vec zero = v_all(0), two = v_all(2), minus_c = v_negative(c);
     vec x[IN_STEP], t[IN_STEP], q[IN_STEP];
     UNROLL for (int j = 0; j < n; j++) t[j] = v_negative(x[j] = v_mul(v_abs(z[j]), twice_inverse));
     v_expm1_each(n, EXP_MIN, t, q);
     UNROLL for (int j = 0; j < n; j++) {
-        vec inverse = v_div(one, v_add(t[j], v_all(2))), y = v_mul(q[j], inverse);
-        slope[j] = v_mul(v_mul(v_all(4), y), inverse);
-        y = v_select(v_lt(v_all(2), x[j]), v_fma(v_all(-2), y, one), v_mul(v_negative(t[j]), inverse));
-        z[j] = v_mul(v_select(v_lt(z[j], v_all(0)), v_negative(c), c), y);
+        vec inverse = v_div(v_all(1), v_add(t[j], two)), left = v_mul(v_add(q[j], q[j]), inverse);
+        vec minus_tanh = v_select(v_lt(two, x[j]), v_sub(left, v_all(1)), v_mul(t[j], inverse));
+        slope[j] = v_fma(v_negative(left), minus_tanh, left);
+        z[j] = v_mul(v_select(v_lt(z[j], zero), c, minus_c), minus_tanh);
     }
 }
 
