@@ -157,15 +157,15 @@ static double logsumexp_row(fbp_size C, const real *z)
 
 /* d = y ⊙ (g - Σ_c g_c y_c), the product with the full Jacobian */
 typedef struct { const real *g, *y; } pair;
-static ALWAYS_INLINE vec product_term(const void *row, fbp_size i, fbp_size left)
+static ALWAYS_INLINE void products(const void *row, int n, fbp_size i, fbp_size left, vec *term)
 {
     const pair *p = row;
-    return v_mul(load_at(p->g + i, left, 0), load_at(p->y + i, left, 0));
+    UNROLL for (int j = 0; j < n; j++, i += W, left -= W) term[j] = v_mul(load_at(p->g + i, left, 0), load_at(p->y + i, left, 0));
 }
 static void softmax_backward_row(fbp_size C, const real *g, const real *y, real *d)
 {
     pair row = {g, y};
-    const vec mean = v_all((real)sum_row(C, product_term, &row));
+    const vec mean = v_all((real)sum_row(C, products, &row));
     for (fbp_size i = 0; i < C; i += W) {
         vec centred = v_sub(load_at(g + i, C - i, 0), mean);
         store_at(d + i, v_mul(load_at(y + i, C - i, 0), centred), C - i);

@@ -33,15 +33,25 @@ static ALWAYS_INLINE vec first_lanes_of(vec a, fbp_size left, real rest)
     return v_load_n(lanes, left, v_all(rest));
 }
 
-/* Σ_i term(row, i). A register sums BLOCK elements, a double the blocks: the rounding error does not grow with the row. */
+/* Σ_i term(row, i). A register sums BLOCK elements, a double the blocks: the rounding error does not grow with the row. `term` gives
+ * the terms of n vectors from element i on, of which `left` elements are there. */
 enum { BLOCK = 32 * W };
-static ALWAYS_INLINE double sum_row(fbp_size n, vec (*term)(const void *row, fbp_size i, fbp_size left), const void *row)
+typedef void (*row_terms)(const void *row, int n, fbp_size i, fbp_size left, vec *term);
+static ALWAYS_INLINE double sum_row(fbp_size n, row_terms terms, const void *row)
 {
     double total = 0;
     for (fbp_size start = 0; start < n; start += BLOCK) {
-        vec sum = v_all(0);
-        for (fbp_size i = start; i < smaller(start + BLOCK, n); i += W)
-            sum = v_add(sum, first_lanes_of(term(row, i, n - i), n - i, 0));
+        const fbp_size stop = smaller(start + BLOCK, n);
+        vec sum = v_all(0), term[IN_STEP];
+        fbp_size i = start;
+        for (; i + IN_STEP * W <= stop; i += IN_STEP * W) {
+            terms(row, IN_STEP, i, IN_STEP * W, term);
+            UNROLL for (int j = 0; j < IN_STEP; j++) sum = v_add(sum, term[j]);
+        }
+        for (; i < stop; i += W) {
+            terms(row, 1, i, n - i, term);
+            sum = v_add(sum, first_lanes_of(term[0], n - i, 0));
+        }
         total += (double)v_sum(sum);
     }
     return total;
