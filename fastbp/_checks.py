@@ -225,9 +225,9 @@ def class_targets(
     """Targets of a softmax: ``(labels, None)`` for class indices (N,), ``(None, rows)`` for rows (N, C)."""
     given = targets if type(targets) is np.ndarray else array("targets", targets)
     n, c = logits.shape
-    if given.dtype is _INT64 and given.shape == (n,) and c and given.flags.carray:  # in most calls nothing else is left to ask
-        if _backend.kernels.first_bad_label(given, c, ignore_index) < 0:
-            return given, None
+    usual = c > 0 and given.dtype is _INT64 and given.shape == (n,) and given.flags.carray
+    if usual and _backend.kernels.first_bad_label(given, c, ignore_index) < 0:  # nothing is left to ask
+        return given, None
     if not c:
         raise ValueError(f"logits: got shape {logits.shape}, expected (N, C) with at least one class")
     if given.ndim == 1:
