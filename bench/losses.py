@@ -1,7 +1,8 @@
 """Error functions with their gradient, mean reduction: the public call, from Python, checks included.
 
-fastbp has a row for each place that the gradient can go to (see `LossShape`). The NumPy twin makes the same
-call on the other backend, to a new array. So do the peers; only scikit-learn fills a buffer.
+fastbp has a row for each place that the gradient can go to (see `LossShape`), and one with every option of the
+softmax cross-entropy that costs anything, to a new array; the others make the plain call. The NumPy twin makes it
+on the other backend, to a new array. So do the peers; only scikit-learn fills a buffer.
 """
 
 from __future__ import annotations
@@ -34,7 +35,10 @@ def rows(
 ) -> list[Row]:
     """Check and measure all contestants of one shape."""
     problem = LossProblem(shape, dtype, threads)
-    entries = [_fastbp(problem, output) for output in shape.outputs] + [_twin(problem)]
+    entries = [_fastbp(problem, output) for output in shape.outputs]
+    if shape.kind == "softmax":
+        entries.append(_fastbp(LossProblem(shape, dtype, threads, every_option=True), "new"))
+    entries.append(_twin(problem))
     entries += try_peers(peers, lambda kind: _peer(kind, problem))
     return race(shape.name, entries, Work(shape.traffic(dtype.itemsize), "GB/s", peaks.copy_gbs), plan)
 
@@ -47,12 +51,13 @@ def _fastbp(problem: LossProblem, output: str) -> Entry:
     grad_out = {"buffer": np.empty_like(logits), "in place": logits}.get(output)
 
     def call() -> fastbp.LossGrad:
-        return function(logits, targets, grad_out=grad_out, n_threads=threads)
+        return function(logits, targets, grad_out=grad_out, n_threads=threads, **problem.options)
 
     result = call()
     residual = problem.residual(float(result.loss), result.grad)
     restore = (lambda: np.copyto(logits, problem.logits)) if in_place else None
-    return Entry(Contestant(f"fastbp {output}", call, restore=restore), residual, ours=True)
+    name = "fastbp all options" if problem.options else f"fastbp {output}"
+    return Entry(Contestant(name, call, restore=restore), residual, ours=True)
 
 
 def _twin(problem: LossProblem) -> Entry:

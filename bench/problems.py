@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
@@ -107,11 +108,16 @@ class PredictProblem(NetworkProblem):
 
 @dataclass
 class LossProblem:
-    """Logits (N, C) and targets: class indices for softmax, rows of probabilities for sigmoid."""
+    """Logits (N, C) and targets: class indices for softmax, rows of probabilities for sigmoid.
+
+    With `every_option` the call has all options of the softmax cross-entropy that cost anything.
+    """
 
     shape: LossShape
     dtype: np.dtype
     threads: int
+    every_option: bool = False
+    options: dict[str, Any] = field(init=False, default_factory=dict)
     logits: np.ndarray = field(init=False)
     targets: np.ndarray = field(init=False)
 
@@ -125,6 +131,11 @@ class LossProblem:
             self.targets = rng.integers(0, self.shape.classes, self.shape.rows)
         else:
             self.targets = rng.random(size, dtype=self.dtype)
+        if self.every_option:
+            self.options = {"label_smoothing": 0.1, "lse_square_scale": 1e-4, "softcap": 30.0}
+            self.options["class_weight"] = rng.uniform(0.5, 2.0, self.shape.classes)
+            self.options["sample_weight"] = rng.uniform(0.5, 2.0, self.shape.rows)
+            self.targets[::50] = -100  # ignored
 
     @property
     def function(self) -> Callable[..., fastbp.LossGrad]:
@@ -143,13 +154,18 @@ class LossProblem:
         with _backend.use("reference"):
             step = max(1, BLOCK_ELEMENTS // self.shape.classes)
             blocks = (slice(start, start + step) for start in range(0, self.shape.rows, step))
-            loss = sum(float(self._judge(block).loss) for block in blocks)
+            judged = [self._judge(block)._replace(grad=None) for block in blocks]
+            weight_sum = sum(each.weight_sum for each in judged)
             gradient = self._judge(self.checked_rows).grad
-        return loss / self.shape.rows, gradient / self.shape.rows
+        return sum(float(each.loss) for each in judged) / weight_sum, gradient / weight_sum
 
     def _judge(self, rows: slice | np.ndarray) -> fastbp.LossGrad:
         """Return the summed error and its gradient for some rows."""
-        return self.function(self.logits[rows].astype(np.float64), self.targets[rows], reduction="sum")
+        options = dict(self.options)
+        if "sample_weight" in options:
+            options["sample_weight"] = options["sample_weight"][rows]
+        logits = self.logits[rows].astype(np.float64)
+        return self.function(logits, self.targets[rows], reduction="sum", **options)
 
     def residual(self, loss: float, gradient: np.ndarray) -> float:
         """Return the relative error of the loss, or that of the gradient (to its largest entry) if larger."""

@@ -175,6 +175,8 @@ def dimensions(name: str, given: np.ndarray, letters: str, *allowed: int) -> np.
 
 def matrix(name: str, value: Any, letters: str) -> np.ndarray:
     """`value` as a float array of two axes, which `letters` name."""
+    if type(value) is np.ndarray and value.ndim == 2 and value.dtype in FLOATS:
+        return value
     return dimensions(name, floats(name, value), letters, 2)
 
 
@@ -223,6 +225,9 @@ def class_targets(
     """Targets of a softmax: ``(labels, None)`` for class indices (N,), ``(None, rows)`` for rows (N, C)."""
     given = targets if type(targets) is np.ndarray else array("targets", targets)
     n, c = logits.shape
+    usual = c > 0 and given.dtype is _INT64 and given.shape == (n,) and given.flags.carray
+    if usual and _backend.kernels.first_bad_label(given, c, ignore_index) < 0:  # nothing is left to ask
+        return given, None
     if not c:
         raise ValueError(f"logits: got shape {logits.shape}, expected (N, C) with at least one class")
     if given.ndim == 1:

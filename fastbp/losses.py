@@ -28,6 +28,7 @@ from fastbp import _backend, _checks
 Reduction = Literal["mean", "sum", "none"]
 _REDUCTIONS = ("mean", "sum", "none")
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
+_new_tuple = tuple.__new__  # LossGrad(...) from its three fields takes twice as long
 
 
 class LossGrad(NamedTuple):
@@ -172,8 +173,8 @@ def softmax_cross_entropy(
         _checks.rows(z),
         labels,
         rows,
-        _checks.weights("class_weight", class_weight, c, "class"),
-        _checks.weights("sample_weight", sample_weight, n, "example"),
+        None if class_weight is None else _checks.weights("class_weight", class_weight, c, "class"),
+        None if sample_weight is None else _checks.weights("sample_weight", sample_weight, n, "example"),
         ignore_index,
         _checks.number("label_smoothing", label_smoothing, _checks.FRACTION),
         _checks.number("lse_square_scale", lse_square_scale, _checks.NOT_NEGATIVE),
@@ -519,6 +520,6 @@ def _evaluate(
     if losses is not None:
         return LossGrad(losses, grad, weight_sum)
     if -_FLOAT32_MAX <= loss <= _FLOAT32_MAX:
-        return LossGrad(dtype.type(loss), grad, weight_sum)
+        return _new_tuple(LossGrad, (dtype.type(loss), grad, weight_sum))
     with np.errstate(over="ignore"):  # beyond float32 it is inf, without a warning, as it is within an array
         return LossGrad(dtype.type(loss), grad, weight_sum)

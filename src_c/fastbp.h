@@ -42,6 +42,14 @@ typedef struct {
     void *first, *second;     /* state of the optimizer, laid out like C */
 } fbp_epilogue;
 
+/* What a softmax cross-entropy does to its targets t, its logits z and its error, besides the plain case, which is all zeros. */
+typedef struct {
+    const void *class_weight; /* w (C) or NULL:  w_c ((1 - smoothing) t_c + smoothing / C) takes the place of t_c */
+    double smoothing;
+    double lse_square_scale;  /* s: the error gains s lse² */
+    double softcap;           /* c > 0:  c tanh(z/c) takes the place of z */
+} fbp_cross_entropy;
+
 #define REAL void
 typedef struct {
 #define FBP_KERNEL(result, name, parameters, arguments) result(*name) parameters;

@@ -27,6 +27,12 @@ cdef extern from "fastbp.h" nogil:
         void *first
         void *second
 
+    ctypedef struct fbp_cross_entropy:
+        const void *class_weight
+        double smoothing
+        double lse_square_scale
+        double softcap
+
     # One dtype on one instruction set; src_c/kernels.def is the list, the comments in src_c/ tell what each does.
     ctypedef struct fbp_kernels:
         void (*activate)(int kind, fbp_size n, const void *x, void *y) noexcept nogil
@@ -36,11 +42,11 @@ cdef extern from "fastbp.h" nogil:
         double (*logsumexp_row)(fbp_size C, const void *z) noexcept nogil
         void (*softmax_backward_row)(fbp_size C, const void *g, const void *y, void *d) noexcept nogil
 
-        double (*softmax_cross_entropy_row)(fbp_size C, const void *z, fbp_size label, double scale, void *d) noexcept nogil
-        void (*effective_targets_row)(fbp_size C, const void *t, fbp_size label, const void *class_weight,
-                                      double smoothing, void *u) noexcept nogil
-        double (*softmax_cross_entropy_targets_row)(fbp_size C, const void *z, const void *u, double softcap,
-                                                    double lse_square_scale, double scale, void *slope, void *d) noexcept nogil
+        void (*softmax_cross_entropy_rows)(fbp_size N, fbp_size C, const void *z, fbp_size z_row, const int64_t *labels,
+                                           const double *weights, double divisor, void *d, fbp_size d_row,
+                                           double *errors) noexcept nogil
+        double (*softmax_cross_entropy_row)(fbp_size C, const void *z, const void *t, fbp_size label,
+                                            const fbp_cross_entropy *how, double scale, void *slope, void *d) noexcept nogil
         double (*sigmoid_cross_entropy_row)(fbp_size O, const void *z, const void *t, const void *pos_weight,
                                             double smoothing, double scale, void *d) noexcept nogil
         double (*squared_error_row)(fbp_size O, const void *y, const void *t, double scale, void *d) noexcept nogil

@@ -65,9 +65,12 @@ def max_threads() -> int:
     return 1 if forked else omp_get_max_threads()
 
 
+_MOST_THREADS = max(64, 4 * omp_get_num_procs())  # asked once: it takes the system half a microsecond to tell
+
+
 def thread_limit() -> int:
     """The most threads that a caller may ask for: a few per processor, lest the system refuse; 1 in the child of a fork."""
-    return 1 if forked else max(64, 4 * omp_get_num_procs())
+    return 1 if forked else _MOST_THREADS
 
 
 def openmp() -> bool:

@@ -22,12 +22,19 @@ cdef struct Rows:
 
 # Work space for a call with a given number of rows, classes and threads.
 cdef struct Scratch:
-    double *errors                # (N) weighted errors of the rows
-    char *weight                  # (C) class_weight or pos_weight in the dtype
-    char *rows                    # (threads, 2, C) effective targets, slopes
+    double *errors                # (N) weights of the rows, then their weighted errors
+    char *weight                  # (C) class_weight or pos_weight in the dtype, NULL where there are none
+    bint weight_of_0              # whether one of these is 0
+    char *rows                    # (threads, C) slopes of a softcap
 
-# The error of row n, unscaled; writes scale · dE/dz.
-ctypedef double (*RowError)(const Rows *rows, const Scratch *scratch, Py_ssize_t n, double scale, int thread) noexcept nogil
+# Rows from `start` up to `stop`, for one thread.
+cdef struct Piece:
+    Py_ssize_t start, stop
+    double divisor                # of the gradient
+    int thread
+
+# The weighted errors of a piece, which take the place of the weights, and their gradient.
+ctypedef void (*RowError)(const Rows *rows, const Scratch *scratch, Piece piece) noexcept nogil
 
 cdef RowError row_error_named(str name) except NULL
 cdef Py_ssize_t scratch_bytes(const Rows *rows, int threads) noexcept nogil

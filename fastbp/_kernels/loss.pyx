@@ -1,13 +1,14 @@
 """The error functions: which rows are read, with what weight, on which threads, and how their errors are reduced.
 
-A. One row is one call of a primitive of src_c/rows; here is only what lies between rows. So results do not depend on threads:
-   a row's gradient is its own, and the rows' errors are summed in their order, in float64 and compensated.
+A. What is computed of a row is a primitive of src_c/rows; here is only what lies between rows. So results do not depend on
+   threads: a row's gradient is its own, and the rows' errors are summed in their order, in float64 and compensated.
 B. Everything about a call stands in one struct, `Rows`, without a dtype: the functions below are compiled once, and the
    network trains through the same ones.
 C. A row that is ignored or has weight 0 is not read.
 D. Long calls run in slices, between which pending signals are seen.
 """
 
+from cpython.buffer cimport PyBUF_ND, PyBUF_STRIDED, PyBUF_STRIDED_RO, PyBuffer_Release, PyObject_GetBuffer
 from cpython.exc cimport PyErr_CheckSignals
 from cython.parallel cimport prange, threadid
 from libc.math cimport NAN, fabs, isfinite
@@ -15,10 +16,11 @@ from libc.stdint cimport int64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memset
 
-from fastbp._kernels.dispatch cimport kernels_for, real, threads_for
+from fastbp._kernels.dispatch cimport fbp_cross_entropy, kernels_for, threads_for
 
-cdef double ELEMENT_WORK = 1.0  # nanoseconds that one thread needs for an element, roughly; twenty without vector instructions
+cdef double ELEMENT_WORK = 0.5  # nanoseconds that one thread needs for an element, roughly; ten without vector instructions
 cdef double SLICE = 4e6         # nanoseconds, at that rate, between two looks at pending signals
+cdef Py_ssize_t PIECES = 4      # of a slice, for each thread
 
 
 # A sum and what its roundings lost: A. Neumaier, ZAMM 54 (1974). Its error does not grow with the number of terms.
@@ -39,56 +41,85 @@ cdef inline double value(Sum sum) noexcept nogil:
     return sum.rounded + sum.lost if isfinite(sum.rounded) else sum.rounded
 
 
-# -- one row ---------------------------------------------------------------------------------------------------------------
+# -- rows of one error -----------------------------------------------------------------------------------------------------------
 
 
-cdef double softmax_cross_entropy_row(const Rows *r, const Scratch *s, Py_ssize_t n, double scale, int thread) noexcept nogil:
-    cdef const void *z = r.z + n * r.z_row
-    cdef const void *t = NULL
-    cdef void *d = r.d + n * r.d_row
-    cdef Py_ssize_t label = 0, row = r.C * r.element
-    cdef char *u = s.rows + 2 * row * thread
-    cdef double w = 1
-    if r.t != NULL:
-        t = r.t + n * r.t_row
-    else:
-        label = r.labels[n]
-        if r.smoothing == 0 and r.lse_square_scale == 0 and r.softcap == 0:
-            if r.class_weight != NULL:
-                w = r.class_weight[label]
-            if w != 0:  # 0 times an infinite error is 0: the general form below knows
-                return w * r.k.softmax_cross_entropy_row(r.C, z, label, scale * w, d)
-    r.k.effective_targets_row(r.C, t, label, s.weight, r.smoothing, u)
-    return r.k.softmax_cross_entropy_targets_row(r.C, z, u, r.softcap, r.lse_square_scale, scale, u + row, d)
+ctypedef double (*Error)(const Rows *r, const Scratch *s, Py_ssize_t n, double scale, void *slope) noexcept nogil
 
 
-cdef double sigmoid_cross_entropy_row(const Rows *r, const Scratch *s, Py_ssize_t n, double scale, int thread) noexcept nogil:
+cdef inline void each_row(Error error, const Rows *r, const Scratch *s, Piece p) noexcept nogil:
+    """errors_n = s_n E_n, its gradient over the divisor; a row of weight 0 is not read."""
+    cdef char *slope = s.rows + p.thread * r.C * r.element
+    cdef double weight
+    cdef Py_ssize_t n
+    for n in range(p.start, p.stop):
+        weight = sample_weight_of(r, n)
+        if weight == 0:
+            memset(r.d + n * r.d_row, 0, r.C * r.element)
+            s.errors[n] = 0
+        else:
+            s.errors[n] = weight * error(r, s, n, weight / p.divisor, slope)
+
+
+cdef double softmax_cross_entropy_row(const Rows *r, const Scratch *s, Py_ssize_t n, double scale, void *slope) noexcept nogil:
+    cdef const char *t = NULL if r.t == NULL else r.t + n * r.t_row
+    cdef Py_ssize_t label = 0 if r.labels == NULL else r.labels[n]
+    cdef fbp_cross_entropy how = fbp_cross_entropy(s.weight, r.smoothing, r.lse_square_scale, r.softcap)
+    return r.k.softmax_cross_entropy_row(r.C, r.z + n * r.z_row, t, label, &how, scale, slope, r.d + n * r.d_row)
+
+
+cdef double sigmoid_cross_entropy_row(const Rows *r, const Scratch *s, Py_ssize_t n, double scale, void *slope) noexcept nogil:
     return r.k.sigmoid_cross_entropy_row(r.C, r.z + n * r.z_row, r.t + n * r.t_row, s.weight, r.smoothing, scale,
                                          r.d + n * r.d_row)
 
 
-cdef double squared_error_row(const Rows *r, const Scratch *s, Py_ssize_t n, double scale, int thread) noexcept nogil:
+cdef double squared_error_row(const Rows *r, const Scratch *s, Py_ssize_t n, double scale, void *slope) noexcept nogil:
     return r.k.squared_error_row(r.C, r.z + n * r.z_row, r.t + n * r.t_row, scale, r.d + n * r.d_row)
 
 
-cdef double sigmoid_squared_error_row(const Rows *r, const Scratch *s, Py_ssize_t n, double scale, int thread) noexcept nogil:
+cdef double sigmoid_squared_error_row(const Rows *r, const Scratch *s, Py_ssize_t n, double scale, void *slope) noexcept nogil:
     return r.k.sigmoid_squared_error_row(r.C, r.z + n * r.z_row, r.t + n * r.t_row, scale, r.d + n * r.d_row)
 
 
-cdef double poisson_deviance_row(const Rows *r, const Scratch *s, Py_ssize_t n, double scale, int thread) noexcept nogil:
+cdef double poisson_deviance_row(const Rows *r, const Scratch *s, Py_ssize_t n, double scale, void *slope) noexcept nogil:
     return r.k.poisson_deviance_row(r.C, r.z + n * r.z_row, r.t + n * r.t_row, scale, r.d + n * r.d_row)
+
+
+cdef void softmax_cross_entropy_rows(const Rows *r, const Scratch *s, Piece p) noexcept nogil:
+    cdef double *errors = s.errors + p.start
+    if r.labels == NULL or r.smoothing != 0 or r.lse_square_scale != 0 or r.softcap != 0 or s.weight_of_0:
+        each_row(softmax_cross_entropy_row, r, s, p)
+    else:
+        r.k.softmax_cross_entropy_rows(p.stop - p.start, r.C, r.z + p.start * r.z_row, r.z_row // r.element, r.labels + p.start,
+                                       errors, p.divisor, r.d + p.start * r.d_row, r.d_row // r.element, errors)
+
+
+cdef void sigmoid_cross_entropy_rows(const Rows *r, const Scratch *s, Piece p) noexcept nogil:
+    each_row(sigmoid_cross_entropy_row, r, s, p)
+
+
+cdef void squared_error_rows(const Rows *r, const Scratch *s, Piece p) noexcept nogil:
+    each_row(squared_error_row, r, s, p)
+
+
+cdef void sigmoid_squared_error_rows(const Rows *r, const Scratch *s, Piece p) noexcept nogil:
+    each_row(sigmoid_squared_error_row, r, s, p)
+
+
+cdef void poisson_deviance_rows(const Rows *r, const Scratch *s, Piece p) noexcept nogil:
+    each_row(poisson_deviance_row, r, s, p)
 
 
 cdef RowError row_error_named(str name) except NULL:
     if name == "softmax_cross_entropy":
-        return softmax_cross_entropy_row
+        return softmax_cross_entropy_rows
     if name == "sigmoid_cross_entropy":
-        return sigmoid_cross_entropy_row
+        return sigmoid_cross_entropy_rows
     if name == "squared_error":
-        return squared_error_row
+        return squared_error_rows
     if name == "sigmoid_squared_error":
-        return sigmoid_squared_error_row
-    return poisson_deviance_row
+        return sigmoid_squared_error_rows
+    return poisson_deviance_rows
 
 
 # -- the weights of rows ---------------------------------------------------------------------------------------------------
@@ -96,6 +127,13 @@ cdef RowError row_error_named(str name) except NULL:
 
 cdef inline double element_at(const char *x, Py_ssize_t i, Py_ssize_t element) noexcept nogil:
     return (<const float *>x)[i] if element == sizeof(float) else (<const double *>x)[i]
+
+
+cdef inline void set_element(char *x, Py_ssize_t i, Py_ssize_t element, double to) noexcept nogil:
+    if element == sizeof(float):
+        (<float *>x)[i] = <float>to
+    else:
+        (<double *>x)[i] = to
 
 
 cdef double class_weight_of(const Rows *r, Py_ssize_t n) noexcept nogil:
@@ -119,31 +157,26 @@ cdef inline double sample_weight_of(const Rows *r, Py_ssize_t n) noexcept nogil:
     return 1 if r.sample_weight == NULL else r.sample_weight[n]
 
 
-cdef void row_weight(const Rows *r, const Scratch *s, RowError error, Py_ssize_t n, double divisor, int thread) noexcept nogil:
-    """w_n = s_n times the class weight of row n's target"""
-    cdef double weight = sample_weight_of(r, n)
-    s.errors[n] = weight if weight == 0 or r.class_weight == NULL else weight * class_weight_of(r, n)
+cdef void weights_of_rows(const Rows *r, const Scratch *s, Piece p) noexcept nogil:
+    """errors_n = w_n = s_n times the class weight of row n's target"""
+    cdef Py_ssize_t n
+    for n in range(p.start, p.stop):
+        s.errors[n] = sample_weight_of(r, n)
+        if r.class_weight != NULL and s.errors[n] != 0:
+            s.errors[n] *= class_weight_of(r, n)
 
 
-cdef void row_of_zeros(const Rows *r, const Scratch *s, RowError error, Py_ssize_t n, double divisor, int thread) noexcept nogil:
-    memset(r.d + n * r.d_row, 0, r.C * r.element)
-
-
-cdef void row_gradient(const Rows *r, const Scratch *s, RowError error, Py_ssize_t n, double divisor, int thread) noexcept nogil:
-    """s_n E_n, and its gradient over `divisor`; a row of weight 0 is not read."""
-    cdef double weight = sample_weight_of(r, n)
-    if weight == 0:
-        row_of_zeros(r, s, error, n, divisor, thread)
-        s.errors[n] = 0
-    else:
-        s.errors[n] = weight * error(r, s, n, weight / divisor, thread)
+cdef void rows_of_zeros(const Rows *r, const Scratch *s, Piece p) noexcept nogil:
+    cdef Py_ssize_t n
+    for n in range(p.start, p.stop):
+        memset(r.d + n * r.d_row, 0, r.C * r.element)
 
 
 # -- all rows --------------------------------------------------------------------------------------------------------------
 
 
 cdef Py_ssize_t scratch_bytes(const Rows *r, int n_threads) noexcept nogil:
-    return r.N * <Py_ssize_t>sizeof(double) + (1 + 2 * row_threads(r, n_threads)) * r.C * r.element
+    return r.N * <Py_ssize_t>sizeof(double) + (1 + row_threads(r, n_threads)) * r.C * r.element
 
 
 cdef Scratch divided(const Rows *r, char *memory) noexcept nogil:
@@ -154,34 +187,32 @@ cdef Scratch divided(const Rows *r, char *memory) noexcept nogil:
     s.errors = <double *>memory
     s.weight = <char *>(s.errors + r.N)
     s.rows = s.weight + r.C * r.element
+    s.weight_of_0 = False
     if weight == NULL:
         s.weight = NULL
     else:
         for c in range(r.C):
-            if r.element == sizeof(float):
-                (<float *>s.weight)[c] = <float>weight[c]
-            else:
-                (<double *>s.weight)[c] = weight[c]
+            set_element(s.weight, c, r.element, weight[c])
+            s.weight_of_0 = s.weight_of_0 or weight[c] == 0
     return s
-
-
-ctypedef void (*RowTask)(const Rows *r, const Scratch *s, RowError error, Py_ssize_t n, double divisor, int thread) noexcept nogil
 
 
 cdef int row_threads(const Rows *r, int n_threads) noexcept nogil:
     return threads_for(n_threads, ELEMENT_WORK * (r.C + 16) * r.N)
 
 
-cdef int over_rows(RowTask task, const Rows *r, const Scratch *s, RowError error, double divisor, int threads) except -1 nogil:
-    cdef Py_ssize_t n, start = 0, stop, step = <Py_ssize_t>(SLICE / (ELEMENT_WORK * (r.C + 16))) + 1
+cdef int over_rows(RowError error, const Rows *r, const Scratch *s, double divisor, int threads) except -1 nogil:
+    """All rows, in slices; a slice of several threads in pieces, more than threads, so that none waits long for the others."""
+    cdef Py_ssize_t start = 0, stop, pieces, i, step = <Py_ssize_t>(SLICE / (ELEMENT_WORK * (r.C + 16))) + 1
     while start < r.N:
         stop = min(start + step * threads, r.N)
         if threads == 1:
-            for n in range(start, stop):
-                task(r, s, error, n, divisor, 0)
+            error(r, s, Piece(start, stop, divisor, 0))
         else:
-            for n in prange(start, stop, schedule="static", num_threads=threads):
-                task(r, s, error, n, divisor, threadid())
+            pieces = min(stop - start, PIECES * threads)
+            for i in prange(pieces, schedule="dynamic", num_threads=threads):
+                error(r, s, Piece(start + (stop - start) * i // pieces, start + (stop - start) * (i + 1) // pieces, divisor,
+                                  threadid()))
         start = stop
         if start < r.N:
             with gil:
@@ -202,97 +233,121 @@ cdef double reduced(const Rows *r, RowError error, bint mean, int n_threads, cha
     cdef Scratch s = divided(r, memory)
     cdef int threads = row_threads(r, n_threads)
     # the weights of a row of targets take a pass over it; all others are looked up
-    over_rows(row_weight, r, &s, error, 1, threads if r.class_weight != NULL and r.t != NULL else 1)
+    over_rows(weights_of_rows, r, &s, 1, threads if r.class_weight != NULL and r.t != NULL else 1)
     weight_sum[0] = sum_of_rows(r, &s)
     if mean and weight_sum[0] == 0:
-        over_rows(row_of_zeros, r, &s, error, 1, threads)
+        over_rows(rows_of_zeros, r, &s, 1, threads)
         return NAN
-    over_rows(row_gradient, r, &s, error, weight_sum[0] if mean else 1, threads)
+    over_rows(error, r, &s, weight_sum[0] if mean else 1, threads)
     return sum_of_rows(r, &s) / weight_sum[0] if mean else sum_of_rows(r, &s)
 
 
-cdef tuple evaluate(Rows *r, str name, bint mean, real[::1] losses, int n_threads):
+cdef char *buffer_of(x, Py_buffer *view, int flags) except? NULL:
+    """The address of x, which the caller keeps alive; shape and strides in `view`. It arrives checked, so the buffer is asked for
+    no format: a memoryview of a dtype would take five times as long."""
+    PyObject_GetBuffer(x, view, flags)
+    PyBuffer_Release(view)
+    return <char *>view.buf
+
+
+cdef char *vector_of(x, Py_ssize_t *size) except? NULL:
+    """The address of a contiguous vector; NULL for None"""
+    cdef Py_buffer view
+    if x is None:
+        return NULL
+    cdef char *data = buffer_of(x, &view, PyBUF_ND)
+    size[0] = view.shape[0]
+    return data
+
+
+cdef struct Matrix:
+    char *data
+    Py_ssize_t rows, columns, row, element
+
+
+cdef Matrix matrix_of(x, int flags=PyBUF_STRIDED_RO) except *:
+    """Rows of elements, `row` bytes apart"""
+    cdef Py_buffer view
+    cdef char *data = buffer_of(x, &view, flags)
+    return Matrix(data, view.shape[0], view.shape[1], view.strides[0], view.itemsize)
+
+
+cdef Rows rows_of(z, t, sample_weight, d) except *:
+    cdef Matrix from_ = matrix_of(z), to = matrix_of(d, PyBUF_STRIDED), rows
+    cdef Py_ssize_t size
+    cdef Rows r
+    memset(&r, 0, sizeof(r))
+    r.element, r.N, r.C = from_.element, from_.rows, from_.columns
+    r.z, r.z_row, r.d, r.d_row = from_.data, from_.row, to.data, to.row
+    if t is not None:
+        rows = matrix_of(t)
+        r.t, r.t_row = rows.data, rows.row
+    r.sample_weight = <const double *>vector_of(sample_weight, &size)
+    return r
+
+
+cdef tuple evaluate(Rows *r, str name, bint mean, losses, int n_threads):
     """Run `reduced` in memory of its own and hand out what the public functions return."""
     cdef double loss, weight_sum = 0
-    cdef Py_ssize_t n
+    cdef Py_ssize_t n, size
+    cdef char *each = vector_of(losses, &size)
+    cdef RowError error = row_error_named(name)
     cdef char *memory = <char *>malloc(scratch_bytes(r, n_threads) + 1)
     if memory == NULL:
         raise MemoryError(f"{name}: no memory for the scratch of {r.N} rows of {r.C}")
-    cdef RowError error = row_error_named(name)
-    r.k = kernels_for(sizeof(real))
+    r.k = kernels_for(r.element)
     try:
         with nogil:
             loss = reduced(r, error, mean, n_threads, memory, &weight_sum)
-        if losses is not None:
-            for n in range(r.N):
-                losses[n] = <real>(<double *>memory)[n]
+            if each != NULL:
+                for n in range(r.N):
+                    set_element(each, n, r.element, (<double *>memory)[n])
     finally:
         free(memory)
     return loss, weight_sum
 
 
-cdef Rows rows_of(const real[:, :] z, const real[:, :] t, const double[::1] sample_weight, real[:, :] d) noexcept:
-    cdef Rows r
-    memset(&r, 0, sizeof(r))
-    r.element = sizeof(real)
-    r.N, r.C = z.shape[0], z.shape[1]
-    r.z_row, r.d_row = z.strides[0], d.strides[0]
-    if r.N > 0 and r.C > 0:
-        r.z, r.d = <const char *>&z[0, 0], <char *>&d[0, 0]
-        if t is not None:
-            r.t, r.t_row = <const char *>&t[0, 0], t.strides[0]
-    if sample_weight is not None and r.N > 0:
-        r.sample_weight = &sample_weight[0]
-    return r
-
-
-def first_bad_label(const int64_t[::1] labels, int64_t n_classes, int64_t ignore_index):
-    cdef Py_ssize_t n, bad = -1
+def first_bad_label(labels, int64_t n_classes, int64_t ignore_index):
+    cdef Py_ssize_t n, size, bad = -1
+    cdef const int64_t *at = <const int64_t *>vector_of(labels, &size)
     with nogil:
-        for n in range(labels.shape[0]):
-            if not 0 <= labels[n] < n_classes and labels[n] != ignore_index:
+        for n in range(size):
+            if not 0 <= at[n] < n_classes and at[n] != ignore_index:
                 bad = n
                 break
     return bad
 
 
-def softmax_cross_entropy(const real[:, :] logits, const int64_t[::1] labels, const real[:, :] targets,
-                          const double[::1] class_weight, const double[::1] sample_weight, int64_t ignore_index,
-                          double label_smoothing, double lse_square_scale, double softcap, bint mean, real[::1] losses,
-                          real[:, :] grad, int n_threads):
+def softmax_cross_entropy(logits, labels, targets, class_weight, sample_weight, int64_t ignore_index, double label_smoothing,
+                          double lse_square_scale, double softcap, bint mean, losses, grad, int n_threads):
     cdef Rows r = rows_of(logits, targets, sample_weight, grad)
-    if labels is not None and r.N > 0:
-        r.labels = &labels[0]
-    if class_weight is not None and r.C > 0:
-        r.class_weight = &class_weight[0]
+    cdef Py_ssize_t size
+    r.labels = <const int64_t *>vector_of(labels, &size)
+    r.class_weight = <const double *>vector_of(class_weight, &size)
     r.ignore_index = ignore_index
     r.smoothing, r.lse_square_scale, r.softcap = label_smoothing, lse_square_scale, softcap
-    return evaluate[real](&r, "softmax_cross_entropy", mean, losses, n_threads)
+    return evaluate(&r, "softmax_cross_entropy", mean, losses, n_threads)
 
 
-def sigmoid_cross_entropy(const real[:, :] logits, const real[:, :] targets, const double[::1] pos_weight,
-                          const double[::1] sample_weight, double label_smoothing, bint mean, real[::1] losses,
-                          real[:, :] grad, int n_threads):
+def sigmoid_cross_entropy(logits, targets, pos_weight, sample_weight, double label_smoothing, bint mean, losses, grad,
+                          int n_threads):
     cdef Rows r = rows_of(logits, targets, sample_weight, grad)
-    if pos_weight is not None and r.C > 0:
-        r.pos_weight = &pos_weight[0]
+    cdef Py_ssize_t size
+    r.pos_weight = <const double *>vector_of(pos_weight, &size)
     r.smoothing = label_smoothing
-    return evaluate[real](&r, "sigmoid_cross_entropy", mean, losses, n_threads)
+    return evaluate(&r, "sigmoid_cross_entropy", mean, losses, n_threads)
 
 
-def squared_error(const real[:, :] outputs, const real[:, :] targets, const double[::1] sample_weight, bint mean,
-                  real[::1] losses, real[:, :] grad, int n_threads):
+def squared_error(outputs, targets, sample_weight, bint mean, losses, grad, int n_threads):
     cdef Rows r = rows_of(outputs, targets, sample_weight, grad)
-    return evaluate[real](&r, "squared_error", mean, losses, n_threads)
+    return evaluate(&r, "squared_error", mean, losses, n_threads)
 
 
-def sigmoid_squared_error(const real[:, :] logits, const real[:, :] targets, const double[::1] sample_weight, bint mean,
-                          real[::1] losses, real[:, :] grad, int n_threads):
+def sigmoid_squared_error(logits, targets, sample_weight, bint mean, losses, grad, int n_threads):
     cdef Rows r = rows_of(logits, targets, sample_weight, grad)
-    return evaluate[real](&r, "sigmoid_squared_error", mean, losses, n_threads)
+    return evaluate(&r, "sigmoid_squared_error", mean, losses, n_threads)
 
 
-def poisson_deviance(const real[:, :] logits, const real[:, :] targets, const double[::1] sample_weight, bint mean,
-                     real[::1] losses, real[:, :] grad, int n_threads):
+def poisson_deviance(logits, targets, sample_weight, bint mean, losses, grad, int n_threads):
     cdef Rows r = rows_of(logits, targets, sample_weight, grad)
-    return evaluate[real](&r, "poisson_deviance", mean, losses, n_threads)
+    return evaluate(&r, "poisson_deviance", mean, losses, n_threads)

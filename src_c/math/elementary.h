@@ -3,7 +3,8 @@
  * Error bounds against the exact function, in units of eps (the distance from 1 to the next number), on every instruction set;
  * tests/c/test_kernels.c measures them:
  *
- *   v_exp 1   v_expm1_nonpositive 1   v_log1p_unit 1.5   v_log 1.5   v_sigmoid 2   v_tanh 2   v_softplus 2.5   v_silu 2.5
+ *   v_exp 1   v_expm1_nonpositive 1   v_log1p_unit 1.5   v_log1p_nonnegative 2   v_log 1.5   v_sigmoid 2   v_tanh 2   v_softplus 2.5
+ *   v_silu 2.5   v_softcap_each 3, relative to each of its results
  *   v_normal_tail 4, v_gelu 4.5; times 1 + x²/4 where v_fma rounds twice
  *
  * Every function takes every input: NaN gives NaN, infinities their limits; results below the normal range underflow gradually,
@@ -16,7 +17,7 @@
 #define LN2_HIGH 0.693359375f /* 9 bits of ln 2, so that k·LN2_HIGH is exact for |k| < 2^15 */
 #define LN2_LOW -2.12194440e-4f
 #define EXP_MAX 89.0f   /* beyond: inf */
-#define EXP_MIN -104.0f /* below: 0, half of the smallest subnormal being e^-103.97 */
+#define EXP_MIN -105.0f /* and below: 0, half of the smallest subnormal being 2^-150 or e^-103.97 */
 #define EXPM1_MIN -20.0f /* below: e^x - 1 rounds to -1 */
 #define NORMAL_END 15.0f
 #define SMALLEST_NORMAL 1.17549435e-38f
@@ -50,31 +51,61 @@ static ALWAYS_INLINE vec v_polynomial(const real *coefficients, int terms, vec x
 }
 #define V_POLYNOMIAL(table, x) v_polynomial(table, sizeof(table) / sizeof(table[0]), x)
 
-/* x = k ln 2 + r with whole k and |r| <= ln 2 / 2; returns e^r - 1. */
-static ALWAYS_INLINE vec v_exp_reduced(vec x, vec *k)
+/* x = k ln 2 + r with whole k and |r| <= ln 2 / 2; returns r. */
+static ALWAYS_INLINE vec v_exp_argument(vec x, vec *k)
 {
     *k = v_sub(v_fma(x, v_all(LOG2_E), v_all(ROUNDER)), v_all(ROUNDER));
-    vec r = v_fma(*k, v_all(-LN2_HIGH), x);
-    r = v_fma(*k, v_all(-LN2_LOW), r);
-    return v_fma(v_mul(r, r), V_POLYNOMIAL(EXP_TAIL, r), r);
+    return v_fma(*k, v_all(-LN2_LOW), v_fma(*k, v_all(-LN2_HIGH), x));
 }
 
-/* e^x = 2^k (1 + (e^r - 1)). Below EXP_MIN it is 0 by selection: processors take a hundred times as long for an underflow. */
-static ALWAYS_INLINE vec v_exp(vec x)
+/* What follows for n vectors of a small constant n goes in step: one alone is a chain of a dozen operations that wait for each
+ * other, and a processor looks only so far ahead for the next chain to begin. */
+enum { IN_STEP = 4 };
+
+/* p_j = EXP_TAIL(r_j) = (e^r - 1 - r) / r² with r_j the remainder and k_j the power of 2 of x_j */
+static ALWAYS_INLINE void v_exp_tails(int n, real low, const vec *x, vec *k, vec *r, vec *p)
 {
-    const vec zero = v_all(0);
-    mask none = v_lt(x, v_all(EXP_MIN));
-    vec k, p = v_exp_reduced(v_select(none, zero, v_min(v_all(EXP_MAX), x)), &k);
-    return v_select(none, zero, v_ldexp(v_add(v_all(1), p), k));
+    enum { TERMS = sizeof EXP_TAIL / sizeof EXP_TAIL[0] };
+    UNROLL for (int j = 0; j < n; j++) r[j] = v_exp_argument(v_max(v_all(low), x[j]), &k[j]);
+    UNROLL for (int j = 0; j < n; j++) p[j] = v_all(EXP_TAIL[0]);
+    UNROLL for (int i = 1; i < TERMS; i++)
+        UNROLL for (int j = 0; j < n; j++) p[j] = v_fma(p[j], r[j], v_all(EXP_TAIL[i]));
 }
 
-/* e^x - 1 for x <= 0, exact for tiny x as well: 2^k p + (2^k - 1); e^x = 2^k p + 2^k to `exponential`, 0 for the least x */
+/* y_j = e^(y_j) for y_j <= EXP_MAX: 2^k (1 + r (1 + r EXP_TAIL)) */
+static ALWAYS_INLINE void v_exp_each(int n, vec *y)
+{
+    const vec one = v_all(1);
+    vec k[IN_STEP], r[IN_STEP];
+    v_exp_tails(n, EXP_MIN, y, k, r, y);
+    UNROLL for (int i = 0; i < 2; i++)
+        UNROLL for (int j = 0; j < n; j++) y[j] = v_fma(y[j], r[j], one);
+    UNROLL for (int j = 0; j < n; j++) y[j] = v_ldexp(y[j], k[j]);
+}
+static ALWAYS_INLINE vec v_exp_below(vec x)
+{
+    v_exp_each(1, &x);
+    return x;
+}
+static ALWAYS_INLINE vec v_exp(vec x) { return v_exp_below(v_min(v_all(EXP_MAX), x)); }
+
+/* y_j = e^(y_j) - 1 for low <= y_j <= 0, exact for tiny ones as well: 2^k p + (2^k - 1) with p = e^r - 1; and e^(y_j) = 2^k p + 2^k
+ * to exponential_j */
+static ALWAYS_INLINE void v_expm1_each(int n, real low, vec *y, vec *exponential)
+{
+    vec k[IN_STEP], r[IN_STEP], p[IN_STEP];
+    v_exp_tails(n, low, y, k, r, p);
+    UNROLL for (int j = 0; j < n; j++) {
+        vec power = v_ldexp(v_all(1), k[j]);
+        p[j] = v_fma(v_mul(r[j], r[j]), p[j], r[j]);
+        exponential[j] = v_fma(power, p[j], power);
+        y[j] = v_fma(power, p[j], v_sub(power, v_all(1)));
+    }
+}
 static ALWAYS_INLINE vec v_expm1_nonpositive(vec x, vec *exponential)
 {
-    vec k, p = v_exp_reduced(v_max(v_all(EXPM1_MIN), x), &k);
-    vec power = v_ldexp(v_all(1), k);
-    *exponential = v_fma(power, p, power);
-    return v_fma(power, p, v_sub(power, v_all(1)));
+    v_expm1_each(1, EXPM1_MIN, &x, exponential);
+    return x;
 }
 
 /* ln(1 + x) for -0.3 <= x <= 1. With s = x/(2 + x): ln(1 + x) = 2 atanh s = x - s (x - R), R = s² LOG_TAIL(s²) */
@@ -82,6 +113,15 @@ static ALWAYS_INLINE vec v_log1p_unit(vec x)
 {
     vec s = v_div(x, v_add(v_all(2), x)), z = v_mul(s, s);
     return v_fma(v_negative(s), v_sub(x, v_mul(z, V_POLYNOMIAL(LOG_TAIL, z))), x);
+}
+
+/* ln(1 + x) for x >= 0: 1 + x = 2^k (1 + f) with f = x/2^k + (1/2^k - 1), rounded once, so that nothing of a small x is lost */
+static ALWAYS_INLINE vec v_log1p_nonnegative(vec x)
+{
+    vec k;
+    v_frexp(v_add(v_all(1), x), &k);
+    vec scale = v_ldexp(v_all(1), v_negative(k)), f = v_fma(x, scale, v_sub(scale, v_all(1)));
+    return v_fma(k, v_all(LN2_HIGH), v_fma(k, v_all(LN2_LOW), v_log1p_unit(f)));
 }
 
 /* ln x = k ln 2 + ln m with m in [1/√2, √2); -inf at 0, NaN below */
@@ -104,7 +144,7 @@ static ALWAYS_INLINE vec v_log(vec x)
 /* σ(x) = 1/(1 + e) for x >= 0, e/(1 + e) for x < 0, with e = e^-|x|: exact in both tails */
 static ALWAYS_INLINE vec v_sigmoid(vec x)
 {
-    vec e = v_exp(v_negative(v_abs(x)));
+    vec e = v_exp_below(v_negative(v_abs(x)));
     return v_div(v_select(v_lt(x, v_all(0)), e, v_all(1)), v_add(v_all(1), e));
 }
 
@@ -118,10 +158,27 @@ static ALWAYS_INLINE vec v_tanh(vec x)
     return v_select(v_lt(x, v_all(0)), v_negative(y), y);
 }
 
+/* z_j = c tanh(z_j/c), and its slope; twice_inverse = 2/c. With q = e^-|2z/c|, t = q - 1 and one division:
+ *
+ *   -tanh |z/c| = t / (2 + t),  where |z/c| > 1 better as 2q/(2 + t) - 1        1 - tanh² = 2q/(2 + t) (1 + tanh |z/c|) */
+static ALWAYS_INLINE void v_softcap_each(int n, vec c, vec twice_inverse, vec *z, vec *slope)
+{
+    const vec zero = v_all(0), two = v_all(2), minus_c = v_negative(c);
+    vec x[IN_STEP], t[IN_STEP], q[IN_STEP];
+    UNROLL for (int j = 0; j < n; j++) t[j] = v_negative(x[j] = v_mul(v_abs(z[j]), twice_inverse));
+    v_expm1_each(n, EXP_MIN, t, q);
+    UNROLL for (int j = 0; j < n; j++) {
+        vec inverse = v_div(v_all(1), v_add(t[j], two)), left = v_mul(v_add(q[j], q[j]), inverse);
+        vec minus_tanh = v_select(v_lt(two, x[j]), v_sub(left, v_all(1)), v_mul(t[j], inverse));
+        slope[j] = v_fma(v_negative(left), minus_tanh, left);
+        z[j] = v_mul(v_select(v_lt(z[j], zero), c, minus_c), minus_tanh);
+    }
+}
+
 /* ln(1 + e^x) = max(x, 0) + ln(1 + e^-|x|) */
 static ALWAYS_INLINE vec v_softplus(vec x)
 {
-    return v_add(v_max(v_all(0), x), v_log1p_unit(v_exp(v_negative(v_abs(x)))));
+    return v_add(v_max(v_all(0), x), v_log1p_unit(v_exp_below(v_negative(v_abs(x)))));
 }
 
 /* φ(x) and the upper tail 1 - Φ(x) of the normal distribution at x >= 0.
@@ -134,7 +191,7 @@ static ALWAYS_INLINE vec v_normal_tail(vec x, vec *density)
     const vec half = v_all((real)0.5), root_half = v_all((real)0.70710678118654752440);
     vec square = v_mul(x, x);
     vec remainder = v_fma(x, x, v_negative(square));
-    vec e = v_exp(v_mul(v_negative(half), square));
+    vec e = v_exp_below(v_mul(v_negative(half), square));
     e = v_fma(v_mul(e, v_negative(half)), remainder, e);
     *density = v_mul(e, v_all((real)0.39894228040143267794)); /* 1/√(2π) */
     vec h = v_mul(x, root_half);

@@ -61,30 +61,51 @@ static void activate_backward(int kind, fbp_size n, const real *g, const real *a
 /* max_c z_c; NaN entries are passed over */
 static real row_max(fbp_size C, const real *z)
 {
-    vec m = v_all(-INFINITY);
-    for (fbp_size i = 0; i < C; i += W) m = v_max(load_at(z + i, C - i, -INFINITY), m);
-    return v_hmax(m);
+    vec m[4];
+    for (int j = 0; j < 4; j++) m[j] = v_all(-INFINITY);
+    fbp_size i = 0;
+    for (; i + 4 * W <= C; i += 4 * W)
+        for (int j = 0; j < 4; j++) m[j] = v_max(v_load(z + i + j * W), m[j]);
+    for (; i < C; i += W) m[0] = v_max(load_at(z + i, C - i, -INFINITY), m[0]);
+    return v_hmax(v_max(v_max(m[0], m[1]), v_max(m[2], m[3])));
 }
 
 /* Between two passes the exponentials of a short row stand in a padded array of BLOCK elements, in whole vectors: loading what a
  * partial store has just written would stall. Those of a long row stand in its output. */
 static ALWAYS_INLINE vec load_exp(const real *e, fbp_size left, int padded) { return padded ? v_load(e) : load_at(e, left, 0); }
 
+/* One step of the sums below: e^(z_c - m) of n vectors, all whole but perhaps the last. */
+static ALWAYS_INLINE void exp_step(int n, const real *z, fbp_size left, vec maximum, vec *sum, vec *equal, real *e, int padded)
+{
+    const vec zero = v_all(0), one = v_all(1);
+    vec x[IN_STEP], y[IN_STEP];
+    UNROLL for (int j = 0; j < n; j++) y[j] = x[j] = v_sub(load_at(z + j * W, left - j * W, -INFINITY), maximum);
+    v_exp_each(n, y);
+    UNROLL for (int j = 0; j < n; j++) {
+        mask top = v_eq(x[j], zero);
+        *sum = v_add(*sum, v_select(top, zero, y[j]));
+        *equal = v_select(top, v_add(*equal, one), *equal);
+        if (e) store_at(e + j * W, y[j], padded ? W : left - j * W);
+    }
+}
+
 /* rest = Σ_{c ≠ argmax} e^(z_c - m), so that Σ_c e^(z_c - m) = 1 + rest with nothing lost however near 1 it is: entries equal to
- * the maximum m are counted, not summed, and one of them left out. e (C), where given, receives the exponentials; it may be z. */
+ * the maximum m are counted, not summed, and one of them left out. e (C), where given, receives the exponentials; it may be z.
+ * NaN where m is not finite. */
 static ALWAYS_INLINE double exp_rest(fbp_size C, const real *z, real m, real *e, int padded)
 {
-    const vec maximum = v_all(m), zero = v_all(0), one = v_all(1);
+    const vec maximum = v_all(m);
     double rest = 0, ties = 0;
     for (fbp_size start = 0; start < C; start += BLOCK) {
-        vec sum = zero, equal = zero;
-        for (fbp_size i = start; i < smaller(start + BLOCK, C); i += W) {
-            vec x = load_at(z + i, C - i, -INFINITY), y = v_exp(v_sub(x, maximum));
-            mask top = v_eq(x, maximum);
-            sum = v_add(sum, v_select(top, zero, y));
-            equal = v_add(equal, v_select(top, one, zero));
-            if (e) store_at(e + i, y, padded ? W : C - i);
+        const fbp_size stop = smaller(start + BLOCK, C);
+        vec sum = v_all(0), equal = v_all(0);
+        fbp_size i = start;
+        for (; i + IN_STEP * W <= stop; i += IN_STEP * W) {
+            if (!padded) prefetch_next(IN_STEP, z, C, i);
+            if (!padded && e) prefetch_next(IN_STEP, e, C, i);
+            exp_step(IN_STEP, z + i, IN_STEP * W, maximum, &sum, &equal, e ? e + i : NULL, padded);
         }
+        for (; i < stop; i += W) exp_step(1, z + i, C - i, maximum, &sum, &equal, e ? e + i : NULL, padded);
         rest += (double)v_sum(sum);
         ties += (double)v_sum(equal);
     }
@@ -136,15 +157,15 @@ static double logsumexp_row(fbp_size C, const real *z)
 
 /* d = y ⊙ (g - Σ_c g_c y_c), the product with the full Jacobian */
 typedef struct { const real *g, *y; } pair;
-static ALWAYS_INLINE vec product_term(const void *row, fbp_size i, fbp_size left)
+static ALWAYS_INLINE void products(const void *row, int n, fbp_size i, fbp_size left, vec *term)
 {
     const pair *p = row;
-    return v_mul(load_at(p->g + i, left, 0), load_at(p->y + i, left, 0));
+    UNROLL for (int j = 0; j < n; j++, i += W, left -= W) term[j] = v_mul(load_at(p->g + i, left, 0), load_at(p->y + i, left, 0));
 }
 static void softmax_backward_row(fbp_size C, const real *g, const real *y, real *d)
 {
     pair row = {g, y};
-    const vec mean = v_all((real)sum_row(C, product_term, &row));
+    const vec mean = v_all((real)sum_row(C, products, &row));
     for (fbp_size i = 0; i < C; i += W) {
         vec centred = v_sub(load_at(g + i, C - i, 0), mean);
         store_at(d + i, v_mul(load_at(y + i, C - i, 0), centred), C - i);

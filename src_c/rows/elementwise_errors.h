@@ -12,79 +12,96 @@ typedef struct {
  *   E = Q log1p(e) + |z| (A if z > 0 else B)         dE/dz = A - Q s  if z > 0,  Q s - B  else, which is (A - B)/2 at 0
  *
  * which is y - t for p = 1, exact in both tails, and the same bits with the sign turned for (z, t) and (-z, 1 - t). */
-static ALWAYS_INLINE vec sigmoid_cross_entropy_term(const void *row, fbp_size i, fbp_size left)
+static ALWAYS_INLINE void sigmoid_cross_entropy_terms(const void *row, int n, fbp_size i, fbp_size left, vec *term)
 {
     const output_row *r = row;
     const vec zero = v_all(0), one = v_all(1);
-    vec z = load_at(r->z + i, left, 0), t = load_at(r->t + i, left, 0);
-    vec A = v_sub(one, t), B = t;
-    if (r->uniform != 0) { /* mirrored, not 1 - the other, so that both keep the same bits */
-        A = v_fma(A, v_all(r->keep), v_all(r->uniform));
-        B = v_fma(B, v_all(r->keep), v_all(r->uniform));
+    vec e[IN_STEP];
+    UNROLL for (int j = 0; j < n; j++) e[j] = v_negative(v_abs(load_at(r->z + i + j * W, left - j * W, 0)));
+    v_exp_each(n, e);
+    UNROLL for (int j = 0; j < n; j++, i += W, left -= W) {
+        vec z = load_at(r->z + i, left, 0), t = load_at(r->t + i, left, 0), A = v_sub(one, t), B = t;
+        if (r->uniform != 0) { /* mirrored, not 1 - the other, so that both keep the same bits */
+            A = v_fma(A, v_all(r->keep), v_all(r->uniform));
+            B = v_fma(B, v_all(r->keep), v_all(r->uniform));
+        }
+        if (r->pos_weight) B = v_mul(B, load_at(r->pos_weight + i, left, 0));
+        vec Q = v_add(A, B);
+        mask positive = v_lt(zero, z);
+        vec wrong = v_select(positive, A, B), miss = v_fma(v_negative(Q), v_div(e[j], v_add(one, e[j])), wrong);
+        vec delta = v_select(positive, miss, v_negative(miss));
+        if (r->uniform != 0) /* without smoothing Q is exact; at 0, on neither side, it would be rounded before it is halved */
+            delta = v_select(v_eq(z, zero), v_mul(v_all((real)0.5), v_sub(A, B)), delta);
+        store_at(r->d + i, v_mul(delta, v_all(r->scale)), left);
+        vec far = v_select(v_eq(wrong, zero), zero, v_mul(v_abs(z), wrong)); /* 0 · inf = 0 */
+        term[j] = v_fma(Q, v_log1p_unit(e[j]), far);
     }
-    if (r->pos_weight) B = v_mul(B, load_at(r->pos_weight + i, left, 0));
-    vec Q = v_add(A, B), size = v_abs(z), e = v_exp(v_negative(size));
-    mask positive = v_lt(zero, z);
-    vec wrong = v_select(positive, A, B), miss = v_fma(v_negative(Q), v_div(e, v_add(one, e)), wrong);
-    vec delta = v_select(positive, miss, v_negative(miss));
-    if (r->uniform != 0) /* without smoothing Q is exact; at 0, on neither side, it would be rounded before it is halved */
-        delta = v_select(v_eq(z, zero), v_mul(v_all((real)0.5), v_sub(A, B)), delta);
-    store_at(r->d + i, v_mul(delta, v_all(r->scale)), left);
-    return v_fma(Q, v_log1p_unit(e), v_select(v_eq(wrong, zero), zero, v_mul(size, wrong))); /* 0 · inf = 0 */
 }
 static double sigmoid_cross_entropy_row(fbp_size O, const real *z, const real *t, const real *pos_weight, double smoothing,
                                         double scale, real *d)
 {
     output_row row = {z, t, pos_weight, (real)(1 - smoothing), (real)(smoothing / 2), (real)scale, d};
-    return sum_row(O, sigmoid_cross_entropy_term, &row);
+    return sum_row(O, sigmoid_cross_entropy_terms, &row);
 }
 
 /* E = ½ (y - t)²,  dE/dy = y - t */
-static ALWAYS_INLINE vec squared_error_term(const void *row, fbp_size i, fbp_size left)
+static ALWAYS_INLINE void squared_error_terms(const void *row, int n, fbp_size i, fbp_size left, vec *term)
 {
     const output_row *r = row;
-    vec miss = v_sub(load_at(r->z + i, left, 0), load_at(r->t + i, left, 0));
-    store_at(r->d + i, v_mul(miss, v_all(r->scale)), left);
-    return v_mul(v_mul(miss, v_all((real)0.5)), miss);
+    UNROLL for (int j = 0; j < n; j++, i += W, left -= W) {
+        vec miss = v_sub(load_at(r->z + i, left, 0), load_at(r->t + i, left, 0));
+        store_at(r->d + i, v_mul(miss, v_all(r->scale)), left);
+        term[j] = v_mul(v_mul(miss, v_all((real)0.5)), miss);
+    }
 }
 static double squared_error_row(fbp_size O, const real *y, const real *t, double scale, real *d)
 {
     output_row row = {y, t, NULL, 1, 0, (real)scale, d};
-    return sum_row(O, squared_error_term, &row);
+    return sum_row(O, squared_error_terms, &row);
 }
 
 /* E = ½ (y - t)² with y = σ(z),  dE/dz = (y - t) y (1 - y);  y - t as in the cross-entropy above, y (1 - y) = e/(1 + e)² */
-static ALWAYS_INLINE vec sigmoid_squared_error_term(const void *row, fbp_size i, fbp_size left)
+static ALWAYS_INLINE void sigmoid_squared_error_terms(const void *row, int n, fbp_size i, fbp_size left, vec *term)
 {
     const output_row *r = row;
-    const vec zero = v_all(0), one = v_all(1);
-    vec z = load_at(r->z + i, left, 0), t = load_at(r->t + i, left, 0);
-    vec e = v_exp(v_negative(v_abs(z))), denominator = v_add(one, e), s = v_div(e, denominator);
-    vec miss = v_select(v_lt(zero, z), v_sub(v_sub(one, t), s), v_sub(s, t));
-    store_at(r->d + i, v_mul(v_mul(miss, v_div(s, denominator)), v_all(r->scale)), left);
-    return v_mul(v_mul(miss, v_all((real)0.5)), miss);
+    const vec one = v_all(1);
+    vec e[IN_STEP];
+    UNROLL for (int j = 0; j < n; j++) e[j] = v_negative(v_abs(load_at(r->z + i + j * W, left - j * W, 0)));
+    v_exp_each(n, e);
+    UNROLL for (int j = 0; j < n; j++, i += W, left -= W) {
+        vec z = load_at(r->z + i, left, 0), t = load_at(r->t + i, left, 0);
+        vec denominator = v_add(one, e[j]), s = v_div(e[j], denominator);
+        vec miss = v_select(v_lt(v_all(0), z), v_sub(v_sub(one, t), s), v_sub(s, t));
+        store_at(r->d + i, v_mul(v_mul(miss, v_div(s, denominator)), v_all(r->scale)), left);
+        term[j] = v_mul(v_mul(miss, v_all((real)0.5)), miss);
+    }
 }
 static double sigmoid_squared_error_row(fbp_size O, const real *z, const real *t, double scale, real *d)
 {
     output_row row = {z, t, NULL, 1, 0, (real)scale, d};
-    return sum_row(O, sigmoid_squared_error_term, &row);
+    return sum_row(O, sigmoid_squared_error_terms, &row);
 }
 
 /* E = μ - t - t ln(μ/t) with μ = e^z, half the Poisson deviance (μ where t = 0, NaN where t < 0),  dE/dz = μ - t.
  * Near its zero, for r = z - ln t small, nothing is left of that difference: there E = t (e^r - 1 - r) = t r² EXP_TAIL(r). */
-static ALWAYS_INLINE vec poisson_deviance_term(const void *row, fbp_size i, fbp_size left)
+static ALWAYS_INLINE void poisson_deviance_terms(const void *row, int n, fbp_size i, fbp_size left, vec *term)
 {
     const output_row *r = row;
     const vec zero = v_all(0);
-    vec z = load_at(r->z + i, left, 0), t = load_at(r->t + i, left, 0);
-    vec mean = v_exp(z), miss = v_select(v_lt(t, zero), v_all(NAN), v_sub(mean, t)), ratio = v_sub(z, v_log(t));
-    store_at(r->d + i, v_mul(miss, v_all(r->scale)), left);
-    vec far = v_sub(miss, v_select(v_eq(t, zero), zero, v_mul(t, ratio)));
-    vec near = v_mul(v_mul(v_mul(t, ratio), ratio), V_POLYNOMIAL(EXP_TAIL, ratio));
-    return v_select(v_lt(v_abs(ratio), v_all((real)0.34)), near, far);
+    vec mean[IN_STEP];
+    UNROLL for (int j = 0; j < n; j++) mean[j] = v_min(v_all(EXP_MAX), load_at(r->z + i + j * W, left - j * W, 0));
+    v_exp_each(n, mean);
+    UNROLL for (int j = 0; j < n; j++, i += W, left -= W) {
+        vec z = load_at(r->z + i, left, 0), t = load_at(r->t + i, left, 0);
+        vec miss = v_select(v_lt(t, zero), v_all(NAN), v_sub(mean[j], t)), ratio = v_sub(z, v_log(t));
+        store_at(r->d + i, v_mul(miss, v_all(r->scale)), left);
+        vec far = v_sub(miss, v_select(v_eq(t, zero), zero, v_mul(t, ratio)));
+        vec near = v_mul(v_mul(v_mul(t, ratio), ratio), V_POLYNOMIAL(EXP_TAIL, ratio));
+        term[j] = v_select(v_lt(v_abs(ratio), v_all((real)0.34)), near, far);
+    }
 }
 static double poisson_deviance_row(fbp_size O, const real *z, const real *t, double scale, real *d)
 {
     output_row row = {z, t, NULL, 1, 0, (real)scale, d};
-    return sum_row(O, poisson_deviance_term, &row);
+    return sum_row(O, poisson_deviance_terms, &row);
 }

@@ -24,25 +24,46 @@ static ALWAYS_INLINE void map(fbp_size n, const real *x, real *y, vec (*f)(vec))
     for (fbp_size i = 0; i < n; i += W) store_at(y + i, f(load_at(x + i, n - i, 0)), n - i);
 }
 
-/* a in the first `left` lanes, 0 in the others */
-static ALWAYS_INLINE vec first_lanes_of(vec a, fbp_size left)
+/* a in the first `left` lanes, rest in the others */
+static ALWAYS_INLINE vec first_lanes_of(vec a, fbp_size left, real rest)
 {
     if (left >= W) return a;
     real lanes[W];
     v_store(lanes, a);
-    return v_load_n(lanes, left, v_all(0));
+    return v_load_n(lanes, left, v_all(rest));
 }
 
-/* Σ_i term(row, i). A register sums BLOCK elements, a double the blocks: the rounding error does not grow with the row. */
+/* Σ_i term(row, i). A register sums BLOCK elements, a double the blocks: the rounding error does not grow with the row. `term` gives
+ * the terms of n vectors from element i on, of which `left` elements are there. */
 enum { BLOCK = 32 * W };
-static ALWAYS_INLINE double sum_row(fbp_size n, vec (*term)(const void *row, fbp_size i, fbp_size left), const void *row)
+typedef void (*row_terms)(const void *row, int n, fbp_size i, fbp_size left, vec *term);
+static ALWAYS_INLINE double sum_row(fbp_size n, row_terms terms, const void *row)
 {
     double total = 0;
     for (fbp_size start = 0; start < n; start += BLOCK) {
-        vec sum = v_all(0);
-        for (fbp_size i = start; i < smaller(start + BLOCK, n); i += W)
-            sum = v_add(sum, first_lanes_of(term(row, i, n - i), n - i));
+        const fbp_size stop = smaller(start + BLOCK, n);
+        vec sum = v_all(0), term[IN_STEP];
+        fbp_size i = start;
+        for (; i + IN_STEP * W <= stop; i += IN_STEP * W) {
+            terms(row, IN_STEP, i, IN_STEP * W, term);
+            UNROLL for (int j = 0; j < IN_STEP; j++) sum = v_add(sum, term[j]);
+        }
+        for (; i < stop; i += W) {
+            terms(row, 1, i, n - i, term);
+            sum = v_add(sum, first_lanes_of(term[0], n - i, 0));
+        }
         total += (double)v_sum(sum);
     }
     return total;
+}
+
+/* Ask for n vectors from element i on of the row after this one of `row` elements, which mostly lies right behind it: they arrive
+ * while this one is computed. Behind the last row of a matrix they are asked for in vain, and no processor minds. */
+static ALWAYS_INLINE void prefetch_next(int n, const real *p, fbp_size row, fbp_size i)
+{
+#ifdef __GNUC__
+    enum { LINE = 64 };
+    const char *next = (const char *)(p + row + i);
+    UNROLL for (int at = 0; at < n * W * (int)sizeof(real); at += LINE) __builtin_prefetch(next + at, 0, 2);
+#endif
 }

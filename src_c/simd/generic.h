@@ -49,9 +49,12 @@ static inline real real_of(integer b) { real x; memcpy(&x, &b, sizeof x); return
 
 /* 2^k for whole k that give a normal number: k moved into the exponent field by adding ROUNDER */
 static inline real pow2(real k) { return real_of((bits_of(k + ROUNDER) << MANTISSA_BITS) + bits_of(1)); }
-static inline vec v_ldexp(vec a, vec k) /* in two steps, so that only the last one may leave the normal range */
+/* In two steps, so that only the last one may leave the normal range; and none where the result is 0 anyway, since processors take
+ * many times as long for an underflow. */
+static inline vec v_ldexp(vec a, vec k)
 {
     EACH_LANE {
+        if (k.at[i] < LEAST_POWER) a.at[i] = 0;
         real half = k.at[i] * (real)0.5 + ROUNDER - ROUNDER;
         a.at[i] = a.at[i] * pow2(half) * pow2(k.at[i] - half);
     }

@@ -156,9 +156,6 @@ static void expect_elements(problem *p)
         case is_softmax_row: d = softmax(i); break;
         case is_log_softmax_row: d.value = -row.gap[i] - row.log, d.size = row.gap[i] + row.log_size; break;
         case is_softmax_backward_row: d.value = t * (z - mean), d.size = t * (fabsl(z) + mean_size); break;
-        case is_effective_targets_row:
-            d.value = d.size = (o.weighted ? t : 1) * (keep * (o.rows ? z : i == p->label) + uniform / p->n);
-            break;
         case is_sigmoid_cross_entropy_row:
             A = keep * (1 - t) + uniform / 2, B = (keep * t + uniform / 2) * (o.weighted ? in[2][i] : 1);
             d.value = o.scale * (z > 0 ? A - (A + B) * s : (A + B) * s - B);
@@ -202,7 +199,14 @@ static void expect_one_number(problem *p)
     if (magnitude || isinf(most)) p->result = (estimate){most, 0, 0};
 }
 
-/* E = T log1p(rest) + Σ u_c gap_c + s lse²,  dE/dz' = y (T + 2 s lse) - u,  where u is a row, or 1 at a label */
+/* u_c = w_c ((1 - smoothing) t_c + smoothing / C), where t is a row, or 1 at a label */
+static exact target(const problem *p, fbp_size c)
+{
+    const exact t = p->o.rows ? in[1][c] : c == p->label, w = p->o.weighted ? in[2][c] : 1;
+    return w * ((1 - (exact)p->o.smoothing) * t + (exact)p->o.smoothing / p->n);
+}
+
+/* E = T log1p(rest) + Σ u_c gap_c + s lse²,  dE/dz' = y (T + 2 s lse) - u */
 static void expect_cross_entropy(problem *p)
 {
     const exact cap = p->o.softcap, square = p->o.lse_square_scale, *z = in[0];
@@ -210,14 +214,14 @@ static void expect_cross_entropy(problem *p)
     analyse(p->n, z, p->o.softcap);
     if (p->o.at_top) p->label = row.top;
     for (fbp_size c = 0; c < p->n; c++) {
-        exact u = p->o.rows ? in[1][c] : c == p->label;
+        exact u = target(p, c);
         total += u;
         if (u != 0) excess += u * row.gap[c], excess_size += u * (row.gap[c] + row.blur[c]);
     }
     const exact lse = row.m + row.log, lse_size = fabsl(row.m) + row.log_size;
     const exact pull = 2 * square * lse, pull_size = 2 * square * lse_size;
     for (fbp_size c = 0; c < p->n; c++) {
-        exact u = p->o.rows ? in[1][c] : c == p->label, x = cap > 0 ? fabsl(z[c] / cap) : 0, q = expl(-2 * x);
+        exact u = target(p, c), x = cap > 0 ? fabsl(z[c] / cap) : 0, q = expl(-2 * x);
         exact slope = 4 * q / ((1 + q) * (1 + q)), scale = p->o.scale * slope, scale_size = q > 0 ? scale * (1 + 2 * x) : 0;
         exact delta = softmax(c).value * (total + pull) - u, size = softmax(c).size * (total + pull_size) + u;
         if (c == row.top) { /* the same without a difference from 1 */
@@ -358,6 +362,8 @@ static int multiply(const problem *p, void **x, void *C, fbp_size i, fbp_size m,
 static double call(const problem *p, void **x, void **y)
 {
     const options o = p->o;
+    fbp_cross_entropy how;
+    double error = 0;
     const fbp_size n = p->n, unit = k->tile_columns(), i = p->in_parts ? p->M / 2 : 0, j = p->in_parts ? p->N / 2 / unit * unit : 0;
     switch (p->id) { /* a primitive without a case is an error of compilation, by -Wall -Werror */
     case is_activate: k->activate(o.kind, n, x[0], y[0]); break;
@@ -366,12 +372,12 @@ static double call(const problem *p, void **x, void **y)
     case is_log_softmax_row: k->log_softmax_row(n, x[0], y[0]); break;
     case is_logsumexp_row: return k->logsumexp_row(n, x[0]);
     case is_softmax_backward_row: k->softmax_backward_row(n, x[0], x[1], y[0]); break;
-    case is_softmax_cross_entropy_row: return k->softmax_cross_entropy_row(n, x[0], p->label, o.scale, y[0]);
-    case is_effective_targets_row:
-        k->effective_targets_row(n, o.rows ? x[0] : NULL, p->label, o.weighted ? x[1] : NULL, o.smoothing, y[0]);
-        break;
-    case is_softmax_cross_entropy_targets_row:
-        return k->softmax_cross_entropy_targets_row(n, x[0], x[1], o.softcap, o.lse_square_scale, o.scale, y[1], y[0]);
+    case is_softmax_cross_entropy_rows: /* one of them; the twin of the package knows them all */
+        k->softmax_cross_entropy_rows(1, n, x[0], n, (const int64_t[]){p->label}, (const double[]){1}, 1 / o.scale, y[0], n, &error);
+        return error;
+    case is_softmax_cross_entropy_row:
+        how = (fbp_cross_entropy){o.weighted ? x[2] : NULL, o.smoothing, o.lse_square_scale, o.softcap};
+        return k->softmax_cross_entropy_row(n, x[0], o.rows ? x[1] : NULL, p->label, &how, o.scale, y[1], y[0]);
     case is_sigmoid_cross_entropy_row:
         return k->sigmoid_cross_entropy_row(n, x[0], x[1], o.weighted ? x[2] : NULL, o.smoothing, o.scale, y[0]);
     case is_squared_error_row: return k->squared_error_row(n, x[0], x[1], o.scale, y[0]);
@@ -428,13 +434,11 @@ static const line LINES[] = {
     LINE(log_softmax_row, expect_elements, "z", 1, 1, EXP + SUM + LOG + 2 * ROUNDING, {{0}}),
     LINE(logsumexp_row, expect_one_number, "z", 0, 0, EXP + SUM + LOG + 2 * ROUNDING, {{0}}),
     LINE(softmax_backward_row, expect_elements, "gt", 1, 3, SUM + 3 * ROUNDING, {{0}}),
-    LINE(softmax_cross_entropy_row, expect_cross_entropy, "z", 1, 1, SOFTMAX + 3 * ROUNDING,
+    LINE(softmax_cross_entropy_rows, expect_cross_entropy, "z", 1, 1, SOFTMAX + 3 * ROUNDING,
          {{.scale = 1}, {.scale = 0.3, .at_top = 1}}),
-    LINE(softmax_cross_entropy_targets_row, expect_cross_entropy, "zt", 2, 1, SOFTMAX + 4 * ROUNDING,
-         {{.rows = 1, .scale = 1}, {.rows = 1, .scale = 0.3, .lse_square_scale = 0.01}, {.rows = 1, .scale = 1, .softcap = 3}}),
-    LINE(effective_targets_row, expect_elements, "tw", 1, 0, 4 * ROUNDING,
-         {{0}, {.scale = 1, .rows = 1}, {.scale = 1, .weighted = 1, .smoothing = 0.1},
-          {.scale = 1, .rows = 1, .weighted = 1, .smoothing = 0.1}}),
+    LINE(softmax_cross_entropy_row, expect_cross_entropy, "ztw", 2, 1, SOFTMAX + 8 * ROUNDING, /* targets have four roundings */
+         {{.rows = 1, .scale = 1}, {.scale = 0.3, .weighted = 1, .smoothing = 0.1, .lse_square_scale = 0.01},
+          {.rows = 1, .scale = 1, .softcap = 3}, {.scale = 1, .at_top = 1, .weighted = 1, .smoothing = 0.1, .softcap = 3}}),
     LINE(sigmoid_cross_entropy_row, expect_elements, "ztw", 1, 1, EXP + LOG + SUM + 4 * ROUNDING,
          {{.scale = 1}, {.scale = 0.3, .weighted = 1, .smoothing = 0.1}}),
     LINE(squared_error_row, expect_elements, "zg", 1, 1, SUM + 3 * ROUNDING, {{.scale = 0.3}}),
@@ -543,7 +547,7 @@ static void one_row(const line *l, int variant, fbp_size n, int flavour)
 static void rows(const line *l, fbp_size points, int thorough)
 {
     static const fbp_size LARGE[] = {63, 64, 65, 127, 129, 255, 256, 257, 511, 512, 513, 1000, LONGEST_ROW, LONGEST};
-    const int labelled = l->id == is_softmax_cross_entropy_row || l->id == is_effective_targets_row;
+    const int labelled = l->id == is_softmax_cross_entropy_rows || l->id == is_softmax_cross_entropy_row;
     for (int variant = 0; variant < VARIANTS && (variant == 0 || l->variants[variant].scale != 0); variant++) {
         for (fbp_size n = labelled; n <= 3 * 64 / (fbp_size)type->size; n++) /* to three of the widest vectors */
             for (int flavour = 0; flavour < FLAVOURS; flavour++)
