@@ -1,17 +1,15 @@
-"""The threads of one call: started together, then sharing one task after another. See src_c/team.h."""
+"""The threads of one call, which share one task after another. See src_c/team.h."""
 
 cdef extern from "team.h" nogil:
     ctypedef void (*fbp_part)(const void *task, Py_ssize_t i, int thread) noexcept nogil
     ctypedef struct fbp_team:
         int threads
 
-    void fbp_team_open(fbp_team *team, int threads)
+    # part(task, i, thread) for all i < parts; thread < team.threads tells which scratch is free
     void fbp_team_share(fbp_team *team, fbp_part part, const void *task, Py_ssize_t parts)
-    void fbp_team_serve(fbp_team *team, int thread)
-    void fbp_team_close(fbp_team *team)
 
-# What the first thread of a team does: -1 with a Python exception set if it fails.
+# What a call does, on the thread that made it, with a team at its service.
 ctypedef int (*Work)(void *call, fbp_team *team) except -1 nogil
 
-# work(call, team) on the calling thread, with threads - 1 others at its service.
+# work(call, team) with a team of so many threads, itself included, or of as many as the system grants.
 cdef int on_team(Work work, void *call, int threads) except -1 nogil

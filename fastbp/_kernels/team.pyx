@@ -1,33 +1,18 @@
-"""Teams of threads are started here, by the OpenMP runtime that a process has: its limits hold for them, and its threads stay."""
+"""Teams of threads. They are the package's own, and OpenMP only says how many: the end of an OpenMP loop waits for every thread to
+come, and so for cores that are busy with something else, and its threads spin for milliseconds when the loop is over."""
 
-from cython.parallel cimport prange
-
-# As `Work`, but an exception stays set in the thread, and is not looked for.
-ctypedef int (*Quiet)(void *call, fbp_team *team) noexcept nogil
-
-cdef struct Session:
-    Quiet work
-    void *call
-    fbp_team team
-    int status
-
-
-cdef void take_part(Session *s, int thread) noexcept nogil:
-    """Thread 0 is the one that called, and may have the GIL."""
-    if thread == 0:
-        s.status = s.work(s.call, &s.team)
-        fbp_team_close(&s.team)
-    else:
-        fbp_team_serve(&s.team, thread)
+cdef extern from "pool.h" nogil:
+    fbp_team *fbp_hire(int threads)
+    void fbp_give_back(fbp_team *team)
 
 
 cdef int on_team(Work work, void *call, int threads) except -1 nogil:
-    cdef Session s
-    cdef int i
-    s.work, s.call = <Quiet>work, call
-    fbp_team_open(&s.team, threads)
-    if threads == 1:
-        return work(call, &s.team)
-    for i in prange(threads, schedule="static", chunksize=1, num_threads=threads):
-        take_part(&s, i)
-    return s.status
+    cdef fbp_team alone
+    cdef fbp_team *team = fbp_hire(threads) if threads > 1 else NULL
+    if team == NULL:
+        alone.threads = 1
+        return work(call, &alone)
+    try:
+        return work(call, team)
+    finally:
+        fbp_give_back(team)
