@@ -4,16 +4,18 @@ Elementwise functions see an array without gaps as one long row, cut into pieces
 """
 
 from cpython.exc cimport PyErr_CheckSignals
-from cython.parallel cimport prange
+from libc.string cimport memset
 
 from fastbp._kernels.dispatch cimport (
     FBP_GELU, FBP_LEAKY_RELU, FBP_RELU, FBP_SIGMOID, FBP_SILU, FBP_SOFTPLUS, FBP_TANH,
     activation_kind, fbp_kernels, kernels_for, real, threads_for,
 )
+from fastbp._kernels.team cimport Work, fbp_team, fbp_team_share, on_team
 
 cdef double ELEMENT_WORK = 1.0        # nanoseconds that one thread needs for an element, roughly
 cdef Py_ssize_t PIECE = 16 * 1024     # elements of one call on an array without gaps
 cdef Py_ssize_t SLICE = 4 * 1024**2   # elements between two looks at pending signals
+cdef Py_ssize_t PIECES = 4            # of a slice for each thread, so that none waits long for the others
 
 # What a piece of row n, `count` elements from `start`, is computed by. g, a, y are its addresses, some of them unused.
 ctypedef void (*RowFunction)(
@@ -43,42 +45,72 @@ cdef void softmax_backward_row(const fbp_kernels *k, int kind, Py_ssize_t C, con
     k.softmax_backward_row(C, g, y, d)
 
 
+cdef void logsumexp_row(const fbp_kernels *k, int element, Py_ssize_t C, const void *g, const void *z, void *y) noexcept nogil:
+    """One number of `element` bytes for each row"""
+    if element == sizeof(float):
+        (<float *>y)[0] = <float>k.logsumexp_row(C, z)
+    else:
+        (<double *>y)[0] = k.logsumexp_row(C, z)
+
+
+# Rows and the function of each; distances in bytes. The last row may be shorter.
+cdef struct Rows:
+    const fbp_kernels *k
+    RowFunction function
+    int kind
+    Py_ssize_t rows, columns, last
+    const char *g
+    const char *x
+    char *y
+    Py_ssize_t g_row, x_row, y_row
+    Py_ssize_t start, stop, count  # the rows of a slice, and how many of them a thread takes at a time
+
+
+cdef void some_rows(const void *rows, Py_ssize_t i, int thread) noexcept nogil:
+    cdef const Rows *r = <const Rows *>rows
+    cdef Py_ssize_t n, first = r.start + i * r.count
+    for n in range(first, min(first + r.count, r.stop)):
+        r.function(r.k, r.kind, r.last if n == r.rows - 1 else r.columns, r.g + n * r.g_row, r.x + n * r.x_row, r.y + n * r.y_row)
+
+
+cdef int all_rows(Rows *r, fbp_team *team) except -1 nogil:
+    cdef Py_ssize_t slice = SLICE // max(r.columns, 1) + 1
+    r.count = min(slice, r.rows) // (PIECES * team.threads) + 1
+    while r.start < r.rows:
+        r.stop = min(r.start + slice, r.rows)
+        fbp_team_share(team, some_rows, r, (r.stop - r.start + r.count - 1) // r.count)
+        r.start = r.stop
+        with gil:
+            PyErr_CheckSignals()
+    return 0
+
+
+cdef int run(Rows *r, int n_threads) except -1:
+    with nogil:
+        on_team(<Work>all_rows, r, threads_for(n_threads, ELEMENT_WORK * r.rows * r.columns))
+    return 0
+
+
 cdef int over_rows(RowFunction function, int kind, const real[:, :] g, const real[:, :] x, real[:, :] y, bint elementwise,
                    int n_threads) except -1:
     """Apply `function` to every row of x (and g, unless None) into y."""
-    cdef const fbp_kernels *k = kernels_for(sizeof(real))
-    cdef Py_ssize_t rows = x.shape[0], columns = x.shape[1], element = sizeof(real)
-    cdef Py_ssize_t g_row = 0, x_row = x.strides[0], y_row = y.strides[0], row = columns * element
-    cdef const char *from_g = NULL
-    cdef const char *from_x
-    cdef char *to
-    cdef Py_ssize_t n, start, stop, last, step
-    if rows == 0 or columns == 0:
+    cdef Rows r
+    cdef Py_ssize_t element = sizeof(real), row = x.shape[1] * element
+    if x.shape[0] == 0 or x.shape[1] == 0:
         return 0
-    from_x, to = <const char *>&x[0, 0], <char *>&y[0, 0]
+    memset(&r, 0, sizeof(r))
+    r.k, r.function, r.kind = kernels_for(element), function, kind
+    r.rows, r.columns, r.last = x.shape[0], x.shape[1], x.shape[1]
+    r.x, r.y, r.x_row, r.y_row = <const char *>&x[0, 0], <char *>&y[0, 0], x.strides[0], y.strides[0]
     if g is not None:
-        from_g, g_row = <const char *>&g[0, 0], g.strides[0]
-    if elementwise and (rows == 1 or x_row == y_row == row and (g is None or g_row == row)):
-        columns *= rows
-        rows, last = (columns + PIECE - 1) // PIECE, columns - (columns - 1) // PIECE * PIECE
-        columns, x_row, y_row = PIECE, PIECE * element, PIECE * element
-        g_row = 0 if g is None else x_row
-    else:
-        last = columns
-    cdef int threads = threads_for(n_threads, ELEMENT_WORK * rows * columns)
-    step, start = SLICE // columns + 1, 0
-    while start < rows:
-        stop = min(start + step, rows)
-        with nogil:
-            if threads == 1:
-                for n in range(start, stop):
-                    function(k, kind, last if n == rows - 1 else columns, from_g + n * g_row, from_x + n * x_row, to + n * y_row)
-            else:
-                for n in prange(start, stop, schedule="static", num_threads=threads):
-                    function(k, kind, last if n == rows - 1 else columns, from_g + n * g_row, from_x + n * x_row, to + n * y_row)
-        start = stop
-        PyErr_CheckSignals()
-    return 0
+        r.g, r.g_row = <const char *>&g[0, 0], g.strides[0]
+    if elementwise and (r.rows == 1 or r.x_row == r.y_row == row and (g is None or r.g_row == row)):
+        r.columns *= r.rows
+        r.rows = (r.columns + PIECE - 1) // PIECE
+        r.last = r.columns - (r.rows - 1) * PIECE
+        r.columns, r.x_row, r.y_row = PIECE, PIECE * element, PIECE * element
+        r.g_row = 0 if g is None else r.x_row
+    return run(&r, n_threads)
 
 
 def sigmoid(const real[:, :] x, real[:, :] out, int n_threads):
@@ -126,10 +158,12 @@ def softmax_backward(const real[:, :] grad, const real[:, :] y, real[:, :] out, 
 
 
 def logsumexp(const real[:, :] x, real[::1] out, int n_threads):
-    cdef const fbp_kernels *k = kernels_for(sizeof(real))
-    cdef Py_ssize_t n, rows = x.shape[0], C = x.shape[1], x_row = x.strides[0]
-    cdef const char *first = <const char *>&x[0, 0] if rows > 0 and C > 0 else NULL
-    cdef int threads = threads_for(n_threads, ELEMENT_WORK * rows * C)
-    with nogil:
-        for n in prange(rows, schedule="static", num_threads=threads):
-            out[n] = <real>k.logsumexp_row(C, first + n * x_row)
+    cdef Rows r
+    if x.shape[0] == 0:
+        return
+    memset(&r, 0, sizeof(r))
+    r.k, r.function, r.kind = kernels_for(sizeof(real)), logsumexp_row, sizeof(real)
+    r.rows, r.columns, r.last = x.shape[0], x.shape[1], x.shape[1]
+    r.x = <const char *>&x[0, 0] if r.columns > 0 else NULL
+    r.y, r.x_row, r.y_row = <char *>&out[0], x.strides[0], sizeof(real)
+    run(&r, n_threads)
