@@ -61,7 +61,7 @@ enum primitive {
 #undef FBP_KERNEL
 };
 typedef struct {
-    int kind, rows, weighted, at_top, nesterov, step, bias, slope, any_result;
+    int kind, rows, weighted, at_top, nesterov, step, bias, slope, add, update, any_result;
     double scale, smoothing, softcap, lse_square_scale, momentum, decay;
 } options;
 typedef struct { exact value, size, floor; } estimate; /* an error is counted in eps · size or floor · tiny */
@@ -242,7 +242,7 @@ static void expect_update(problem *p) /* its size is that of the same formulas w
     for (fbp_size i = 0; i < p->n; i++) {
         exact w = in[1][i], m = in[2][i], v = in[3][i], g = in[0][i] + decay * w, g_size = fabsl(in[0][i]) + decay * fabsl(w);
         exact next, next_size, step, step_size;
-        if (p->id == is_sgd_update) {
+        if (p->o.step == 0) { /* SGD */
             next = mu * m + g, next_size = mu * fabsl(m) + g_size;
             step = p->o.nesterov ? g + mu * next : next, step_size = p->o.nesterov ? g_size + mu * next_size : next_size;
             if (mu == 0) next = m, next_size = 0; /* there is none, and nothing may be written */
@@ -261,10 +261,13 @@ static void expect_update(problem *p) /* its size is that of the same formulas w
 static void expect_product(problem *p)
 {
     const int kind = p->o.kind;
-    for (fbp_size i = 0; i < p->out_length[0]; i++) want[0][i] = (estimate){NAN, 0, 0}; /* as before, between the rows */
+    const int stands = p->o.add || p->o.update; /* C begins as input 1 */
+    for (fbp_size i = 0; i < p->out_length[0]; i++) /* as before, between the rows */
+        want[0][i] = stands ? (estimate){in[1][i], 0, 0} : (estimate){NAN, 0, 0};
     for (fbp_size i = 0; i < p->M; i++)
         for (fbp_size j = 0; j < p->N; j++) {
-            exact c = p->o.bias ? in[2][j] : 0, size = fabsl(c);
+            const exact before = stands ? in[1][i * p->C_row + j] : 0;
+            exact c = p->o.bias ? in[2][j] : p->o.add ? before : 0, size = fabsl(c);
             for (fbp_size l = 0; l < p->K; l++) {
                 exact term = in[0][i * p->A_row + l * p->A_column] * in[1][l * p->B_row + j * p->B_column];
                 c += term, size += fabsl(term);
@@ -273,6 +276,7 @@ static void expect_product(problem *p)
             estimate f = activation(kind, p->o.slope, p->o.slope ? in[3][i * p->slope_row + j] : c);
             if (p->o.slope) f = (estimate){c * f.value, size * fabsl(f.value) + FOLLOWING * fabsl(c * f.size), f.floor};
             else f.size = kind == FBP_IDENTITY ? size : STEEPEST * size + FOLLOWING * fabsl(f.size);
+            if (p->o.update) f = (estimate){before - 0.1L * c, fabsl(before) + 0.1L * size, 2};
             want[0][i * p->C_row + j] = f;
         }
     p->result = (estimate){1, 0, 0}; /* its scratch memory was enough */
@@ -350,19 +354,32 @@ static int intact(block b)
 /* -- the calls ---------------------------------------------------------------------------------------------------------------- */
 static int multiply(const problem *p, void **x, void *C, fbp_size i, fbp_size m, fbp_size j, fbp_size n) /* rows i.., columns j.. */
 {
-    block scratch = place(k->matrix_product_scratch(m, n, p->K), NULL);
-    fbp_epilogue then = {p->o.kind, p->o.bias ? element(x[2], j) : NULL, p->o.slope ? element(x[3], i * p->slope_row + j) : NULL,
-                         p->slope_row};
+    block scratch = place(k->matrix_product_scratch(m, p->K), NULL);
+    const fbp_update sgd = {.rule = FBP_SGD, .learning_rate = 0.1};
+    fbp_epilogue then = {
+        .activation = p->o.kind, .bias = p->o.bias ? element(x[2], j) : NULL,
+        .slope = p->o.slope ? element(x[3], i * p->slope_row + j) : NULL, .slope_row = p->slope_row,
+        .accumulate = p->o.add, .update = p->o.update ? &sgd : NULL,
+    };
     k->matrix_product(m, n, p->K, element(x[0], i * p->A_row), p->A_row, p->A_column, element(x[1], j * p->B_column), p->B_row,
                       p->B_column, &then, contents(scratch), element(C, i * p->C_row + j), p->C_row);
     int good = intact(scratch);
     free(scratch.start);
     return good;
 }
+static double magnitudes(const problem *p, const void *B)
+{
+    exact sum = 0;
+    for (fbp_size l = 0; l < p->K; l++)
+        for (fbp_size j = 0; j < p->N; j++) sum += fabsl(get(B, l * p->B_row + j));
+    return (double)sum;
+}
+static int close_to(double a, double b) { return fabs(a - b) <= 1e-3 * b; }
 static double call(const problem *p, void **x, void **y)
 {
     const options o = p->o;
     fbp_cross_entropy how;
+    fbp_update rates;
     double error = 0;
     const fbp_size n = p->n, unit = k->tile_columns(), i = p->in_parts ? p->M / 2 : 0, j = p->in_parts ? p->N / 2 / unit * unit : 0;
     switch (p->id) { /* a primitive without a case is an error of compilation, by -Wall -Werror */
@@ -383,15 +400,27 @@ static double call(const problem *p, void **x, void **y)
     case is_squared_error_row: return k->squared_error_row(n, x[0], x[1], o.scale, y[0]);
     case is_sigmoid_squared_error_row: return k->sigmoid_squared_error_row(n, x[0], x[1], o.scale, y[0]);
     case is_poisson_deviance_row: return k->poisson_deviance_row(n, x[0], x[1], o.scale, y[0]);
-    case is_sgd_update: k->sgd_update(n, x[0], 0.1, o.momentum, o.nesterov, o.decay, o.momentum > 0 ? y[1] : NULL, y[0]); break;
-    case is_adam_update: k->adam_update(n, x[0], o.step, 0.001, 0.9, 0.999, 1e-8, o.decay, y[1], y[2], y[0]); break;
+    case is_update:
+        if (o.step > 0) {
+            rates = (fbp_update){.rule = FBP_ADAM, .learning_rate = 0.001, .beta_1 = 0.9, .beta_2 = 0.999, .epsilon = 1e-8,
+                                 .weight_decay = o.decay, .bias_1 = 1 - pow(0.9, o.step), .bias_2 = 1 - pow(0.999, o.step)};
+            k->update(n, x[0], &rates, y[1], y[2], y[0]);
+        } else {
+            rates = (fbp_update){.rule = FBP_SGD, .learning_rate = 0.1, .momentum = o.momentum, .nesterov = o.nesterov,
+                                 .weight_decay = o.decay};
+            k->update(n, x[0], &rates, o.momentum > 0 ? y[1] : NULL, NULL, y[0]);
+        }
+        break;
     case is_largest_magnitude: return k->largest_magnitude(n, x[0]);
     case is_matrix_product:
         return multiply(p, x, y[0], 0, i, 0, j) & multiply(p, x, y[0], i, p->M - i, 0, j) &
                multiply(p, x, y[0], 0, i, j, p->N - j) & multiply(p, x, y[0], i, p->M - i, j, p->N - j);
-    case is_matrix_product_scratch: return k->matrix_product_scratch(7, 9, 500) <= k->matrix_product_scratch(70, 90, 500);
+    case is_matrix_product_scratch: /* it grows with M and with K, also where one more term takes a block more */
+        return k->matrix_product_scratch(7, n) <= k->matrix_product_scratch(70, n) &&
+               k->matrix_product_scratch(7, n) <= k->matrix_product_scratch(7, n + 1);
     case is_tile_columns: return k->tile_columns() > 0;
-    case is_column_sums: k->column_sums(p->K, p->N, x[1], p->B_row, y[0]); return 1;
+    case is_tile_depth: return k->tile_depth() > 0;
+    case is_column_sums: return close_to(k->column_sums(p->K, p->N, x[1], p->B_row, y[0]), magnitudes(p, x[1]));
     case is_multiply_adds: return k->multiply_adds(3) == 3 * k->multiply_adds(1);
     }
     return 0;
@@ -444,15 +473,18 @@ static const line LINES[] = {
     LINE(squared_error_row, expect_elements, "zg", 1, 1, SUM + 3 * ROUNDING, {{.scale = 0.3}}),
     LINE(sigmoid_squared_error_row, expect_elements, "zt", 1, 1, 2 * SIGMOID + SUM, {{.scale = 0.3}}),
     LINE(poisson_deviance_row, expect_elements, "zc", 1, 1, EXP + LOG + SUM + 2 * ROUNDING, {{.scale = 0.3}}),
-    LINE(sgd_update, expect_update, "zgg", 2, UPDATES, 10 * ROUNDING, /* three scalars, seven operations */
-         {{0}, {.scale = 1, .momentum = 0.9}, {.scale = 1, .momentum = 0.9, .nesterov = 1, .decay = 0.01}}),
-    LINE(adam_update, expect_update, "zggw", 3, UPDATES, 20 * ROUNDING, /* eight scalars, twelve operations on the longest path */
-         {{.step = 1}, {.scale = 1, .step = 9}, {.scale = 1, .step = 999, .decay = 0.01}}),
+    {"update, SGD", is_update, expect_update, "zgg", 2, UPDATES, 10 * ROUNDING, /* three scalars, seven operations */
+         {{0}, {.scale = 1, .momentum = 0.9}, {.scale = 1, .momentum = 0.9, .nesterov = 1, .decay = 0.01}}, 0},
+    {"update, Adam", is_update, expect_update, "zggw", 3, UPDATES, 20 * ROUNDING, /* eight scalars, twelve operations on the longest path */
+         {{.step = 1}, {.scale = 1, .step = 9}, {.scale = 1, .step = 999, .decay = 0.01}}, 0},
     LINE(largest_magnitude, expect_one_number, "z", 0, 0, 0, {{0}}),
     LINE(matrix_product, expect_product, "zggt", 1, 0, CHAIN, {{0}}),
+    {"matrix_product, added", is_matrix_product, expect_product, "zggt", 1, UPDATES, CHAIN, {{.add = 1}}, 0},
+    {"matrix_product, update", is_matrix_product, expect_product, "zggt", 1, UPDATES, CHAIN, {{.update = 1}}, 0},
     LINE(column_sums, expect_product, "1g", 1, 0, CHAIN, {{0}}), /* the product of a row of ones */
     LINE(matrix_product_scratch, expect_yes, "", 0, 0, 0, {{0}}),
     LINE(tile_columns, expect_yes, "", 0, 0, 0, {{0}}),
+    LINE(tile_depth, expect_yes, "", 0, 0, 0, {{0}}),
     LINE(multiply_adds, expect_yes, "", 0, 0, 0, {{0}}),
 };
 enum { COUNT = sizeof LINES / sizeof LINES[0], ISAS = 8 };
@@ -566,23 +598,27 @@ static void one_product(const line *l, fbp_size M, fbp_size N, fbp_size K, int s
         .B_row = step * (B_down ? 1 : N + 3), .B_column = step * (B_down ? K + 3 : 1),
         .in_length = {step * (A_down ? K * (M + 3) : M * (K + 3)), step * (B_down ? N * (K + 3) : K * (N + 3)), N, M * (N + 2)},
         .out_length = {M * (N + 5)},
-        .o = {.bias = then == 1 || then == 2, .slope = then == 3,
-              .kind = then < 2 ? FBP_IDENTITY : (int)uniform(1, FBP_ACTIVATIONS)},
+        .o = l->variants[0],
     };
+    if (!p.o.add && !p.o.update) {
+        p.o.bias = then == 1 || then == 2, p.o.slope = then == 3;
+        p.o.kind = then < 2 ? FBP_IDENTITY : (int)uniform(1, FBP_ACTIVATIONS);
+    }
     on_each_isa(l, &p, flavour);
 }
 static void products(const line *l, int thorough)
 {
     static const fbp_size EDGES[] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 12, 13, 14, 15, 16, 17, 23, 24, 28, 29, 31, 32, 33, 65};
     static const fbp_size DEPTHS[] = {0, 1, 2, 7, 33};
-    static const fbp_size LARGE[][3] = {{5, 9, 255}, {5, 9, 257}, {15, 3, 600}, {300, 2, 3}, {2, 4130, 3}};
+    static const fbp_size LARGE[][3] = {{5, 9, 255}, {5, 9, 257}, {15, 3, 600}, {540, 35, 3}, {2, 4130, 3}, {150, 290, 9}, {20, 600, 70}};
     for (int i = 0; i < 24 * 24; i += thorough ? 1 : 5) {
         const int strides = (int)uniform(0, 8), then = (int)uniform(0, 4), flavour = one_in(9) ? ONE_NAN : ORDINARY;
         if (l->id == is_column_sums) one_product(l, 1, EDGES[i % 24], EDGES[i / 24], 0, 0, ORDINARY);
         else one_product(l, EDGES[i / 24], EDGES[i % 24], DEPTHS[i % 23 % 5], strides, then, flavour);
     }
-    for (int i = 0; i < 5 * 32 && l->id == is_matrix_product; i += thorough ? 1 : 13)
-        one_product(l, LARGE[i / 32][0], LARGE[i / 32][1], LARGE[i / 32][2], i % 8, i / 8 % 4, ORDINARY);
+    for (int i = 0; i < 7 * 32 && l->id == is_matrix_product; i += thorough ? 1 : 13)
+        if (!l->variants[0].update || LARGE[i / 32][2] <= 256) /* an update takes a sum of one block */
+            one_product(l, LARGE[i / 32][0], LARGE[i / 32][1], LARGE[i / 32][2], i % 8, i / 8 % 4, ORDINARY);
 }
 
 int main(int argc, char **argv)
