@@ -106,6 +106,8 @@ class Gradients(NamedTuple):
             return base
         return np.concatenate([array.ravel() for array in arrays])  # pickling takes the views apart
 
+_OPTIMIZERS = SGD, Adam
+
 
 class MLP:
     """A multilayer perceptron: dense layers, trained by back-propagation.
@@ -378,7 +380,7 @@ class MLP:
         >>> losses[-1] < 0.1 * losses[0]
         True
         """
-        if isinstance(optimizer, SGD | Adam):
+        if isinstance(optimizer, _OPTIMIZERS):
             with self._lock:
                 at_once: float | None = self._engine.step(x, t, optimizer)
             if at_once is not None:
