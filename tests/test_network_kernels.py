@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 
 import numpy as np
@@ -215,3 +216,87 @@ def test_a_batch_that_fails_changes_nothing(dtype, rule, spoilt, failure, engine
     assert net.train(x, targets, order, 10, optimizer, None) == (mean, 2, failure)
     assert optimizer.steps == 2
     assert [a.tobytes() for a in (w, *optimizer.state(w))] == [a.tobytes() for a in good]
+
+
+# -- a step at first sight ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("loss", ["softmax_cross_entropy", "squared_error"])
+def test_a_step_is_a_batch_of_training(dtype, rule, loss, isa):
+    """To the bit, the optimizer's state included, also when another optimizer comes in between."""
+    each = problem((6, 21, 4), 30, dtype, "relu", loss)
+    sizes, activation, loss, parameters, x, targets = parts(each)
+    w, optimizer, other = parameters.copy(), RULES[rule](), SGD(0.0)
+    net = _backend.kernels.Network(sizes, activation, loss, w, 1)
+    losses = []
+    for start in (0, 10, 20):
+        losses.append(net.step(x[start : start + 10], targets[start : start + 10], optimizer))
+        assert net.step(x, targets, other) is not None
+    assert optimizer.steps == 3
+    mean, trained = training(each, rule)(_backend.kernels, 1, np.arange(30), 10)
+    assert mean == sum(10 * loss for loss in losses) / 30
+    assert [a.tobytes() for a in trained] == [a.tobytes() for a in (w, *optimizer.state(w))]
+
+
+def not_at_first_sight(x, labels):
+    """Batches that are wrong, or need more than a look."""
+    nan, huge = x.copy(), x.copy()
+    nan[1, 2], huge[1, 2] = np.nan, np.finfo(x.dtype).max / 2
+    return {
+        "list": (x.tolist(), labels),
+        "subclass": (np.ma.masked_array(x), labels),
+        "dtype": (x.astype(np.float16), labels),
+        "byte order": (x.astype(x.dtype.newbyteorder()), labels),
+        "strided": (np.repeat(x, 2, axis=1)[:, ::2], labels),
+        "one axis": (x[0], labels),
+        "columns": (x[:, 1:].copy(), labels),
+        "no rows": (x[:0], labels[:0]),
+        "fewer labels": (x, labels[1:]),
+        "label dtype": (x, labels.astype(np.int32)),
+        "strided labels": (x, np.repeat(labels, 2)[::2]),
+        "label too large": (x, labels + 4),
+        "negative label": (x, labels - 4),
+        "rows of targets": (x, np.eye(4, dtype=x.dtype)[labels]),
+        "misaligned": (np.frombuffer(b"0" + x.tobytes(), np.uint8)[1:].view(x.dtype).reshape(x.shape), labels),
+        "nan": (nan, labels),
+        "huge": (huge, labels),
+    }
+
+
+def test_a_step_leaves_all_else_alone(dtype, isa):
+    """It does nothing, and says so; a batch in order is trained on after that."""
+    sizes, activation, loss, parameters, x, labels = parts(problem((6, 21, 4), 9, dtype, "relu"))
+    w, optimizer = parameters.copy(), Adam()
+    net = _backend.kernels.Network(sizes, activation, loss, w, 1)
+    for what, batch in not_at_first_sight(x, labels).items():
+        assert net.step(*batch, optimizer) is None, what
+        assert optimizer.steps == 0 and w.tobytes() == parameters.tobytes(), what
+        assert not any(np.any(state) for state in optimizer.state(w)), what
+    assert net.step(x, labels, optimizer) is not None and optimizer.steps == 1
+
+
+def test_a_step_that_could_overflow_is_left_alone(dtype, isa):
+    sizes, activation, loss, parameters, x, labels = parts(problem((6, 21, 4), 9, dtype, "relu"))
+    net = _backend.kernels.Network(sizes, activation, loss, parameters.copy(), 1)
+    for optimizer in (SGD(1e4), SGD(0.1, weight_decay=2.0), SGD(100.0, weight_decay=0.1), Adam(epsilon=1e-20)):
+        assert net.step(x, labels, optimizer) is None
+    optimizer = SGD(0.1, momentum=0.9)
+    optimizer.state(net.parameters)[0][3] = 1e20
+    assert net.step(x, labels, optimizer) is None
+
+
+# -- threads -----------------------------------------------------------------------------------------------------------------------
+
+
+def test_networks_side_by_side(dtype, isa):
+    """Calls at the same time have threads of their own."""
+    each = problem((60, 300, 30), 500, dtype, "relu")
+    train, order = training(each, "adam"), generator("order").permutation(500)
+    want = train(_backend.kernels, 1, order, 200)
+    with ThreadPoolExecutor(3) as pool:
+        runs = [pool.submit(train, _backend.kernels, n_threads, order, 200) for n_threads in (2, 3, 2, 1, 2, 4)]
+    for run in runs:
+        mean, arrays = run.result()
+        assert mean == want[0]
+        assert [a.tobytes() for a in arrays] == [a.tobytes() for a in want[1]]

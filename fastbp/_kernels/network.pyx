@@ -20,13 +20,14 @@ from fastbp._kernels.optimizer cimport Update, set_step, update_parameters
 from fastbp._kernels.step cimport (
     Layer, Matrix, Net, deltas, forward, forward_work, gradient, gradient_bound, poll, prepare, step_work, update,
 )
-from fastbp._kernels.team cimport Work, fbp_team, on_team
+from fastbp._kernels.team cimport Work, fbp_team, fbp_team_share, on_team
 
 from time import perf_counter
 
 import numpy as np
 
 cdef double REPORT_SECONDS = 0.1  # between two calls of `report`
+cdef Py_ssize_t GATHERED_BYTES = 64 * 1024  # that pay for handing them to another thread
 cdef Py_ssize_t PREDICTION_ROWS = 512  # of a block in which the logits of many rows are formed
 # Below these an update of finite parameters is finite. What it adds to a parameter is less than half the distance between the two
 # largest numbers of float32, 1e31, so no parameter overflows, however large it is.
@@ -133,11 +134,23 @@ cdef struct Call:
     Failure failure
 
 
-cdef void gather(Matrix source, const int64_t *order, Matrix to) noexcept nogil:
+cdef struct Rows:
+    Matrix source, to
+    const int64_t *order
+    Py_ssize_t count  # of rows that a thread takes at a time
+
+
+cdef void gather_some(const void *rows, Py_ssize_t part, int thread) noexcept nogil:
+    cdef const Rows *r = <const Rows *>rows
+    cdef Py_ssize_t i, start = part * r.count
+    for i in range(start, min(start + r.count, r.to.rows)):
+        memcpy(r.to.data + i * r.to.row, r.source.data + r.order[i] * r.source.row, r.to.row)
+
+
+cdef void gather(Matrix source, const int64_t *order, Matrix to, fbp_team *team) noexcept nogil:
     """Row i of `to` is row order[i] of `source`."""
-    cdef Py_ssize_t i
-    for i in range(to.rows):
-        memcpy(to.data + i * to.row, source.data + order[i] * source.row, to.row)
+    cdef Rows r = Rows(source, to, order, GATHERED_BYTES // to.row + 1)
+    fbp_team_share(team, gather_some, &r, (to.rows + r.count - 1) // r.count)
 
 
 cdef bint large(Net *net, const char *x) noexcept nogil:
@@ -193,8 +206,8 @@ cdef int train_batches(Call *c, fbp_team *team) except -1 nogil:
         if c.order == NULL:
             x.data, t.data = c.x.data + c.start * x.row, c.t.data + c.start * t.row
         else:
-            gather(c.x, c.order + c.start, x)
-            gather(c.t, c.order + c.start, t)
+            gather(c.x, c.order + c.start, x, team)
+            gather(c.t, c.order + c.start, t, team)
         loss = deltas(net, x, t, team)
         if not isfinite(loss):
             c.failure = LOSS
