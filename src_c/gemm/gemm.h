@@ -79,33 +79,35 @@ static void pack_a(fbp_size rows, fbp_size K, const real *A, fbp_size A_row, fbp
         pack(smaller(TILE_ROWS, rows - i), K, A_ROOM, A + i * A_row, A_row, A_column, panels);
 }
 
-/* Where a tile lies and what happens to it: n columns from C on; `add` to what stands there; `last` of the blocks of depth. */
+/* Where a tile lies and what happens to it: n columns from C on, which are added to what stands there, or begin with a bias. A
+ * finished tile that something follows goes through a buffer in the L1 cache, of whole vectors; C sees only what comes of it. */
 typedef struct {
     real *C;
     fbp_size C_row, n;
-    int add, last;
-    const real *bias;  /* at the tile's first column, or NULL */
+    int add;
+    const real *bias; /* at the tile's first column, or NULL */
+    real *buffer;     /* NULL where nothing follows, or more blocks of depth are to come */
+    int activation;
     const real *slope; /* at the tile's first element, or NULL */
     fbp_size slope_row;
-    int activation;
-    const fbp_update *update; /* then C is a gradient on its way to w, and to the optimizer's state beside it */
-    real *w, *first, *second;
-    fbp_size w_row;
+    const fbp_update *update; /* by the product, of C and of the optimizer's state beside it */
+    real *first, *second;
 } tile;
 
-/* C = f(C), or C ⊙ f'(slope), or the update by C, over a finished tile that is still in the L1 cache */
-static void finish_tile(int rows, const tile *t)
+/* C = f(C), or C ⊙ f'(slope), or the update of C by the product */
+static ALWAYS_INLINE void finish_tile(int rows, int vectors, const tile *t)
 {
+    const int width = vectors * W;
     if (t->update) {
-        update_rows(rows, t->n, t->C, t->C_row, t->update, t->first, t->second, t->w, t->w_row);
-    } else if (t->activation != FBP_IDENTITY) {
-        for (fbp_size i = 0; i < rows; i++) {
-            real *c = t->C + i * t->C_row;
-            if (t->slope)
-                activate_backward(t->activation, t->n, c, t->slope + i * t->slope_row, c);
-            else
-                activate(t->activation, t->n, c, c);
-        }
+        update_rows(rows, t->n, t->buffer, width, t->update, t->first, t->second, t->C, t->C_row);
+    } else if (t->slope) {
+        for (int i = 0; i < rows; i++)
+            activate_backward(t->activation, t->n, t->buffer + i * width, t->slope + i * t->slope_row, t->C + i * t->C_row);
+    } else {
+        activate(t->activation, rows * width, t->buffer, t->buffer);
+        for (int i = 0; i < rows; i++)
+            for (int j = 0; j < t->n; j += W)
+                store_at(t->C + i * t->C_row + j, v_load(t->buffer + i * width + j), t->n - j);
     }
 }
 
@@ -116,8 +118,8 @@ static ALWAYS_INLINE void multiply_tile(int rows, int vectors, int by_line, fbp_
 {
     vec acc[TILE_ROWS][TILE_VECTORS];
     UNROLL for (int i = 0; i < rows; i++) {
-        PREFETCH_TO_WRITE(t->w + i * t->w_row);
-        PREFETCH_TO_WRITE(t->w + i * t->w_row + t->n - 1);
+        PREFETCH_TO_WRITE(t->C + i * t->C_row);
+        PREFETCH_TO_WRITE(t->C + i * t->C_row + t->n - 1);
         UNROLL for (int j = 0; j < vectors; j++)
             acc[i][j] = v_all(0);
     }
@@ -140,9 +142,13 @@ static ALWAYS_INLINE void multiply_tile(int rows, int vectors, int by_line, fbp_
                 acc[i][j] = v_add(load_at(c, left, 0), acc[i][j]);
             else if (t->bias)
                 acc[i][j] = v_add(load_at(t->bias + j * W, left, 0), acc[i][j]);
-            store_at(c, acc[i][j], left);
+            if (t->buffer)
+                v_store(t->buffer + (i * vectors + j) * W, acc[i][j]);
+            else
+                store_at(c, acc[i][j], left);
         }
     }
+    if (t->buffer) finish_tile(rows, vectors, t);
 }
 
 static ALWAYS_INLINE void tile_of_height(int rows, int by_line, fbp_size K, const real *a, fbp_size a_stride, const real *b,
@@ -156,7 +162,6 @@ static ALWAYS_INLINE void tile_of_height(int rows, int by_line, fbp_size K, cons
         multiply_tile(rows, TILE_VECTORS, 0, K, a, a_stride, b, b_stride, t);
     else
         multiply_tile(rows, 1, 0, K, a, a_stride, b, b_stride, t);
-    if (t->last) finish_tile(rows, t);
 }
 
 /* As many of the `rows` rows from a and t->C on as there is code for a tile of; returns how many. */
@@ -214,7 +219,8 @@ static void matrix_product(fbp_size M, fbp_size N, fbp_size K, const real *A, fb
     const fbp_size full_depth = depth_of_blocks(K), a_stride = by_line ? A_row : by_step ? A_column : A_ROOM;
     const real *bias = e->bias, *slope = e->slope;
     real *packed_b = scratch, *packed_a = scratch + full_depth * TILE_COLUMNS, *first = e->first, *second = e->second;
-    real gradient[TILE_ROWS * TILE_COLUMNS];
+    const int follows = e->update || e->activation != FBP_IDENTITY;
+    real buffer[TILE_ROWS * TILE_COLUMNS];
     fbp_size k = 0;
     do { /* once for K = 0 as well */
         fbp_size depth = smaller(full_depth, K - k);
@@ -233,13 +239,10 @@ static void matrix_product(fbp_size M, fbp_size N, fbp_size K, const real *A, fb
                 for (fbp_size i = 0; i < rows;) {
                     fbp_size at = (row + i) * C_row + j;
                     tile t = {
-                        .C = e->update ? gradient : C + at, .C_row = e->update ? TILE_COLUMNS : C_row, .n = n,
-                        .add = k > 0 || e->accumulate, .last = k + depth == K,
-                        .bias = bias ? bias + j : NULL,
-                        .slope = slope ? slope + (row + i) * e->slope_row + j : NULL,
-                        .slope_row = e->slope_row, .activation = e->activation,
+                        .C = C + at, .C_row = C_row, .n = n, .add = k > 0 || e->accumulate, .bias = bias ? bias + j : NULL,
+                        .buffer = follows && k + depth == K ? buffer : NULL, .activation = e->activation,
+                        .slope = slope ? slope + (row + i) * e->slope_row + j : NULL, .slope_row = e->slope_row,
                         .update = e->update, .first = first ? first + at : NULL, .second = second ? second + at : NULL,
-                        .w = C + at, .w_row = C_row,
                     };
                     const real *a = by_line || by_step ? a_block + i * A_row
                                                        : packed_a + i / TILE_ROWS * depth * A_ROOM + i % TILE_ROWS;
