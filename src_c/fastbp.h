@@ -26,6 +26,7 @@ typedef struct {
     const void *bias;   /* (N) or NULL:     C = f(A B + bias)       the forward pass */
     const void *slope;  /* (M, N) or NULL:  C = (A B) ⊙ f'(slope)   the recursion; what f' takes, see activate_backward */
     fbp_size slope_row;
+    int accumulate;     /* C += A B, with no bias */
 } fbp_epilogue;
 
 #define REAL void

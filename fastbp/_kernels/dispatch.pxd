@@ -12,6 +12,7 @@ cdef extern from "fastbp.h" nogil:
         const void *bias
         const void *slope
         fbp_size slope_row
+        int accumulate
 
     # One dtype on one instruction set; src_c/kernels.def is the list, the comments in src_c/ tell what each does.
     ctypedef struct fbp_kernels:

@@ -1,7 +1,7 @@
 """One layer forward and backward: three matrix products, each with what follows it fused, divided over threads.
 
 C (M, N) is cut along its longer side, one piece for each thread, each with scratch of its own. An element of C is the same sum
-in the same order in every cut, so the number of threads changes no bit. A product of seconds runs in slices of rows.
+in the same order in every cut, so the number of threads changes no bit. A product of seconds runs in slices of the same side.
 """
 
 from cpython.exc cimport PyErr_CheckSignals
@@ -25,27 +25,38 @@ cdef int product_threads(const Product *p, int n_threads) noexcept nogil:
     return threads_for(n_threads, work)
 
 
+cdef inline Py_ssize_t longer_side(const Product *p) noexcept nogil:
+    return p.M if p.by_rows else p.N
+
+
 cdef inline Py_ssize_t piece(const Product *p, int threads) noexcept nogil:
     """The length of a thread's part of the longer side of C: whole tiles along N."""
     cdef Py_ssize_t unit = 8 if p.by_rows else p.k.tile_columns()
-    cdef Py_ssize_t length = p.M if p.by_rows else p.N
-    return ((length + threads - 1) // threads + unit - 1) // unit * unit
+    return ((longer_side(p) + threads - 1) // threads + unit - 1) // unit * unit
 
 
-cdef Py_ssize_t slice_rows(const Product *p, int threads) noexcept nogil:
-    """Rows of C that take a tenth of a second at most. The width of a tile tells how fast the instruction set is."""
-    cdef double rows = SLICE_PER_COLUMN * p.k.tile_columns() * threads / (<double>p.N * p.K + 1)
-    return min(p.M, <Py_ssize_t>min(rows, 1e15) // 8 * 8 + 8)
+cdef Py_ssize_t slice_length(const Product *p, int threads) noexcept nogil:
+    """Of the longer side, what takes a tenth of a second at most. The width of a tile tells how fast the instruction set is."""
+    cdef Py_ssize_t unit = threads * (8 if p.by_rows else p.k.tile_columns())
+    cdef double length = SLICE_PER_COLUMN * p.k.tile_columns() * threads / (<double>min(p.M, p.N) * p.K + 1)
+    return <Py_ssize_t>min(length, 1e15) // unit * unit + unit
 
 
-cdef Product part_of(const Product *p, Py_ssize_t row, Py_ssize_t rows) noexcept nogil:
-    """Rows [row, row + rows) of the product"""
+cdef Product part_of(const Product *p, Py_ssize_t start, Py_ssize_t size) noexcept nogil:
+    """The product's rows [start, start + size), or its columns, on the longer side"""
     cdef Product part = p[0]
-    part.M = rows
+    cdef Py_ssize_t row = start if p.by_rows else 0, column = 0 if p.by_rows else start
+    if p.by_rows:
+        part.M = size
+    else:
+        part.N = size
     part.A = p.A + row * p.A_row * p.element
-    part.C = p.C + row * p.C_row * p.element
+    part.B = p.B + column * p.B_column * p.element
+    part.C = p.C + (row * p.C_row + column) * p.element
+    if p.epilogue.bias != NULL:
+        part.epilogue.bias = <const char *>p.epilogue.bias + column * p.element
     if p.epilogue.slope != NULL:
-        part.epilogue.slope = <const char *>p.epilogue.slope + row * p.epilogue.slope_row * p.element
+        part.epilogue.slope = <const char *>p.epilogue.slope + (row * p.epilogue.slope_row + column) * p.element
     return part
 
 
@@ -60,46 +71,35 @@ cdef Py_ssize_t piece_scratch(const Product *p, int threads) noexcept nogil:
 
 
 cdef Py_ssize_t product_scratch(const Product *p, int threads) noexcept nogil:
-    cdef Product part = part_of(p, 0, slice_rows(p, threads))
-    return threads * piece_scratch(&part, threads)
+    return threads * piece_scratch(p, threads)
 
 
-cdef void multiply_piece(const Product *p, Py_ssize_t row, Py_ssize_t column, Py_ssize_t M, Py_ssize_t N,
-                         char *scratch) noexcept nogil:
-    """Rows [row, row + M) and columns [column, column + N) of C."""
-    cdef fbp_epilogue epilogue = p.epilogue
-    if M <= 0 or N <= 0:
-        return
-    if epilogue.bias != NULL:
-        epilogue.bias = <const char *>epilogue.bias + column * p.element
-    if epilogue.slope != NULL:
-        epilogue.slope = <const char *>epilogue.slope + (row * epilogue.slope_row + column) * p.element
-    p.k.matrix_product(M, N, p.K, p.A + row * p.A_row * p.element, p.A_row, p.A_column,
-                       p.B + column * p.B_column * p.element, p.B_row, p.B_column, &epilogue, scratch,
-                       p.C + (row * p.C_row + column) * p.element, p.C_row)
+cdef void multiply_piece(const Product *p, Py_ssize_t start, Py_ssize_t size, char *scratch) noexcept nogil:
+    """`size` rows or columns of C, or as many as there are, from number `start` on."""
+    cdef Product part = part_of(p, start, min(size, longer_side(p) - start))
+    if part.M > 0 and part.N > 0:
+        p.k.matrix_product(part.M, part.N, part.K, part.A, part.A_row, part.A_column, part.B, part.B_row, part.B_column,
+                           &part.epilogue, scratch, part.C, part.C_row)
 
 
 cdef void multiply_slice(const Product *p, int threads, char *scratch) noexcept nogil:
     cdef Py_ssize_t size = piece(p, threads), share = piece_scratch(p, threads)
     cdef int i
     if threads == 1:
-        multiply_piece(p, 0, 0, p.M, p.N, scratch)
+        multiply_piece(p, 0, size, scratch)
         return
     for i in prange(threads, schedule="static", num_threads=threads):
-        if p.by_rows:
-            multiply_piece(p, i * size, 0, min(size, p.M - i * size), p.N, scratch + i * share)
-        else:
-            multiply_piece(p, 0, i * size, p.M, min(size, p.N - i * size), scratch + i * share)
+        multiply_piece(p, i * size, size, scratch + i * share)
 
 
 cdef int multiply(const Product *p, int threads, char *scratch) except -1 nogil:
-    cdef Py_ssize_t start = 0, rows = slice_rows(p, threads)
+    cdef Py_ssize_t start = 0, length = longer_side(p), step = slice_length(p, threads)
     cdef Product part
-    while start < p.M:
-        part = part_of(p, start, min(rows, p.M - start))
+    while start < length:
+        part = part_of(p, start, min(step, length - start))
         multiply_slice(&part, threads, scratch)
-        start += rows
-        if start < p.M:
+        start += step
+        if start < length:
             with gil:
                 PyErr_CheckSignals()
     return 0

@@ -21,11 +21,6 @@ cdef double ELEMENT_WORK = 1.0  # nanoseconds that one thread needs for an eleme
 cdef double SLICE = 4e6         # nanoseconds, at that rate, between two looks at pending signals
 
 
-# A sum and what its roundings lost: A. Neumaier, ZAMM 54 (1974). Its error does not grow with the number of terms.
-cdef struct Sum:
-    double rounded, lost
-
-
 cdef inline void add(Sum *sum, double x) noexcept nogil:
     cdef double to = sum.rounded + x
     if fabs(sum.rounded) >= fabs(x):
@@ -35,11 +30,19 @@ cdef inline void add(Sum *sum, double x) noexcept nogil:
     sum.rounded = to
 
 
-cdef inline double value(Sum sum) noexcept nogil:
+cdef double value(Sum sum) noexcept nogil:
     return sum.rounded + sum.lost if isfinite(sum.rounded) else sum.rounded
 
 
 # -- one row ---------------------------------------------------------------------------------------------------------------
+
+
+cdef inline Py_ssize_t example(const Rows *r, Py_ssize_t n) noexcept nogil:
+    return n if r.order == NULL else r.order[n]
+
+
+cdef inline const char *target(const Rows *r, Py_ssize_t n) noexcept nogil:
+    return r.t + example(r, n) * r.t_row
 
 
 cdef double softmax_cross_entropy_row(const Rows *r, const Scratch *s, Py_ssize_t n, double scale, int thread) noexcept nogil:
@@ -50,9 +53,9 @@ cdef double softmax_cross_entropy_row(const Rows *r, const Scratch *s, Py_ssize_
     cdef char *u = s.rows + 2 * row * thread
     cdef double w = 1
     if r.t != NULL:
-        t = r.t + n * r.t_row
+        t = target(r, n)
     else:
-        label = r.labels[n]
+        label = r.labels[example(r, n)]
         if r.smoothing == 0 and r.lse_square_scale == 0 and r.softcap == 0:
             if r.class_weight != NULL:
                 w = r.class_weight[label]
@@ -63,20 +66,20 @@ cdef double softmax_cross_entropy_row(const Rows *r, const Scratch *s, Py_ssize_
 
 
 cdef double sigmoid_cross_entropy_row(const Rows *r, const Scratch *s, Py_ssize_t n, double scale, int thread) noexcept nogil:
-    return r.k.sigmoid_cross_entropy_row(r.C, r.z + n * r.z_row, r.t + n * r.t_row, s.weight, r.smoothing, scale,
+    return r.k.sigmoid_cross_entropy_row(r.C, r.z + n * r.z_row, target(r, n), s.weight, r.smoothing, scale,
                                          r.d + n * r.d_row)
 
 
 cdef double squared_error_row(const Rows *r, const Scratch *s, Py_ssize_t n, double scale, int thread) noexcept nogil:
-    return r.k.squared_error_row(r.C, r.z + n * r.z_row, r.t + n * r.t_row, scale, r.d + n * r.d_row)
+    return r.k.squared_error_row(r.C, r.z + n * r.z_row, target(r, n), scale, r.d + n * r.d_row)
 
 
 cdef double sigmoid_squared_error_row(const Rows *r, const Scratch *s, Py_ssize_t n, double scale, int thread) noexcept nogil:
-    return r.k.sigmoid_squared_error_row(r.C, r.z + n * r.z_row, r.t + n * r.t_row, scale, r.d + n * r.d_row)
+    return r.k.sigmoid_squared_error_row(r.C, r.z + n * r.z_row, target(r, n), scale, r.d + n * r.d_row)
 
 
 cdef double poisson_deviance_row(const Rows *r, const Scratch *s, Py_ssize_t n, double scale, int thread) noexcept nogil:
-    return r.k.poisson_deviance_row(r.C, r.z + n * r.z_row, r.t + n * r.t_row, scale, r.d + n * r.d_row)
+    return r.k.poisson_deviance_row(r.C, r.z + n * r.z_row, target(r, n), scale, r.d + n * r.d_row)
 
 
 cdef RowError row_error_named(str name) except NULL:
@@ -101,12 +104,12 @@ cdef inline double element_at(const char *x, Py_ssize_t i, Py_ssize_t element) n
 cdef double class_weight_of(const Rows *r, Py_ssize_t n) noexcept nogil:
     """w_label, or Σ_c w_c t_c / Σ_c t_c, the mean class weight under a row of targets; 1 where they sum to 0."""
     if r.t == NULL:
-        return r.class_weight[r.labels[n]]
+        return r.class_weight[r.labels[example(r, n)]]
     cdef Sum weighted = Sum(0, 0), total = Sum(0, 0)
     cdef double t
     cdef Py_ssize_t c
     for c in range(r.C):
-        t = element_at(r.t + n * r.t_row, c, r.element)
+        t = element_at(target(r, n), c, r.element)
         add(&weighted, r.class_weight[c] * t)
         add(&total, t)
     return 1 if value(total) == 0 else value(weighted) / value(total)
@@ -114,9 +117,14 @@ cdef double class_weight_of(const Rows *r, Py_ssize_t n) noexcept nogil:
 
 cdef inline double sample_weight_of(const Rows *r, Py_ssize_t n) noexcept nogil:
     """s_n; 0 for an ignored row."""
-    if r.labels != NULL and r.labels[n] == r.ignore_index:
+    cdef Py_ssize_t i = example(r, n)
+    if r.labels != NULL and r.labels[i] == r.ignore_index:
         return 0
-    return 1 if r.sample_weight == NULL else r.sample_weight[n]
+    return 1 if r.sample_weight == NULL else r.sample_weight[i]
+
+
+cdef bint is_read(const Rows *r, Py_ssize_t n) noexcept nogil:
+    return sample_weight_of(r, n) != 0
 
 
 cdef void row_weight(const Rows *r, const Scratch *s, RowError error, Py_ssize_t n, double divisor, int thread) noexcept nogil:
@@ -189,26 +197,39 @@ cdef int over_rows(RowTask task, const Rows *r, const Scratch *s, RowError error
     return 0
 
 
-cdef double sum_of_rows(const Rows *r, const Scratch *s) noexcept nogil:
-    cdef Sum total = Sum(0, 0)
+cdef void add_rows(const Rows *r, const Scratch *s, Sum *total) noexcept nogil:
     cdef Py_ssize_t n
     for n in range(r.N):
-        add(&total, s.errors[n])
-    return value(total)
+        add(total, s.errors[n])
+
+
+cdef int add_weights(const Rows *r, int n_threads, char *memory, Sum *total) except -1 nogil:
+    cdef Scratch s = divided(r, memory)
+    # the weights of a row of targets take a pass over it; all others are looked up
+    over_rows(row_weight, r, &s, NULL, 1, row_threads(r, n_threads) if r.class_weight != NULL and r.t != NULL else 1)
+    add_rows(r, &s, total)
+    return 0
+
+
+cdef int add_errors(const Rows *r, RowError error, double divisor, int n_threads, char *memory, Sum *total) except -1 nogil:
+    cdef Scratch s = divided(r, memory)
+    over_rows(row_gradient, r, &s, error, divisor, row_threads(r, n_threads))
+    add_rows(r, &s, total)
+    return 0
 
 
 cdef double reduced(const Rows *r, RowError error, bint mean, int n_threads, char *memory, double *weight_sum) except? -1 nogil:
     """The mean or sum of the rows' errors; their gradients to d, weight_sum, and the weighted errors at the start of `memory`."""
-    cdef Scratch s = divided(r, memory)
-    cdef int threads = row_threads(r, n_threads)
-    # the weights of a row of targets take a pass over it; all others are looked up
-    over_rows(row_weight, r, &s, error, 1, threads if r.class_weight != NULL and r.t != NULL else 1)
-    weight_sum[0] = sum_of_rows(r, &s)
+    cdef Scratch s
+    cdef Sum weights = Sum(0, 0), errors = Sum(0, 0)
+    add_weights(r, n_threads, memory, &weights)
+    weight_sum[0] = value(weights)
     if mean and weight_sum[0] == 0:
-        over_rows(row_of_zeros, r, &s, error, 1, threads)
+        s = divided(r, memory)
+        over_rows(row_of_zeros, r, &s, error, 1, row_threads(r, n_threads))
         return NAN
-    over_rows(row_gradient, r, &s, error, weight_sum[0] if mean else 1, threads)
-    return sum_of_rows(r, &s) / weight_sum[0] if mean else sum_of_rows(r, &s)
+    add_errors(r, error, weight_sum[0] if mean else 1, n_threads, memory, &errors)
+    return value(errors) / weight_sum[0] if mean else value(errors)
 
 
 cdef tuple evaluate(Rows *r, str name, bint mean, real[::1] losses, int n_threads):

@@ -225,6 +225,7 @@ cdef class Network:
         p.A, p.A_row, p.A_column = x, x_row, 1
         p.B, p.B_row, p.B_column = self.w + layer.weight, p.N, 1
         p.epilogue.bias, p.epilogue.slope, p.epilogue.slope_row = self.w + layer.bias, NULL, 0
+        p.epilogue.accumulate = False
         p.epilogue.activation = FBP_IDENTITY if self.keeps_input or i == self.depth - 1 else self.kind
         p.C, p.C_row = out, out_row
         return p
@@ -239,6 +240,7 @@ cdef class Network:
         p.A, p.A_row, p.A_column = delta, p.K, 1
         p.B, p.B_row, p.B_column = self.w + layer.weight, 1, p.K
         p.epilogue.bias, p.epilogue.slope, p.epilogue.slope_row = NULL, NULL, p.N
+        p.epilogue.accumulate = False
         p.epilogue.activation = self.kind
         if i > 0 and self.kind != FBP_IDENTITY:
             p.epilogue.slope = self.layers[i - 1].z
@@ -256,6 +258,7 @@ cdef class Network:
         p.A, p.A_row, p.A_column = x, 1, x_row
         p.B, p.B_row, p.B_column = delta, p.N, 1
         p.epilogue.bias, p.epilogue.slope, p.epilogue.slope_row, p.epilogue.activation = NULL, NULL, 0, FBP_IDENTITY
+        p.epilogue.accumulate = False
         p.C, p.C_row = out, p.N
         return p
 

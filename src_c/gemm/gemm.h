@@ -208,10 +208,10 @@ static fbp_size depth_of_blocks(fbp_size K)
     return K == 0 ? 0 : (K + blocks - 1) / blocks;
 }
 
-/* Elements of scratch that matrix_product needs: one packed block of A and one of B. */
+/* Elements of scratch that matrix_product needs, never less for a larger product: one packed block of A and one of B. */
 static fbp_size matrix_product_scratch(fbp_size M, fbp_size N, fbp_size K)
 {
-    fbp_size depth = depth_of_blocks(K), panels = (smaller(M, ROWS) + TILE_ROWS - 1) / TILE_ROWS;
+    fbp_size depth = smaller(K, DEPTH), panels = (smaller(M, ROWS) + TILE_ROWS - 1) / TILE_ROWS;
     return depth * round_up(smaller(N, COLUMNS), TILE_COLUMNS) + panels * a_panel_size(DEPTH, 1) + W;
 }
 
@@ -239,7 +239,7 @@ static void matrix_product(fbp_size M, fbp_size N, fbp_size K, const real *A, fb
                         fbp_size m = smaller(TILE_ROWS, rows - i), at = (row + i) * C_row + column + j;
                         tile t = {
                             .C = C + at, .C_row = C_row, .m = m, .n = smaller(TILE_COLUMNS, columns - j),
-                            .first = k == 0, .last = k + depth == K,
+                            .first = k == 0 && !epilogue->accumulate, .last = k + depth == K,
                             .bias = bias ? bias + column + j : NULL,
                             .slope = slope ? slope + (row + i) * epilogue->slope_row + column + j : NULL,
                             .slope_row = epilogue->slope_row, .activation = epilogue->activation,

@@ -61,7 +61,7 @@ enum primitive {
 #undef FBP_KERNEL
 };
 typedef struct {
-    int kind, rows, weighted, at_top, nesterov, step, bias, slope, any_result;
+    int kind, rows, weighted, at_top, nesterov, step, bias, slope, accumulate, any_result;
     double scale, smoothing, softcap, lse_square_scale, momentum, decay;
 } options;
 typedef struct { exact value, size, floor; } estimate; /* an error is counted in eps · size or floor · tiny */
@@ -257,10 +257,12 @@ static void expect_update(problem *p) /* its size is that of the same formulas w
 static void expect_product(problem *p)
 {
     const int kind = p->o.kind;
-    for (fbp_size i = 0; i < p->out_length[0]; i++) want[0][i] = (estimate){NAN, 0, 0}; /* as before, between the rows */
+    for (fbp_size i = 0; i < p->out_length[0]; i++) { /* as before, between the rows */
+        want[0][i] = (estimate){p->o.accumulate ? in[3][i] : NAN, 0, 0};
+    }
     for (fbp_size i = 0; i < p->M; i++)
         for (fbp_size j = 0; j < p->N; j++) {
-            exact c = p->o.bias ? in[2][j] : 0, size = fabsl(c);
+            exact c = p->o.bias ? in[2][j] : p->o.accumulate ? in[3][i * p->C_row + j] : 0, size = fabsl(c);
             for (fbp_size l = 0; l < p->K; l++) {
                 exact term = in[0][i * p->A_row + l * p->A_column] * in[1][l * p->B_row + j * p->B_column];
                 c += term, size += fabsl(term);
@@ -348,7 +350,7 @@ static int multiply(const problem *p, void **x, void *C, fbp_size i, fbp_size m,
 {
     block scratch = place(k->matrix_product_scratch(m, n, p->K), NULL);
     fbp_epilogue then = {p->o.kind, p->o.bias ? element(x[2], j) : NULL, p->o.slope ? element(x[3], i * p->slope_row + j) : NULL,
-                         p->slope_row};
+                         p->slope_row, p->o.accumulate};
     k->matrix_product(m, n, p->K, element(x[0], i * p->A_row), p->A_row, p->A_column, element(x[1], j * p->B_column), p->B_row,
                       p->B_column, &then, contents(scratch), element(C, i * p->C_row + j), p->C_row);
     int good = intact(scratch);
@@ -383,7 +385,9 @@ static double call(const problem *p, void **x, void **y)
     case is_matrix_product:
         return multiply(p, x, y[0], 0, i, 0, j) & multiply(p, x, y[0], i, p->M - i, 0, j) &
                multiply(p, x, y[0], 0, i, j, p->N - j) & multiply(p, x, y[0], i, p->M - i, j, p->N - j);
-    case is_matrix_product_scratch: return k->matrix_product_scratch(7, 9, 500) <= k->matrix_product_scratch(70, 90, 500);
+    case is_matrix_product_scratch:
+        return k->matrix_product_scratch(7, 9, 500) <= k->matrix_product_scratch(70, 90, 500) &&
+               k->matrix_product_scratch(7, 9, 256) <= k->matrix_product_scratch(7, 9, 257);
     case is_tile_columns: return k->tile_columns() > 0;
     case is_column_sums: k->column_sums(p->K, p->N, x[1], p->B_row, y[0]); return 1;
     case is_multiply_adds: return k->multiply_adds(3) == 3 * k->multiply_adds(1);
@@ -465,7 +469,7 @@ static run solve(const line *l, const problem *p, int shared) /* the first outpu
     void *x[INPUTS] = {0}, *y[OUTPUTS] = {0};
     for (int i = 0; i < inputs; i++) from[i] = place(p->in_length[i], in[i]), x[i] = contents(from[i]);
     for (int o = 0; o < r.outputs; o++) {
-        const int begins_as = l->in_place == UPDATES ? o + 1 : o == 0 ? shared : -1;
+        const int begins_as = l->in_place == UPDATES ? o + 1 : p->o.accumulate ? 3 : o == 0 ? shared : -1;
         r.out[o] = place(p->out_length[o], begins_as < 0 ? NULL : in[begins_as]), y[o] = contents(r.out[o]);
     }
     if (shared >= 0) x[shared] = y[0];
@@ -560,10 +564,10 @@ static void one_product(const line *l, fbp_size M, fbp_size N, fbp_size K, int s
         .id = l->id, .M = M, .N = N, .K = K, .slope_row = N + 2, .C_row = N + 5,
         .A_row = step * (A_down ? 1 : K + 3), .A_column = step * (A_down ? M + 3 : 1),
         .B_row = step * (B_down ? 1 : N + 3), .B_column = step * (B_down ? K + 3 : 1),
-        .in_length = {step * (A_down ? K * (M + 3) : M * (K + 3)), step * (B_down ? N * (K + 3) : K * (N + 3)), N, M * (N + 2)},
+        .in_length = {step * (A_down ? K * (M + 3) : M * (K + 3)), step * (B_down ? N * (K + 3) : K * (N + 3)), N, M * (N + 5)},
         .out_length = {M * (N + 5)},
-        .o = {.bias = then == 1 || then == 2, .slope = then == 3,
-              .kind = then < 2 ? FBP_IDENTITY : (int)uniform(1, FBP_ACTIVATIONS)},
+        .o = {.bias = then == 1 || then == 2, .slope = then == 3, .accumulate = then == 4,
+              .kind = then < 2 || then == 4 ? FBP_IDENTITY : (int)uniform(1, FBP_ACTIVATIONS)},
     };
     on_each_isa(l, &p, flavour);
 }
@@ -573,12 +577,12 @@ static void products(const line *l, int thorough)
     static const fbp_size DEPTHS[] = {0, 1, 2, 7, 33};
     static const fbp_size LARGE[][3] = {{5, 9, 255}, {5, 9, 257}, {15, 3, 600}, {300, 2, 3}, {2, 4130, 3}};
     for (int i = 0; i < 24 * 24; i += thorough ? 1 : 5) {
-        const int strides = (int)uniform(0, 8), then = (int)uniform(0, 4), flavour = one_in(9) ? ONE_NAN : ORDINARY;
+        const int strides = (int)uniform(0, 8), then = (int)uniform(0, 5), flavour = one_in(9) ? ONE_NAN : ORDINARY;
         if (l->id == is_column_sums) one_product(l, 1, EDGES[i % 24], EDGES[i / 24], 0, 0, ORDINARY);
         else one_product(l, EDGES[i / 24], EDGES[i % 24], DEPTHS[i % 23 % 5], strides, then, flavour);
     }
-    for (int i = 0; i < 5 * 32 && l->id == is_matrix_product; i += thorough ? 1 : 13)
-        one_product(l, LARGE[i / 32][0], LARGE[i / 32][1], LARGE[i / 32][2], i % 8, i / 8 % 4, ORDINARY);
+    for (int i = 0; i < 5 * 40 && l->id == is_matrix_product; i += thorough ? 1 : 13)
+        one_product(l, LARGE[i / 40][0], LARGE[i / 40][1], LARGE[i / 40][2], i % 8, i / 8 % 5, ORDINARY);
 }
 
 int main(int argc, char **argv)
