@@ -1,4 +1,4 @@
-"""Benchmarks of fastbp: `python -m bench steps` and `python -m bench losses`.
+"""Benchmarks of fastbp: `python -m bench steps`, `python -m bench losses` and `python -m bench linear`.
 
 How a number comes about, and where to read it:
 

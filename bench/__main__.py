@@ -44,10 +44,10 @@ def main() -> None:
 def work(options: argparse.Namespace) -> None:
     """Measure, print and save the table of one number of threads."""
     (threads,) = options.threads
-    from . import losses, peers, report, steps
+    from . import linear, losses, peers, report, steps
     from .race import TWIN
 
-    bench: Any = {"steps": steps, "losses": losses}[options.bench]
+    bench: Any = {"steps": steps, "losses": losses, "linear": linear}[options.bench]
     dtype, plan, facts = np.dtype(options.dtype), Plan.of(options.quick, threads), machine.describe()
     if options.worker == "first":
         print(report.header(facts), report.legend(dtype), sep="\n\n")
@@ -69,7 +69,7 @@ def work(options: argparse.Namespace) -> None:
 def _parser() -> argparse.ArgumentParser:
     """Return the command line."""
     parser = argparse.ArgumentParser(prog="python -m bench", description="Speed, and the residual beside it.")
-    parser.add_argument("bench", choices=("steps", "losses"))
+    parser.add_argument("bench", choices=("steps", "losses", "linear"))
     parser.add_argument(
         "--peers",
         nargs="?",

@@ -13,11 +13,15 @@ TWIN = "NumPy twin"
 
 @dataclass(frozen=True)
 class Entry:
-    """A contestant, how far its result is from the float64 twin's, and whether it is fastbp itself."""
+    """A contestant, how far its result is from the float64 twin's, and whether it is fastbp itself.
+
+    `memory`: the bytes by which the memory of the process grew in a call, at its peak, where that was measured.
+    """
 
     contestant: Contestant
     residual: float
     ours: bool = False
+    memory: int | None = None
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,7 @@ class Row:
     of_peak: float | None
     residual: float
     ratios: dict[str, float] = field(default_factory=dict)
+    memory: int | None = None
 
     @property
     def best_peer(self) -> float | None:
@@ -73,6 +78,7 @@ def race(shape: str, entries: Sequence[Entry], work: Work, plan: Plan) -> list[R
             of_peak=rate / work.peak if work.peak else None,
             residual=entry.residual,
             ratios={other: timings.ratio(other, name) for other in others} if entry.ours else {},
+            memory=entry.memory,
         )
 
     return sorted((row(entry) for entry in entries), key=lambda r: not r.ours)

@@ -17,7 +17,8 @@ LEFT = 65  # the width of the columns left of the ratios
 LEGEND = """\
 time: median; spread: half the distance between its quartiles; peak: fraction of the peak measured here;
 residual: largest error relative to the largest value, by the float64 NumPy twin ("!": over {limit:.0e},
-it is another computation); times faster than: the other's time / this time; best: than the fastest peer.
+it is another computation); times faster than: the other's time / this time; best: than the fastest peer;
+MB: by how much a call makes the memory of the process grow, results included (linear only).
 """
 
 
@@ -55,7 +56,8 @@ def block(rows: Iterable[Row], others: Sequence[str], dtype: np.dtype) -> str:
         flag = "!" if not row.residual < SUSPECT * np.finfo(dtype).eps else " "
         spread = f"±{row.spread:.0%}" if row.samples > 1 else "once"
         line = f"  {row.contestant:16}{_time(row.seconds):>9} {spread:>6} {rate:>15} {peak:>5} "
-        lines.append(f"{line}{row.residual:8.1e}{flag}" + _ratios(row, others))
+        memory = "" if row.memory is None else f"  {1e-6 * row.memory:.0f} MB"
+        lines.append(f"{line}{row.residual:8.1e}{flag}" + _ratios(row, others) + memory)
     return "\n".join(line.rstrip() for line in lines)
 
 

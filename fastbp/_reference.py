@@ -382,7 +382,9 @@ def linear_softmax_cross_entropy(
         z, labels, targets, class_weight, sample_weight, ignore_index, label_smoothing, lse_square_scale,
         softcap, mean, losses, delta, n_threads,
     )  # fmt: skip
-    x, d, _, read = _rows_read(inputs, delta, sample_weight, False if labels is None else labels == ignore_index)
+    x, d, _, read = _rows_read(
+        inputs, delta, sample_weight, False if labels is None else labels == ignore_index
+    )
     if mean and weight_sum == 0.0:  # nothing to learn from, and 0 times what is read might be NaN
         x, d, read = x[:0], d[:0], np.zeros_like(read)
     back = np.empty_like(x)

@@ -1,10 +1,10 @@
 from fastbp._kernels.loss cimport RowError, Rows
 
-# The last layer Z (N, C) = X (N, I) W (I, C) + b, its error, and where the gradients go. Row strides of x, w and grad_x are in
-# elements. Of `rows` the logits and deltas are left out: they are never held for all N.
+# The last layer Z (N, C) = X (N, I) W (I, C) + b, its error, and where the gradients go. Row strides, those of
+# `rows` aside, are in elements. Of `rows` the logits and deltas are left out: they are never held for all N.
 cdef struct LastLayer:
     Rows rows
-    Py_ssize_t I
+    Py_ssize_t inputs             # I
     const char *x
     Py_ssize_t x_row
     const char *w
@@ -12,7 +12,8 @@ cdef struct LastLayer:
     const char *bias              # (C) or NULL
     char *grad_x                  # (N, I)
     Py_ssize_t grad_x_row
-    char *grad_w                  # (I, C), or (C, I) if `transposed`; contiguous
+    char *grad_w                  # (I, C), or (C, I) if `transposed`
+    Py_ssize_t grad_w_row
     bint transposed
     char *grad_bias               # (C) or NULL
     char *losses                  # (N) the weighted errors, or NULL

@@ -14,6 +14,9 @@ cdef struct Product:
     Py_ssize_t C_row
     bint by_rows                  # whether threads divide the rows of C, or its columns: the longer side
 
+# The product's rows [start, start + size), or its columns, on the side that threads divide.
+cdef Product part_of(const Product *p, Py_ssize_t start, Py_ssize_t size) noexcept nogil
+
 # Threads that pay for a product; bytes of scratch for them; the product on them, which looks at pending signals on its way.
 cdef int product_threads(const Product *p, int n_threads) noexcept nogil
 cdef Py_ssize_t product_scratch(const Product *p, int threads) noexcept nogil

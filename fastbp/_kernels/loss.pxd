@@ -14,7 +14,7 @@ cdef struct Rows:
     const int64_t *labels         # (N), or NULL where targets are rows
     int64_t ignore_index
     const double *sample_weight   # (N) or NULL
-    const Py_ssize_t *order       # (N) row n of z and d belongs to example order[n] of t, labels, sample_weight; NULL: to example n
+    const Py_ssize_t *order       # (N) row n of z and d is example order[n] of t, labels, sample_weight; NULL: example n
     const double *class_weight    # (C) or NULL
     const double *pos_weight      # (C) or NULL
     double smoothing, lse_square_scale, softcap
@@ -40,8 +40,8 @@ cdef RowError row_error_named(str name) except NULL
 cdef bint is_read(const Rows *rows, Py_ssize_t n) noexcept nogil
 cdef Py_ssize_t scratch_bytes(const Rows *rows, int threads) noexcept nogil
 
-# What the rows add to the sum of the weights; and to that of the weighted errors, which stand at the start of `memory` afterwards,
-# their gradients over `divisor` in d. Of many calls on parts of the rows the sums are the same bits as of one call on all.
+# What the rows add to the sum of the weights; and to that of the weighted errors, which then stand at the start of `memory`,
+# their gradients over `divisor` in d. Calls on parts of the rows, one after the other, give the bits of one call on all.
 cdef int add_weights(const Rows *rows, int n_threads, char *memory, Sum *total) except -1 nogil
 cdef int add_errors(const Rows *rows, RowError error, double divisor, int n_threads, char *memory, Sum *total) except -1 nogil
 cdef double reduced(const Rows *rows, RowError error, bint mean, int n_threads, char *memory, double *weight_sum) except? -1 nogil
