@@ -189,11 +189,13 @@ cdef class Network:
         self.product_scratch = self.take(base, scratch)
 
     cdef Py_ssize_t scratch_of(self, Product p) noexcept nogil:
-        """Bytes for any number of threads: a smaller batch may take fewer of them, each with a larger piece."""
+        """Bytes for any number of threads, by rows and by columns: a smaller batch may take fewer of them, each with a larger
+        piece, and have its longer side where this one has its shorter."""
         cdef Py_ssize_t most = 0
         cdef int threads
         for threads in range(1, product_threads(&p, self.n_threads) + 1):
-            most = max(most, product_scratch(&p, threads))
+            for p.by_rows in range(2):
+                most = max(most, product_scratch(&p, threads))
         return most
 
     cdef int prepare(self, Py_ssize_t rows) except -1:
