@@ -1,14 +1,17 @@
-"""Benchmarks of fastbp: `python -m bench steps`, `python -m bench losses` and `python -m bench linear`.
+"""Benchmarks of fastbp: `python -m bench steps`, `losses`, `linear`, `predict`, `mnist`, `sweep`, `install`.
 
 How a number comes about, and where to read it:
 
 1. `shapes.py` names the rows: what is computed, and how many operations or bytes it takes.
-2. `problems.py` makes the inputs of a row, `steps.py` and `losses.py` its contestants: fastbp, its NumPy twin
-   (`fastbp._reference`) and, with `--peers`, the libraries of `peers.py`.
+2. `problems.py` makes the inputs of a row; `steps.py`, `losses.py`, `predict.py` and `mnist.py` its contestants:
+   fastbp, its NumPy twin (`fastbp._reference`) and, with `--peers`, other libraries. What peers share stands in
+   `peers.py`, those of the steps in `step_peers.py`.
 3. Every contestant, peers included, is checked once against the float64 twin (`problems.py`): the residual.
+   Whole training is judged by its accuracy instead.
 4. `timing.py` measures all contestants of a row interleaved, in one process, and gives medians and ratios.
 5. `machine.py` measures what the machine can do at best: multiply-adds in registers, copying in memory.
-6. `race.py` puts the row together, `report.py` prints it.
+6. `race.py` puts the row together, `report.py` prints it, and a summary: how fastbp stands to the fastest peer.
 
-Each thread count runs in a process of its own, whose environment holds every library to that count.
+`sweep.py` measures fastbp alone, at all sizes from 1 on, prints the cliffs and draws the curves; `install.py`
+times the import. Each thread count runs in a process of its own, whose environment holds every library to it.
 """

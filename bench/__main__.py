@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import importlib
 import json
 import subprocess
 import sys
@@ -14,14 +15,17 @@ from typing import Any
 import numpy as np
 
 from . import machine, shapes
+from .race import TWIN, Row
 from .timing import Plan
+
+TABLES = ("steps", "losses", "linear", "predict", "mnist")  # the others draw or print something else
 
 
 def main() -> None:
     """Start a process for each number of threads, whose environment and cores hold every library to it."""
     options = _parser().parse_args()
-    if options.worker:
-        machine.prefer_installed()
+    machine.prefer_compiled()
+    if options.worker or options.bench == "install":
         work(options)
         return
     tables: list[dict[str, Any]] = []
@@ -37,39 +41,67 @@ def main() -> None:
             if run.returncode:
                 sys.exit(run.returncode)
             tables.append(json.loads(part.read_text()))
+    if options.bench == "sweep":
+        from . import sweep
+
+        sweep.draw(tables, options.output)
     if options.json:
         options.json.write_text(json.dumps(tables, indent=1) + "\n")
 
 
 def work(options: argparse.Namespace) -> None:
-    """Measure, print and save the table of one number of threads."""
-    (threads,) = options.threads
-    from . import linear, losses, peers, report, steps
-    from .race import TWIN
+    """Measure, print and save what was asked for, with one number of threads."""
+    if options.bench == "install":
+        from . import install
 
-    bench: Any = {"steps": steps, "losses": losses, "linear": linear}[options.bench]
-    dtype, plan, facts = np.dtype(options.dtype), Plan.of(options.quick, threads), machine.describe()
+        print(install.report())
+        return
+    (threads,) = options.threads
+    from . import report
+
+    dtype, facts = np.dtype(options.dtype), machine.describe()
     if options.worker == "first":
-        print(report.header(facts), report.legend(dtype), sep="\n\n")
-    peaks = machine.measure_peaks(threads, dtype)
-    kinds = peers.choose(bench.PEERS, options.peers, options.quick)
+        print(report.header(facts), end="\n\n")
+    run = {name: getattr(options, name) for name in ("bench", "dtype", "quick", "isa")}
+    run |= {"threads": threads, "machine": facts}
+    run |= _table(options, dtype, threads) if options.bench in TABLES else _sweep(options, dtype, threads)
+    options.json.write_text(json.dumps(run))
+
+
+def _table(options: argparse.Namespace, dtype: np.dtype, threads: int) -> dict[str, Any]:
+    """Measure and print a row of fastbp and its peers for each shape."""
+    from . import peers, report
+
+    bench = importlib.import_module(f".{options.bench}", __package__)
+    if options.worker == "first":
+        print(report.legend(dtype))
+    plan, peaks = Plan.of(options.quick, threads), machine.measure_peaks(threads, dtype)
+    kinds = peers.choose(bench.PEERS, options.peers, options.quick, options.isa)
     others = [TWIN, *(kind.name for kind in kinds)]
     print(report.title(options.bench, dtype, threads, peaks, others), flush=True)
-    table = []
+    table: list[Row] = []
     for shape in shapes.select(bench.SHAPES, options.only):
         rows = bench.rows(shape, kinds, dtype, threads, peaks, plan)
-        print(report.block(rows, others, dtype), flush=True)
-        table += [{**dataclasses.asdict(row), "best_peer": row.best_peer} for row in rows]
-    print()
-    run = {name: getattr(options, name) for name in ("bench", "dtype", "quick", "isa")}
-    run |= {"threads": threads, "machine": facts, "peaks": dataclasses.asdict(peaks), "rows": table}
-    options.json.write_text(json.dumps(run))
+        if rows:
+            print(report.block(rows, others, dtype), flush=True)
+        table += rows
+    print(report.summary(table, dtype))
+    saved = [{**dataclasses.asdict(row), "best_peer": row.best_peer} for row in table]
+    return {"peaks": dataclasses.asdict(peaks), "rows": saved}
+
+
+def _sweep(options: argparse.Namespace, dtype: np.dtype, threads: int) -> dict[str, Any]:
+    """Measure and print the curves."""
+    from . import sweep
+
+    print(f"sweep, {dtype.name}, {threads} thread{'s' * (threads > 1)}")
+    return {"rows": sweep.rows(shapes.select(sweep.SHAPES, options.only), dtype, threads, options.quick)}
 
 
 def _parser() -> argparse.ArgumentParser:
     """Return the command line."""
     parser = argparse.ArgumentParser(prog="python -m bench", description="Speed, and the residual beside it.")
-    parser.add_argument("bench", choices=("steps", "losses", "linear"))
+    parser.add_argument("bench", choices=(*TABLES, "sweep", "install"))
     parser.add_argument(
         "--peers",
         nargs="?",
@@ -83,6 +115,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--isa", choices=sorted(machine.ISA_ENVIRONMENT), help="hold everyone to it")
     parser.add_argument("--quick", action="store_true", help="few repetitions")
     parser.add_argument("--only", default="", metavar="PATTERN", help="shapes whose name contains it")
+    parser.add_argument("--output", type=Path, default="sweep.svg", metavar="FILE", help="a sweep's picture")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all results there as well")
     parser.add_argument("--worker", choices=("first", "next"), help=argparse.SUPPRESS)
     return parser

@@ -145,6 +145,32 @@ class Ours:
         return float(self.answer.loss), self.answer.grad_inputs, self.answer.grad_weight
 
 
+class NumpyLinear:
+    """NumPy by hand: all logits, in whose memory the deltas come to stand."""
+
+    name, package = "NumPy", "numpy"
+
+    def __init__(self, problem: LinearProblem) -> None:
+        self.problem = problem
+        self.rows = np.arange(len(problem.labels))
+
+    def call(self) -> None:
+        """Forward, softmax, two products backward."""
+        x, embedding, labels = self.problem.inputs, self.problem.embedding, self.problem.labels
+        y = x @ embedding.T
+        y -= y.max(axis=1, keepdims=True)
+        picked = y[self.rows, labels]
+        np.exp(y, out=y)
+        total = y.sum(axis=1, keepdims=True)
+        y /= total * len(y)
+        y[self.rows, labels] -= 1.0 / len(y)
+        self.answer = float(np.mean(np.log(total[:, 0]) - picked)), y @ embedding, (y.T @ x).T
+
+    def result(self) -> Result:
+        """Return them."""
+        return self.answer
+
+
 class TorchLinear:
     """PyTorch eager: `linear_cross_entropy`, forward and backward; all logits are held."""
 
@@ -183,7 +209,7 @@ class TorchChunkedLinear(TorchLinear):
         return torch.nn.LinearCrossEntropyOptions()
 
 
-PEERS: tuple[type[LinearPeer], ...] = (TorchLinear, TorchChunkedLinear)
+PEERS: tuple[type[LinearPeer], ...] = (NumpyLinear, TorchLinear, TorchChunkedLinear)
 
 
 # -------------------------------------------------------------------------------------------------- rows
@@ -218,7 +244,7 @@ def _entry(problem: LinearProblem, contestant: Linear, ours: bool = False) -> En
     seconds, after = time.perf_counter() - started, _peak_memory()
     memory = None if before is None or after is None else after - before
     residual = problem.residual(contestant.result())
-    return Entry(Contestant(contestant.name, contestant.call, first_s=seconds), residual, ours, memory)
+    return Entry(Contestant(contestant.name, contestant.call, first_s=seconds), residual, ours, memory=memory)
 
 
 def _peak_memory(reset: bool = False) -> int | None:

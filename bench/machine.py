@@ -12,11 +12,12 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 
 import numpy as np
 
-PACKAGES = ("numpy", "torch", "jax", "scikit-learn", "numba")
+PACKAGES = ("numpy", "torch", "jax", "scikit-learn", "numba", "onnxruntime")
 COPY_BYTES = 1 << 29  # per array: beyond every cache
 PEAK_SAMPLE_S = 0.03
 THREAD_VARIABLES = (
@@ -31,12 +32,14 @@ THREAD_VARIABLES = (
 ISA_ENVIRONMENT = {
     "avx2": {
         "FASTBP_ISA": "avx2",
-        "NPY_DISABLE_CPU_FEATURES": "AVX512F AVX512CD AVX512_SKX AVX512_CLX AVX512_CNL AVX512_ICL AVX512_SPR",
+        "NPY_DISABLE_CPU_FEATURES": "X86_V4 AVX512F AVX512CD AVX512_SKX AVX512_CLX AVX512_CNL AVX512_ICL AVX512_SPR",
         "OPENBLAS_CORETYPE": "Haswell",
         "ATEN_CPU_CAPABILITY": "avx2",
         "MKL_ENABLE_INSTRUCTIONS": "AVX2",
         "ONEDNN_MAX_CPU_ISA": "AVX2",
         "XLA_FLAGS": "--xla_cpu_max_isa=AVX2",
+        "NUMBA_CPU_NAME": "haswell",
+        "NUMBA_CPU_FEATURES": "",  # else those of the machine are added
     },
 }
 
@@ -149,7 +152,9 @@ def _version(package: str) -> str:
         return ""
 
 
-def prefer_installed() -> None:
-    """Let an installed fastbp win over the source tree, the current folder, which may hold no kernels."""
-    if sys.path and sys.path[0] in ("", os.getcwd()):
+def prefer_compiled() -> None:
+    """Let an installed fastbp win over the source tree, the current folder, if that holds no compiled kernels."""
+    kernels = Path("fastbp/_kernels").glob("dispatch.*")
+    built = any(path.name.endswith(tuple(EXTENSION_SUFFIXES)) for path in kernels)
+    if not built and sys.path and sys.path[0] in ("", os.getcwd()):
         sys.path.append(sys.path.pop(0))

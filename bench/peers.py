@@ -1,32 +1,22 @@
-"""The peers: each library as its own users would write the same step or the same error, at its best.
+"""The peers: what those of all rows share, and those of the error functions.
 
-A step peer takes a `StepProblem`. `step()` trains on its batch once, `finish()` waits until that is done, and
-`parameters()` returns the flat vector as fastbp lays it out. A loss peer takes a `LossProblem`. `call()`
-computes the error and its gradient; `result()` returns (mean error, gradient) as NumPy sees them. Peers
-compute in the problem's dtype and share its arrays where they can. A library is imported when a peer is made.
+Each library is used as its own users would, at its best. Peers compute in the problem's dtype and share its
+arrays where they can. A library is imported when a peer is made.
+
+A loss peer takes a `LossProblem`. `call()` computes the error and its gradient; `result()` returns (mean error,
+gradient) as NumPy sees them. The peers of steps, predictions and whole training stand in files of their own.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from ctypes.util import find_library
 from importlib.util import find_spec
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
-from .problems import LossProblem, StepProblem
-
-
-class StepPeer(Protocol):
-    """What every training step offers."""
-
-    name: str
-    package: str
-
-    def __init__(self, problem: StepProblem) -> None: ...
-    def step(self) -> object: ...
-    def finish(self) -> None: ...
-    def parameters(self) -> np.ndarray: ...
+from .problems import LossProblem, NetworkProblem
 
 
 class LossPeer(Protocol):
@@ -41,207 +31,22 @@ class LossPeer(Protocol):
     def result(self) -> tuple[float, np.ndarray]: ...
 
 
-class _Synchronous:
+class Synchronous:
     """A peer whose calls return when their work is done."""
 
     def finish(self) -> None:
         """Nothing is under way."""
 
 
-def _flat(layers: list[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
+def flat(layers: list[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
     """Return [W1, b1, W2, b2, ...] as one vector."""
     return np.concatenate([np.ravel(array) for layer in layers for array in layer])
-
-
-# ---------------------------------------------------------------------------------------- training steps
-
-
-class NumpyStep(_Synchronous):
-    """NumPy by hand: the formulas of the derivation, results written into arrays that exist already."""
-
-    name, package = "NumPy", "numpy"
-
-    def __init__(self, problem: StepProblem) -> None:
-        self.x, self.labels, self.rate = problem.x, problem.labels, problem.learning_rate
-        self.layers = [(w.copy(), b.copy()) for w, b in problem.layers(problem.parameters)]
-        batch = len(self.x)
-        self.rows = np.arange(batch)
-        self.outputs = [np.empty((batch, w.shape[1]), problem.dtype) for w, _ in self.layers]
-        self.deltas = [np.empty_like(a) for a in self.outputs]
-        self.gradients = [np.empty_like(w) for w, _ in self.layers]
-
-    def step(self) -> float:
-        """Forward, error, deltas, update."""
-        a = self.x
-        for (w, b), out in zip(self.layers, self.outputs, strict=True):
-            z = np.matmul(a, w, out=out)
-            z += b
-            a = self._sigmoid(z) if w is not self.layers[-1][0] else z
-        loss = self._softmax_error(a)
-        for index in range(len(self.layers) - 1, -1, -1):
-            (w, b), delta = self.layers[index], self.deltas[index]
-            below = self.outputs[index - 1] if index else self.x
-            gradient = np.matmul(below.T, delta, out=self.gradients[index])
-            if index:
-                down = np.matmul(delta, w.T, out=self.deltas[index - 1])
-                down *= below
-                np.subtract(1.0, below, out=below)
-                down *= below
-            gradient *= self.rate
-            w -= gradient
-            b -= self.rate * delta.sum(axis=0)
-        return loss
-
-    @staticmethod
-    def _sigmoid(z: np.ndarray) -> np.ndarray:
-        """1 / (1 + exp(-z)), in place."""
-        np.negative(z, out=z)
-        np.exp(z, out=z)
-        z += 1.0
-        return np.reciprocal(z, out=z)
-
-    def _softmax_error(self, z: np.ndarray) -> float:
-        """Return the mean error and leave its delta (y - t) / N in the last layer's place."""
-        y = np.subtract(z, z.max(axis=1, keepdims=True), out=z)
-        picked = y[self.rows, self.labels]
-        delta = np.exp(y, out=self.deltas[-1])
-        total = delta.sum(axis=1, keepdims=True)
-        delta /= total
-        delta[self.rows, self.labels] -= 1.0
-        delta /= len(delta)
-        return float(np.mean(np.log(total[:, 0]) - picked))
-
-    def parameters(self) -> np.ndarray:
-        """Flat."""
-        return _flat(self.layers)
-
-
-class TorchStep(_Synchronous):
-    """PyTorch eager: `nn.Sequential`, `cross_entropy`, `backward`, SGD (fused where it can be)."""
-
-    name, package = "PyTorch", "torch"
-
-    def __init__(self, problem: StepProblem) -> None:
-        torch = _torch(problem.threads)
-        modules: list[Any] = []
-        for w, b in problem.layers(problem.parameters):
-            linear = torch.nn.Linear(*w.shape, dtype=torch.from_numpy(w).dtype)
-            with torch.no_grad():
-                linear.weight.copy_(torch.from_numpy(w.T.copy()))
-                linear.bias.copy_(torch.from_numpy(b))
-            modules += [linear, torch.nn.Sigmoid()]
-        self.model = torch.nn.Sequential(*modules[:-1])
-        self.x, self.labels = torch.from_numpy(problem.x), torch.from_numpy(problem.labels)
-        try:
-            self.optimizer = torch.optim.SGD(self.model.parameters(), lr=problem.learning_rate, fused=True)
-        except (RuntimeError, TypeError):
-            self.optimizer = torch.optim.SGD(self.model.parameters(), lr=problem.learning_rate)
-        self.error = self._error(torch)
-
-    def _error(self, torch: Any) -> Any:
-        """Return the function from inputs and labels to the mean error."""
-        model, cross_entropy = self.model, torch.nn.functional.cross_entropy
-        return lambda x, labels: cross_entropy(model(x), labels)
-
-    def step(self) -> None:
-        """As in every tutorial."""
-        self.optimizer.zero_grad()
-        self.error(self.x, self.labels).backward()
-        self.optimizer.step()
-
-    def parameters(self) -> np.ndarray:
-        """Flat; PyTorch keeps W as (O, I)."""
-        linears = [module for module in self.model if hasattr(module, "weight")]
-        return _flat([(m.weight.detach().numpy().T, m.bias.detach().numpy()) for m in linears])
-
-
-class TorchCompileStep(TorchStep):
-    """The same with `torch.compile` over model and error; backward is compiled with it. Slow to start."""
-
-    name, package = "torch.compile", "torch"
-
-    def _error(self, torch: Any) -> Any:
-        torch._dynamo.reset()  # else the ninth shape of a run would silently be left uncompiled
-        return torch.compile(super()._error(torch), dynamic=False)
-
-
-class JaxStep:
-    """JAX: one jitted function from parameters to parameters, in donated memory; no call is waited for."""
-
-    name, package = "JAX", "jax"
-
-    def __init__(self, problem: StepProblem) -> None:
-        jax = _jax(problem.dtype)
-        jnp = jax.numpy
-
-        def error(layers: Any, x: Any, labels: Any) -> Any:
-            for w, b in layers[:-1]:
-                x = jax.nn.sigmoid(x @ w + b)
-            w, b = layers[-1]
-            log_y = jax.nn.log_softmax(x @ w + b)
-            return -jnp.mean(jnp.take_along_axis(log_y, labels[:, None], axis=1))
-
-        def step(layers: Any, x: Any, labels: Any) -> Any:
-            gradients = jax.grad(error)(layers, x, labels)
-            return jax.tree.map(lambda p, g: p - problem.learning_rate * g, layers, gradients)
-
-        self.jax, self.update = jax, jax.jit(step, donate_argnums=0)
-        self.layers = [(jnp.array(w), jnp.array(b)) for w, b in problem.layers(problem.parameters)]
-        self.x, self.labels = jnp.array(problem.x), jnp.array(problem.labels)
-
-    def step(self) -> None:
-        """One call."""
-        self.layers = self.update(self.layers, self.x, self.labels)
-
-    def finish(self) -> None:
-        """Wait for the last step, which waits for those before it."""
-        self.jax.block_until_ready(self.layers)
-
-    def parameters(self) -> np.ndarray:
-        """Flat."""
-        return _flat([(np.asarray(w), np.asarray(b)) for w, b in self.layers])
-
-
-class SklearnStep(_Synchronous):
-    """scikit-learn: `MLPClassifier.partial_fit` on the batch, plain SGD, no L2 term."""
-
-    name, package = "sklearn", "sklearn"
-
-    def __init__(self, problem: StepProblem) -> None:
-        from sklearn.neural_network import MLPClassifier
-
-        sizes, batch = problem.shape.sizes, problem.shape.batch
-        self.x, self.labels = problem.x, problem.labels
-        self.model = MLPClassifier(
-            sizes[1:-1],
-            activation="logistic",
-            solver="sgd",
-            alpha=0.0,
-            batch_size=batch,
-            learning_rate_init=problem.learning_rate,
-            momentum=0.0,
-            nesterovs_momentum=False,
-            shuffle=False,
-        )
-        # The first call creates the parameters (and trains): overwrite them in place.
-        self.model.partial_fit(self.x, self.labels, classes=np.arange(sizes[-1]))
-        arrays = zip(self.model.coefs_, self.model.intercepts_, strict=True)
-        for mine, given in zip(arrays, problem.layers(problem.parameters), strict=True):
-            mine[0][...], mine[1][...] = given
-
-    def step(self) -> None:
-        """One pass over the batch is one update."""
-        self.model.partial_fit(self.x, self.labels)
-
-    def parameters(self) -> np.ndarray:
-        """Flat."""
-        return _flat(list(zip(self.model.coefs_, self.model.intercepts_, strict=True)))
 
 
 # --------------------------------------------------------------------------------------- error functions
 
 
-class NumpyLoss(_Synchronous):
+class NumpyLoss(Synchronous):
     """NumPy by hand: the stable formulas, few temporaries."""
 
     name, package = "NumPy", "numpy"
@@ -275,13 +80,13 @@ class NumpyLoss(_Synchronous):
         return self.call()
 
 
-class TorchLoss(_Synchronous):
+class TorchLoss(Synchronous):
     """PyTorch eager: `cross_entropy` or `binary_cross_entropy_with_logits`, forward and backward."""
 
     name, package = "PyTorch", "torch"
 
     def __init__(self, problem: LossProblem) -> None:
-        torch = _torch(problem.threads)
+        torch = import_torch(problem.threads)
         self.logits = torch.from_numpy(problem.logits).requires_grad_()
         self.targets = torch.from_numpy(problem.targets)
         self.gradient = torch.autograd.grad
@@ -309,7 +114,7 @@ class JaxLoss:
     name, package = "JAX", "jax"
 
     def __init__(self, problem: LossProblem) -> None:
-        jax = _jax(problem.dtype)
+        jax = import_jax(problem.dtype)
         jnp = jax.numpy
 
         def softmax(z: Any, labels: Any) -> Any:
@@ -335,7 +140,7 @@ class JaxLoss:
         return float(loss), np.asarray(gradient)
 
 
-class SklearnLoss(_Synchronous):
+class SklearnLoss(Synchronous):
     """scikit-learn: the compiled losses under its linear models and trees, into buffers; sums, not means."""
 
     name, package = "sklearn", "sklearn"
@@ -365,10 +170,13 @@ class SklearnLoss(_Synchronous):
         return self.call() / self.examples, self.out.reshape(self.result_shape) / self.examples
 
 
+LOSS_PEERS: tuple[type[LossPeer], ...] = (NumpyLoss, TorchLoss, JaxLoss, SklearnLoss)
+
+
 # --------------------------------------------------------------------------------------------- libraries
 
 
-def _torch(threads: int) -> Any:
+def import_torch(threads: int) -> Any:
     """Return torch, held to `threads` threads."""
     import torch
 
@@ -376,7 +184,7 @@ def _torch(threads: int) -> Any:
     return torch
 
 
-def _jax(dtype: np.dtype) -> Any:
+def import_jax(dtype: np.dtype) -> Any:
     """Return jax, with double precision if need be; its threads come from the environment."""
     import jax
 
@@ -384,21 +192,61 @@ def _jax(dtype: np.dtype) -> Any:
     return jax
 
 
-STEP_PEERS: tuple[type[StepPeer], ...] = (NumpyStep, TorchStep, TorchCompileStep, JaxStep, SklearnStep)
-LOSS_PEERS: tuple[type[LossPeer], ...] = (NumpyLoss, TorchLoss, JaxLoss, SklearnLoss)
+def torch_network(problem: NetworkProblem) -> Any:
+    """Return the problem's network as a `Sequential` of `Linear` and `Sigmoid`; PyTorch keeps W as (O, I)."""
+    torch = import_torch(problem.threads)
+    modules: list[Any] = []
+    for w, b in problem.layers(problem.parameters):
+        linear = torch.nn.Linear(*w.shape, dtype=torch.from_numpy(w).dtype)
+        with torch.no_grad():
+            linear.weight.copy_(torch.from_numpy(w.T.copy()))
+            linear.bias.copy_(torch.from_numpy(b))
+        modules += [linear, torch.nn.Sigmoid()]
+    return torch.nn.Sequential(*modules[:-1])
 
-AnyPeer = TypeVar("AnyPeer", bound=StepPeer | LossPeer)
+
+def sklearn_network(problem: NetworkProblem, **options: Any) -> Any:
+    """Return the problem's network as an `MLPClassifier`, without its L2 term."""
+    from sklearn.neural_network import MLPClassifier
+
+    sizes = problem.shape.sizes
+    model = MLPClassifier(sizes[1:-1], activation="logistic", alpha=0.0, shuffle=False, **options)
+    # The first call creates the parameters (and trains): overwrite them in place.
+    model.partial_fit(problem.x, problem.labels, classes=np.arange(sizes[-1]))
+    arrays = zip(model.coefs_, model.intercepts_, strict=True)
+    for mine, given in zip(arrays, problem.layers(problem.parameters), strict=True):
+        mine[0][...], mine[1][...] = given
+    return model
 
 
-def choose(kinds: Iterable[type[AnyPeer]], names: str, quick: bool) -> list[type[AnyPeer]]:
+# ------------------------------------------------------------------------------------------------ choice
+
+# Instruction sets can not be forced on these: they would not take part on equal terms.
+UNBOUND_BY_ISA = ("onnxruntime",)
+COMPILES_FOR_LONG = "torch.compile"
+
+
+class Peer(Protocol):
+    """What is needed to choose one."""
+
+    name: str
+    package: str
+
+
+AnyPeer = TypeVar("AnyPeer", bound=Peer)
+
+
+def choose(kinds: Iterable[type[AnyPeer]], names: str, quick: bool, isa: str | None) -> list[type[AnyPeer]]:
     """Return the installed peers named in `names` ("torch,jax": parts of them, or "all"); tell the rest."""
     chosen = []
     for kind in kinds:
         if names != "all" and not any(name in kind.name.lower() for name in names.lower().split(",") if name):
             continue
-        if find_spec(kind.package) is None:
+        if find_spec(kind.package) is None and find_library(kind.package) is None:
             print(f"{kind.name} is left out: {kind.package} is not installed")
-        elif names == "all" and quick and kind is TorchCompileStep:
+        elif isa and kind.package in UNBOUND_BY_ISA:
+            print(f"{kind.name} is left out: it can not be held to {isa}")
+        elif names == "all" and quick and kind.name == COMPILES_FOR_LONG:
             print(f"{kind.name} is left out of a quick run: it compiles for long (--peers torch has it)")
         else:
             chosen.append(kind)

@@ -9,9 +9,9 @@ from functools import cached_property
 import numpy as np
 
 import fastbp
-from fastbp import _backend, _reference
+from fastbp import _backend
 
-from .shapes import LossShape, StepShape
+from .shapes import LossShape, PredictShape, StepShape
 
 ACTIVATION, LOSS = "sigmoid", "softmax_cross_entropy"
 LEARNING_RATE = 0.1
@@ -23,13 +23,12 @@ BLOCK_ELEMENTS = 1 << 18  # the judge works through so much at a time, in the ca
 
 
 @dataclass
-class StepProblem:
-    """One batch, and the parameters to start from: flat, [W1 (I, O) by rows, b1, W2, b2, ...]."""
+class NetworkProblem:
+    """Examples, and a network with its parameters: flat, [W1 (I, O) by rows, b1, W2, b2, ...]."""
 
-    shape: StepShape
+    shape: StepShape | PredictShape
     dtype: np.dtype
     threads: int
-    learning_rate: float = LEARNING_RATE
     x: np.ndarray = field(init=False)
     labels: np.ndarray = field(init=False)
     parameters: np.ndarray = field(init=False)
@@ -41,13 +40,13 @@ class StepProblem:
         self.labels = rng.integers(0, classes, self.shape.batch)
         self.parameters = self.network().parameters.copy()
 
-    def network(self) -> fastbp.MLP:
+    def network(self, dtype: str | None = None) -> fastbp.MLP:
         """Return a fresh fastbp network; its seed is why all contestants start alike."""
         return fastbp.MLP(
             self.shape.sizes,
             activation=ACTIVATION,
             loss=LOSS,
-            dtype=self.dtype.name,
+            dtype=dtype or self.dtype.name,
             seed=0,
             n_threads=self.threads,
         )
@@ -62,14 +61,24 @@ class StepProblem:
             start = end
         return views
 
+    def judged(self, what: Callable[[fastbp.MLP, np.ndarray], np.ndarray]) -> np.ndarray:
+        """Return `what` the float64 twin, with the same parameters, makes of the same examples."""
+        with _backend.use("reference"):
+            network = self.network("float64")
+            network.parameters[:] = self.parameters
+            return what(network, self.x.astype(np.float64))
+
+
+@dataclass
+class StepProblem(NetworkProblem):
+    """One training step on the examples as its batch."""
+
+    learning_rate: float = LEARNING_RATE
+
     @cached_property
     def judge(self) -> np.ndarray:
         """The gradient of the mean error by the float64 twin, flat."""
-        parameters = self.parameters.astype(np.float64)
-        gradient = np.empty_like(parameters)
-        network = _reference.Network(self.shape.sizes, ACTIVATION, LOSS, parameters, 1)
-        network.gradient(self.x.astype(np.float64), self.labels, gradient)
-        return gradient
+        return self.judged(lambda network, x: network.gradients(x, self.labels).flat)
 
     def residual(self, updated: np.ndarray) -> float:
         """Return how far one step from `parameters` to `updated` is from the judge's.
@@ -80,6 +89,20 @@ class StepProblem:
         gradient = (self.parameters.astype(np.float64) - updated) / self.learning_rate
         pairs = zip(self.layers(gradient), self.layers(self.judge), strict=True)
         return max(_relative(got, wanted) for layer in pairs for got, wanted in zip(*layer, strict=True))
+
+
+@dataclass
+class PredictProblem(NetworkProblem):
+    """The probabilities of the classes for each of the examples."""
+
+    @cached_property
+    def judge(self) -> np.ndarray:
+        """The same by the float64 twin."""
+        return self.judged(lambda network, x: network.predict_proba(x))
+
+    def residual(self, probabilities: np.ndarray) -> float:
+        """Return the largest error relative to the largest probability."""
+        return _relative(probabilities, self.judge)
 
 
 @dataclass

@@ -15,12 +15,16 @@ TWIN = "NumPy twin"
 class Entry:
     """A contestant, how far its result is from the float64 twin's, and whether it is fastbp itself.
 
-    `memory`: the bytes by which the memory of the process grew in a call, at its peak, where that was measured.
+    Whole training is judged by `accuracy` instead, which is asked for after the measurement; what can not be
+    judged at all says why in `note`. `memory`: the bytes by which a call made the memory of the process grow, at
+    its peak, where that was measured.
     """
 
     contestant: Contestant
-    residual: float
+    residual: float | None = None
     ours: bool = False
+    accuracy: Callable[[], float] | None = None
+    note: str = ""
     memory: int | None = None
 
 
@@ -46,15 +50,16 @@ class Row:
     rate: float
     unit: str
     of_peak: float | None
-    residual: float
+    residual: float | None
+    accuracy: float | None
+    note: str
     ratios: dict[str, float] = field(default_factory=dict)
     memory: int | None = None
 
     @property
-    def best_peer(self) -> float | None:
-        """The smallest ratio to a peer; the twin, being ours, is none."""
-        peers = [ratio for name, ratio in self.ratios.items() if name != TWIN]
-        return min(peers, default=None)
+    def best_peer(self) -> str | None:
+        """The fastest peer, whose ratio is the smallest; the twin, being ours, is none."""
+        return min(self.ratios.keys() - {TWIN}, key=self.ratios.__getitem__, default=None)
 
 
 def race(shape: str, entries: Sequence[Entry], work: Work, plan: Plan) -> list[Row]:
@@ -77,6 +82,8 @@ def race(shape: str, entries: Sequence[Entry], work: Work, plan: Plan) -> list[R
             unit=work.unit,
             of_peak=rate / work.peak if work.peak else None,
             residual=entry.residual,
+            accuracy=entry.accuracy() if entry.accuracy else None,
+            note=entry.note,
             ratios={other: timings.ratio(other, name) for other in others} if entry.ours else {},
             memory=entry.memory,
         )

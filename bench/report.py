@@ -13,11 +13,14 @@ from .race import Row
 # rounding stays far below (a sum of 4096 products errs by about sqrt(4096) eps).
 SUSPECT = 1000
 LEFT = 65  # the width of the columns left of the ratios
+WELL_KNOWN = "PyTorch"  # the peer that everybody asks about, besides the fastest
+JUDGED_BY = {"mnist": "accuracy"}  # where it is not the residual
 
 LEGEND = """\
 time: median; spread: half the distance between its quartiles; peak: fraction of the peak measured here;
 residual: largest error relative to the largest value, by the float64 NumPy twin ("!": over {limit:.0e},
-it is another computation); times faster than: the other's time / this time; best: than the fastest peer;
+it is another computation; "-": see the note below the table); accuracy: on the test images;
+times faster than: the other's time / this time; best: than the fastest peer;
 MB: by how much a call makes the memory of the process grow, results included (linear only).
 """
 
@@ -41,7 +44,7 @@ def title(bench: str, dtype: np.dtype, threads: int, peaks: Peaks, others: Seque
         (
             f"{what}; peak: {fma} GFLOP/s multiply-add, {peaks.copy_gbs:.1f} GB/s copy",
             f"{'times faster than':>{LEFT + 18}}",
-            f"{'':18}{'time':>9} {'spread':>6} {'rate':>15} {'peak':>5} {'residual':>9}{''.join(heads)}",
+            f"{'':18}{'time':>9} {'spread':>6} {'rate':>15} {'peak':>5} {JUDGED_BY.get(bench, 'residual'):>9}{''.join(heads)}",
         )
     )
 
@@ -52,13 +55,42 @@ def block(rows: Iterable[Row], others: Sequence[str], dtype: np.dtype) -> str:
     lines = [rows[0].shape]
     for row in rows:
         rate = f"{row.rate:.3g} {row.unit}"
-        peak = "" if row.of_peak is None else f"{row.of_peak:.0%}"
-        flag = "!" if not row.residual < SUSPECT * np.finfo(dtype).eps else " "
         spread = f"±{row.spread:.0%}" if row.samples > 1 else "once"
-        line = f"  {row.contestant:16}{_time(row.seconds):>9} {spread:>6} {rate:>15} {peak:>5} "
+        line = (
+            f"  {row.contestant:16}{_time(row.seconds):>9} {spread:>6} {rate:>15} {_percent(row.of_peak):>5} "
+        )
         memory = "" if row.memory is None else f"  {1e-6 * row.memory:.0f} MB"
-        lines.append(f"{line}{row.residual:8.1e}{flag}" + _ratios(row, others) + memory)
+        lines.append(line + _verdict(row, dtype) + _ratios(row, others) + memory)
     return "\n".join(line.rstrip() for line in lines)
+
+
+def summary(rows: Sequence[Row], dtype: np.dtype) -> str:
+    """Return a line for each of fastbp's rows against the fastest peer and the well-known one; the notes."""
+    lines = [f"{'fastbp, times faster than':48} {WELL_KNOWN:>8}  the fastest peer"]
+    for row in rows:
+        if row.best_peer is None:
+            continue
+        name = f"{row.shape}, {row.contestant.removeprefix('fastbp').strip()}".rstrip(", ")
+        best = f"{row.ratios[row.best_peer]:9.3g} ({row.best_peer})"
+        known = row.ratios.get(WELL_KNOWN)
+        line = f"  {name:46} {'-' if known is None else f'{known:.3g}':>8} {best:26}"
+        lines.append(f"{line} {_percent(row.of_peak):>5} of peak {_verdict(row, dtype)}")
+    notes = dict.fromkeys(f"{row.contestant} {row.note}" for row in rows if row.note)
+    lines = ["", *lines] if len(lines) > 1 else []
+    return "\n".join(line.rstrip() for line in [*lines, *notes, ""])
+
+
+def _verdict(row: Row, dtype: np.dtype) -> str:
+    """Return the accuracy, or the residual, or that there is none."""
+    if row.accuracy is not None:
+        return f"{row.accuracy:8.2%} "
+    if row.residual is None:
+        return f"{'-':>8} "
+    return f"{row.residual:8.1e}{' ' if row.residual < SUSPECT * np.finfo(dtype).eps else '!'}"
+
+
+def _percent(fraction: float | None) -> str:
+    return "" if fraction is None else f"{fraction:.0%}"
 
 
 def _ratios(row: Row, others: Sequence[str]) -> str:
@@ -67,7 +99,7 @@ def _ratios(row: Row, others: Sequence[str]) -> str:
         return ""
     ratios = {name: row.ratios.get(name) for name in others}
     if len(others) > 1:
-        ratios = {"best": row.best_peer, **ratios}
+        ratios = {"best": row.ratios[row.best_peer] if row.best_peer else None, **ratios}
     cells = (f"{'-' if ratio is None else f'{ratio:.3g}':>{_width(name)}}" for name, ratio in ratios.items())
     return "".join(cells)
 

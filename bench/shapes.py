@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from itertools import pairwise
 from typing import Literal, Protocol, TypeVar
 
 
@@ -26,8 +27,49 @@ class StepShape:
 
         Per layer and example 2·I·O each for A W, for Aᵀ δ and, but in the first layer, for δ Wᵀ.
         """
-        products = [inputs * outputs for inputs, outputs in zip(self.sizes, self.sizes[1:], strict=False)]
+        products = _products(self.sizes)
         return 2 * self.batch * (3 * sum(products) - products[0])
+
+
+@dataclass(frozen=True)
+class PredictShape:
+    """The probabilities of `batch` examples: layer sizes, inputs first."""
+
+    sizes: tuple[int, ...]
+    batch: int
+
+    @property
+    def name(self) -> str:
+        """As in the tables, e.g. "784-128-10 rows 10000"."""
+        return f"{'-'.join(map(str, self.sizes))} rows {self.batch}"
+
+    @property
+    def operations(self) -> int:
+        """Multiplications and additions of A W in each layer."""
+        return 2 * self.batch * sum(_products(self.sizes))
+
+
+@dataclass(frozen=True)
+class FitShape:
+    """A whole training on MNIST: layer sizes, examples in a batch, epochs."""
+
+    sizes: tuple[int, ...]
+    batch: int
+    epochs: int
+
+    @property
+    def name(self) -> str:
+        """As in the tables, e.g. "MNIST 784-100-10 batch 200"."""
+        return f"MNIST {'-'.join(map(str, self.sizes))} batch {self.batch}"
+
+    def operations(self, examples: int) -> int:
+        """Those of the matrix products in an epoch."""
+        return StepShape(self.sizes, examples).operations
+
+
+def _products(sizes: tuple[int, ...]) -> list[int]:
+    """Return I·O of each layer."""
+    return [inputs * outputs for inputs, outputs in pairwise(sizes)]
 
 
 @dataclass(frozen=True)
@@ -62,6 +104,13 @@ STEPS = (
     StepShape((1024, 1024, 1024, 1024, 1000), 256, label="1024x4-1000"),
     StepShape((2048, 4096, 4096, 1000), 512),
 )
+
+PREDICTIONS = (
+    PredictShape((784, 128, 10), 1),
+    PredictShape((784, 128, 10), 10_000),
+)
+
+FITS = (FitShape((784, 100, 10), batch=200, epochs=3),)
 
 LOSSES = (
     LossShape("softmax", 128, 10),

@@ -16,10 +16,10 @@ import fastbp
 from fastbp import _backend, _reference
 
 from .machine import Peaks
-from .peers import STEP_PEERS, StepPeer
 from .problems import ACTIVATION, CHECK_RATE, LOSS, StepProblem
 from .race import TWIN, Entry, Row, Work, race, try_peers
 from .shapes import STEPS, StepShape
+from .step_peers import STEP_PEERS, StepPeer
 from .timing import Contestant, Plan
 
 SHAPES, PEERS = STEPS, STEP_PEERS
@@ -40,7 +40,7 @@ def rows(
     """Check and measure all contestants of one shape."""
     problem = StepProblem(shape, dtype, threads)
     check = Check(problem)
-    entries = [_step(problem, check), _in_fit(problem, check), _twin(problem, check)]
+    entries = [fastbp_step(problem, check), _in_fit(problem, check), _twin(problem, check)]
     entries += try_peers(peers, lambda kind: _peer(kind, problem, check))
     return race(shape.name, entries, Work(shape.operations, "GFLOP/s", peaks.gflops), plan)
 
@@ -56,7 +56,7 @@ class Check:
         return self.problem.residual(step(self.problem))
 
 
-def _step(problem: StepProblem, check: Check) -> Entry:
+def fastbp_step(problem: StepProblem, check: Check) -> Entry:
     """Return `MLP.step`, called from Python."""
 
     def step(checked: StepProblem) -> np.ndarray:
@@ -113,7 +113,8 @@ def _peer(kind: type[StepPeer], problem: StepProblem, check: Check) -> Entry:
         peer.finish()
         return peer.parameters()
 
-    residual = check(step)
+    residual = None if kind.incomparable else check(step)
     peer = kind(problem)
     peer.step()  # compiles, where a peer does
-    return Entry(Contestant(peer.name, peer.step, finish=peer.finish), residual)
+    contestant = Contestant(peer.name, peer.step, peer.units, finish=peer.finish)
+    return Entry(contestant, residual, note=kind.incomparable)

@@ -174,7 +174,8 @@ def sigmoid_cross_entropy(
     """E = -Σ_k [p_k t ln y + (1 - t) ln(1 - y)] with y = sigmoid(z), t smoothed towards 1/2, p = pos_weight.
 
     With e = exp(-|z|), -ln of the likelier one of y and 1 - y is log1p(e), of the other log1p(e) + |z|. "Yes"
-    and "no" are weighted by mirrored formulas, not one by 1 - the other: (x, 1) and (-x, 0) agree bit by bit.
+    and "no" are weighted by mirrored formulas, not one by 1 - the other, and z = 0 is on neither side:
+    (x, t) and (-x, 1 - t) agree bit by bit.
     """
     z, t, s, read = _rows_read(logits, targets, sample_weight)
     yes = (1.0 - label_smoothing) * t + 0.5 * label_smoothing
@@ -186,7 +187,7 @@ def sigmoid_cross_entropy(
     unlikely = np.where(z > 0.0, no, yes)  # the weight of the less likely answer
     errors = both * np.log1p(e) + _weighted(unlikely, np.abs(z))
     miss = unlikely - both * smaller
-    deltas = np.where(z > 0.0, miss, -miss)  # y - t where p = 1
+    deltas = np.where(z == 0.0, 0.5 * (no - yes), np.where(z > 0.0, miss, -miss))  # y - t where p = 1
     return _reduce(errors.sum(axis=1), deltas, s, s, read, mean, losses, grad)
 
 

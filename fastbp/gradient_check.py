@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -34,8 +35,9 @@ def check_gradient(
     model_or_function : MLP or callable
         A network, all of whose parameters are checked; or an error function such as
         :func:`fastbp.softmax_cross_entropy`, called as ``f(x, *args, **options)``, which returns
-        ``(error, gradient, ...)`` and is checked for its first argument. If the error it returns is a vector,
-        the gradient is that of its sum.
+        ``(error, gradient, ...)`` and is checked for its first argument. If it returns a named tuple with
+        fields ``grad_<argument>``, it is checked for each of these arguments instead. If the error is a
+        vector, the gradient is that of its sum.
     x : array
         Inputs (N, I) of a network; the first argument of a function, of any shape.
     *args, **options
@@ -44,7 +46,7 @@ def check_gradient(
     Returns
     -------
     float
-        The largest error of all arrays checked (each W and each b of a network are one array), where the
+        The largest error of all arrays checked (each W and each b of a network are one of them), where the
         error of an array with gradient g and differences d is ``max|g - d| / max(max|g|, max|d|)``. Entries
         are not compared one by one since a small one is known no better than the large ones. NaN if an error
         or a gradient is not finite.
@@ -52,7 +54,8 @@ def check_gradient(
     Raises
     ------
     TypeError, ValueError
-        If `x` is not finite, or the function returns no gradient of its shape; or from the function itself.
+        If what is checked is not finite, or the function returns no gradient of its shape; or from the
+        function itself.
 
     Notes
     -----
@@ -101,7 +104,7 @@ def _check_model(net: MLP, x: ArrayLike, t: ArrayLike) -> float:
         n_threads=net.n_threads,
     )
     copy.parameters[:] = net.parameters
-    inputs, targets = _checks.finite("x", np.array(_checks.reals("x", x), np.float64)), _checks.array("t", t)
+    inputs, targets = _point("x", x), _checks.array("t", t)
     gradients = copy.gradients(inputs, targets)
     pairs = [
         pair
@@ -115,26 +118,59 @@ def _check_model(net: MLP, x: ArrayLike, t: ArrayLike) -> float:
 def _check_function(
     function: Callable[..., Any], x: ArrayLike, args: tuple[Any, ...], options: dict[str, Any]
 ) -> float:
-    point = _checks.finite("x", np.array(_checks.reals("x", x), np.float64, order="C"))
-    answer = function(point.copy(), *args, **options)
-    if not isinstance(answer, tuple) or len(answer) < 2 or np.shape(answer[1]) != point.shape:
-        expected = f"(error, gradient, ...) with a gradient of shape {point.shape}"
+    x = _point("x", x)
+    answer = function(x.copy(), *args, **options)
+    fields = [name for name in getattr(answer, "_fields", ()) if name.startswith("grad_")]
+    if fields:
+        return _check_named(function, inspect.signature(function).bind(x, *args, **options), answer, fields)
+    if not isinstance(answer, tuple) or len(answer) < 2 or np.shape(answer[1]) != x.shape:
+        expected = f"(error, gradient, ...) with a gradient of shape {x.shape}"
         raise TypeError(f"model_or_function: got a function that returns something else, expected {expected}")
-    gradient = np.array(answer[1], np.float64)
 
     def error() -> float:
-        # a copy, because the function may write over its argument
-        return float(np.sum(function(point.copy(), *args, **options)[0]))
+        return _total(function(x.copy(), *args, **options))  # a copy, which it may write over
 
-    return _largest_error(error, point, gradient, float(np.sum(answer[0])))
+    return _largest_error(error, x, answer[1], _total(answer))
 
 
-def _largest_error(error: Callable[[], float], w: np.ndarray, gradient: np.ndarray, at_w: float) -> float:
+def _check_named(
+    function: Callable[..., Any], call: inspect.BoundArguments, answer: Any, fields: list[str]
+) -> float:
+    """The largest error of the gradients of `fields`, each by the argument of its name; None is no gradient."""
+    errors = []
+    for field in fields:
+        gradient, name = getattr(answer, field), field.removeprefix("grad_")
+        if gradient is None:
+            continue
+        if name not in call.arguments or np.shape(gradient) != np.shape(call.arguments[name]):
+            expected = f"an argument {name} of its shape"
+            raise TypeError(
+                f"model_or_function: got {field} of shape {np.shape(gradient)}, expected {expected}"
+            )
+        w = call.arguments[name] = _point(name, call.arguments[name])
+        error = _largest_error(
+            lambda: _total(function(*call.args, **call.kwargs)), w, gradient, _total(answer)
+        )
+        errors.append(error)
+    return float(np.max(errors, initial=0.0))
+
+
+def _point(name: str, value: ArrayLike) -> np.ndarray:
+    """A copy of an argument in float64, contiguous, which may be written into."""
+    return _checks.finite(name, np.array(_checks.reals(name, value), np.float64, order="C"))
+
+
+def _total(answer: tuple[Any, ...]) -> float:
+    """The error that a function returned, or the sum of the errors."""
+    return float(np.sum(answer[0]))
+
+
+def _largest_error(error: Callable[[], float], w: np.ndarray, gradient: ArrayLike, at_w: float) -> float:
     """The relative error of `gradient`, shaped like w, as the derivative of `error()` in the entries of w.
 
     w is written into, and is as before in the end; `at_w` is the error there.
     """
-    flat, g = w.reshape(-1), gradient.reshape(-1)  # views: w is contiguous
+    flat, g = w.reshape(-1), np.array(gradient, np.float64).reshape(-1)  # `flat` is a view: w is contiguous
     if not (np.isfinite(at_w) and np.isfinite(g).all()):
         return float("nan")
     if not g.size:

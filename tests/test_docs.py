@@ -1,4 +1,4 @@
-"""What the documentation shows runs, and shows what comes out: doctests of the modules, Python blocks of the pages."""
+"""What the documentation shows runs, and shows what comes out: doctests of the modules, blocks of the pages, examples."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import doctest
 import importlib
 import pkgutil
 import re
+import runpy
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ import fastbp
 
 ROOT = Path(__file__).parents[1]
 PAGES = [page for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))) if page.exists()]
+EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 MODULES = ["fastbp"] + [
     module.name
     for module in pkgutil.iter_modules(fastbp.__path__, "fastbp.")
@@ -55,11 +57,21 @@ def blocks(page: Path) -> list[str]:
     return ["\n" * text[: match.start(1)].count("\n") + match.group(1) for match in BLOCK.finditer(text)]
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_python_blocks(page, backend):
-    """The blocks of a page run one after the other in one namespace; those with prompts are doctests."""
+def peer_of(block: str) -> str | None:
+    """The library that a block compares fastbp with: not everybody has it."""
+    imported = re.search(r"^(?:import|from) (torch|sklearn)\b", block, re.MULTILINE)
+    return imported and imported.group(1)
+
+
+def run(page: Path, *peers: str) -> None:
+    """The blocks of a page, one after the other in one namespace: those that need no peer, or one of these.
+
+    Those with prompts are doctests.
+    """
     namespace = {"__name__": "__main__"}
     for block in blocks(page):
+        if peer_of(block) not in (None, *peers):
+            continue
         if ">>>" in block:
             test = doctest.DocTestParser().get_doctest(block, namespace, page.name, str(page), 0)
             runner = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE)
@@ -68,3 +80,28 @@ def test_python_blocks(page, backend):
             assert runner.failures == 0
         else:
             exec(compile(block, str(page), "exec"), namespace)
+
+
+def named(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=named)
+def test_python_blocks(page, backend):
+    run(page)
+
+
+COMPARED = sorted({(page, peer) for page in PAGES for peer in map(peer_of, blocks(page)) if peer})
+
+
+@pytest.mark.parametrize(
+    ("page", "peer"), COMPARED, ids=lambda each: each if isinstance(each, str) else named(each)
+)
+def test_python_blocks_beside(page, peer, backend):
+    pytest.importorskip(peer)
+    run(page, peer)
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=named)
+def test_examples(example, backend):
+    runpy.run_path(str(example), run_name="__main__")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+from typing import NamedTuple
+
 import numpy as np
 import pytest
 
@@ -51,28 +54,78 @@ def test_the_network_is_untouched(dtype):
     assert (net.parameters == before).all()
 
 
+OPTIONS = {
+    "class_weight": [0.5, 2.0, 1.0],
+    "sample_weight": [1, 0, 2, 0.5, 1, 1],
+    "label_smoothing": 0.1,
+    "lse_square_scale": 0.3,
+    "softcap": 2.5,
+    "ignore_index": 1,
+    "reduction": "none",
+}
+PAIRS = [
+    dict(pair) for size in (0, 1, 2, len(OPTIONS)) for pair in itertools.combinations(OPTIONS.items(), size)
+]
+
+
+@pytest.mark.parametrize("options", PAIRS, ids="-".join)
+@pytest.mark.parametrize("targets", [LABELS, ROWS], ids=["labels", "rows"])
+def test_softmax_cross_entropy(targets, options):
+    """Each option alone, with each other, and all."""
+    if targets is ROWS:
+        options = {name: value for name, value in options.items() if name != "ignore_index"}
+    assert check_gradient(fastbp.softmax_cross_entropy, Z, targets, **options) <= GRADIENT_CHECK
+
+
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
 @pytest.mark.parametrize("loss", ELEMENTWISE)
 def test_elementwise_errors(loss, reduction):
-    weights = RNG.random(6)
-    assert check_gradient(getattr(fastbp, loss), Z, ROWS, reduction=reduction) <= GRADIENT_CHECK
-    assert check_gradient(getattr(fastbp, loss), Z, ROWS, sample_weight=weights) <= GRADIENT_CHECK
+    tuned = {"pos_weight": [0.5, 2.0, 1.0], "label_smoothing": 0.1} if loss == "sigmoid_cross_entropy" else {}
+    for options in ({}, {"sample_weight": OPTIONS["sample_weight"]}, tuned):
+        options["reduction"] = reduction
+        assert check_gradient(getattr(fastbp, loss), Z, ROWS, **options) <= GRADIENT_CHECK
+        assert check_gradient(getattr(fastbp, loss), Z[:, 0], 1, reduction=reduction) <= GRADIENT_CHECK
 
 
-@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
-@pytest.mark.parametrize(
-    "options",
-    [
-        {},
-        {"label_smoothing": 0.1, "class_weight": [0.5, 2.0, 1.0]},
-        {"lse_square_scale": 0.3, "softcap": 2.5},
-        {"sample_weight": [1, 0, 2, 0.5, 1, 1]},
-    ],
-)
-@pytest.mark.parametrize("targets", [LABELS, ROWS], ids=["labels", "rows"])
-def test_softmax_cross_entropy(targets, options, reduction):
-    error = check_gradient(fastbp.softmax_cross_entropy, Z, targets, reduction=reduction, **options)
-    assert error <= GRADIENT_CHECK
+class LayerGrad(NamedTuple):
+    loss: float
+    grad_inputs: np.ndarray
+    grad_weight: np.ndarray
+    grad_bias: np.ndarray | None
+
+
+def last_layer(inputs, weight, targets, *, bias=None, wrong=0.0):
+    """A layer and its error in one; `wrong` spoils the gradient of the weight."""
+    loss, delta, _ = fastbp.softmax_cross_entropy(fastbp.linear(inputs, weight, bias), targets)
+    grad_weight, grad_bias = fastbp.linear_backward_weight(inputs, delta)
+    grad_weight[1, 2] += wrong * np.abs(grad_weight).max()
+    grad_inputs = fastbp.linear_backward_input(delta, weight)
+    return LayerGrad(loss, grad_inputs, grad_weight, None if bias is None else grad_bias)
+
+
+def test_every_gradient_that_has_the_name_of_an_argument():
+    weight, bias = RNG.normal(size=(4, 3)), RNG.normal(size=3)
+    before = weight.copy()
+    for arguments in ({}, {"bias": bias}):
+        for w in (weight, np.asfortranarray(weight)):  # an array of any layout
+            assert check_gradient(last_layer, X, w, LABELS, **arguments) <= GRADIENT_CHECK
+        assert check_gradient(last_layer, X, weight, LABELS, wrong=1e-3, **arguments) == pytest.approx(
+            1e-3, rel=0.01
+        )
+        assert check_gradient(last_layer, X, weight=weight, targets=LABELS, **arguments) <= GRADIENT_CHECK
+    assert (weight == before).all()
+
+
+def test_a_gradient_of_no_argument():
+    def renamed(x, w, t):
+        return last_layer(x, w, t)
+
+    with pytest.raises(
+        TypeError, match=r"^model_or_function: got grad_inputs of shape \(6, 4\), expected an argument inputs"
+    ):
+        check_gradient(renamed, X, RNG.normal(size=(4, 3)), LABELS)
+    with pytest.raises(ValueError, match=r"^weight: got entries that are NaN or infinite"):
+        check_gradient(last_layer, X, np.full((4, 3), np.nan), LABELS)
 
 
 def test_large_logits():

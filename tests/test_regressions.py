@@ -71,7 +71,9 @@ def test_the_work_space_is_enough_for_a_smaller_batch(backend, sizes, batch, las
     x, labels = rng.standard_normal((batch + last, sizes[0])), rng.integers(0, sizes[-1], batch + last)
     net = fastbp.MLP(sizes, activation="tanh", seed=0, n_threads=4, dtype="float64")
     for _ in range(5):
-        net.fit(x, labels, epochs=1, batch_size=batch, shuffle=False, optimizer=fastbp.SGD(0.1), progress=False)
+        net.fit(
+            x, labels, epochs=1, batch_size=batch, shuffle=False, optimizer=fastbp.SGD(0.1), progress=False
+        )
     other = fastbp.MLP(sizes, activation="tanh", seed=0, n_threads=1, dtype="float64")
     for _ in range(5):
         for part in (slice(0, batch), slice(batch, None)):

@@ -77,6 +77,11 @@ UNDERFLOW = 4.0
 NO_WORSE = 4.0
 """How much worse than plain NumPy in the same dtype a kernel may be: a promise of the design."""
 
+LAST_DIGITS = 4.0
+"""A promise: an error or delta of the cross-entropies in float64, relative to itself. To it comes the distance of two logits,
+m - z, where one is formed: that difference is rounded, and exp turns its relative error, 1/2, into (m - z)/2 of its own.
+"""
+
 BY_HAND = EXP + LOG + 4 * ROUNDING
 """A value worked by hand: an exponential, a logarithm, a few operations between numbers of the size of 1."""
 

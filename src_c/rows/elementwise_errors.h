@@ -9,9 +9,9 @@ typedef struct {
 
 /* With A = 1 - t, B = p t (p: pos_weight), Q = A + B and e = e^-|z|, s = e/(1 + e) = σ(-|z|):
  *
- *   E = Q log1p(e) + |z| (A if z > 0 else B)         dE/dz = A - Q s  if z > 0 else  Q s - B
+ *   E = Q log1p(e) + |z| (A if z > 0 else B)         dE/dz = A - Q s  if z > 0,  Q s - B  else, which is (A - B)/2 at 0
  *
- * which is y - t for p = 1, exact in both tails, and the same bits with the sign turned for (z, 1) and (-z, 0). */
+ * which is y - t for p = 1, exact in both tails, and the same bits with the sign turned for (z, t) and (-z, 1 - t). */
 static ALWAYS_INLINE vec sigmoid_cross_entropy_term(const void *row, fbp_size i, fbp_size left)
 {
     const output_row *r = row;
@@ -26,7 +26,10 @@ static ALWAYS_INLINE vec sigmoid_cross_entropy_term(const void *row, fbp_size i,
     vec Q = v_add(A, B), size = v_abs(z), e = v_exp(v_negative(size));
     mask positive = v_lt(zero, z);
     vec wrong = v_select(positive, A, B), miss = v_fma(v_negative(Q), v_div(e, v_add(one, e)), wrong);
-    store_at(r->d + i, v_mul(v_select(positive, miss, v_negative(miss)), v_all(r->scale)), left);
+    vec delta = v_select(positive, miss, v_negative(miss));
+    if (r->uniform != 0) /* without smoothing Q is exact; at 0, on neither side, it would be rounded before it is halved */
+        delta = v_select(v_eq(z, zero), v_mul(v_all((real)0.5), v_sub(A, B)), delta);
+    store_at(r->d + i, v_mul(delta, v_all(r->scale)), left);
     return v_fma(Q, v_log1p_unit(e), v_select(v_eq(wrong, zero), zero, v_mul(size, wrong))); /* 0 · inf = 0 */
 }
 static double sigmoid_cross_entropy_row(fbp_size O, const real *z, const real *t, const real *pos_weight, double smoothing,

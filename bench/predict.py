@@ -1,0 +1,203 @@
+"""Predictions: the probabilities of the classes for one example and for many, sigmoid hidden units, softmax.
+
+fastbp's row is `MLP.predict_proba`, called from Python, NumPy in, NumPy out. Peers find the examples in their
+own kind of array already, and wait for the result.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from typing import Any, Protocol
+
+import numpy as np
+
+from fastbp import _backend
+
+from .machine import Peaks
+from .peers import import_jax, import_torch, sklearn_network, torch_network
+from .problems import PredictProblem
+from .race import TWIN, Entry, Row, Work, race, try_peers
+from .shapes import PREDICTIONS, PredictShape
+from .timing import Contestant, Plan
+
+
+def rows(
+    shape: PredictShape,
+    peers: Iterable[type[PredictPeer]],
+    dtype: np.dtype,
+    threads: int,
+    peaks: Peaks,
+    plan: Plan,
+) -> list[Row]:
+    """Check and measure all contestants of one shape."""
+    problem = PredictProblem(shape, dtype, threads)
+    entries = [_fastbp(problem), _twin(problem)]
+    entries += try_peers(peers, lambda kind: _peer(kind, problem))
+    return race(shape.name, entries, Work(shape.operations, "GFLOP/s", peaks.gflops), plan)
+
+
+def _fastbp(problem: PredictProblem) -> Entry:
+    """Return the public method."""
+    network, x = problem.network(), problem.x
+    residual = problem.residual(network.predict_proba(x))
+    return Entry(Contestant("fastbp", lambda: network.predict_proba(x)), residual, ours=True)
+
+
+def _twin(problem: PredictProblem) -> Entry:
+    """Return the public method on the NumPy twin, in the same dtype."""
+    with _backend.use("reference"):
+        network = problem.network()
+
+    def call() -> np.ndarray:
+        with _backend.use("reference"):
+            return network.predict_proba(problem.x)
+
+    started = time.perf_counter()
+    probabilities = call()
+    contestant = Contestant(TWIN, call, first_s=time.perf_counter() - started)
+    return Entry(contestant, problem.residual(probabilities))
+
+
+def _peer(kind: type[PredictPeer], problem: PredictProblem) -> Entry:
+    """Return the contestant of a library."""
+    peer = kind(problem)
+    residual = problem.residual(np.asarray(peer.predict()))
+    return Entry(Contestant(peer.name, peer.predict), residual)
+
+
+class PredictPeer(Protocol):
+    """What every peer offers: `predict()` returns the probabilities, as an array of its own kind."""
+
+    name: str
+    package: str
+
+    def __init__(self, problem: PredictProblem) -> None: ...
+    def predict(self) -> Any: ...
+
+
+class NumpyPredict:
+    """NumPy by hand: results written into arrays that exist already."""
+
+    name, package = "NumPy", "numpy"
+
+    def __init__(self, problem: PredictProblem) -> None:
+        self.x, self.layers = problem.x, problem.layers(problem.parameters)
+        self.outputs = [np.empty((len(self.x), len(b)), problem.dtype) for _, b in self.layers]
+
+    def predict(self) -> np.ndarray:
+        """Forward."""
+        a = self.x
+        for (w, b), z in zip(self.layers, self.outputs, strict=True):
+            np.matmul(a, w, out=z)
+            z += b
+            a = z
+            if w is not self.layers[-1][0]:  # 1 / (1 + exp(-z))
+                np.negative(z, out=z)
+                np.exp(z, out=z)
+                z += 1.0
+                np.reciprocal(z, out=z)
+        a -= a.max(axis=1, keepdims=True)
+        np.exp(a, out=a)
+        a /= a.sum(axis=1, keepdims=True)
+        return a
+
+
+class TorchPredict:
+    """PyTorch eager: `softmax(model(x))` in inference mode."""
+
+    name, package = "PyTorch", "torch"
+
+    def __init__(self, problem: PredictProblem) -> None:
+        self.torch = import_torch(problem.threads)
+        self.model = torch_network(problem).eval()
+        self.x = self.torch.from_numpy(problem.x)
+
+    def predict(self) -> Any:
+        """Inference mode is `no_grad` with less bookkeeping."""
+        with self.torch.inference_mode():
+            return self.torch.softmax(self.model(self.x), 1)
+
+
+class JaxPredict:
+    """JAX: one jitted function."""
+
+    name, package = "JAX", "jax"
+
+    def __init__(self, problem: PredictProblem) -> None:
+        jax = import_jax(problem.dtype)
+        jnp = jax.numpy
+
+        def predict(layers: Any, x: Any) -> Any:
+            for w, b in layers[:-1]:
+                x = jax.nn.sigmoid(x @ w + b)
+            w, b = layers[-1]
+            return jax.nn.softmax(x @ w + b)
+
+        self.function = jax.jit(predict)
+        self.layers = [(jnp.array(w), jnp.array(b)) for w, b in problem.layers(problem.parameters)]
+        self.x = jnp.array(problem.x)
+
+    def predict(self) -> Any:
+        """Wait for it."""
+        return self.function(self.layers, self.x).block_until_ready()
+
+
+class SklearnPredict:
+    """scikit-learn: `MLPClassifier.predict_proba`."""
+
+    name, package = "sklearn", "sklearn"
+
+    def __init__(self, problem: PredictProblem) -> None:
+        self.x, self.model = problem.x, sklearn_network(problem)
+
+    def predict(self) -> np.ndarray:
+        """The public method."""
+        return self.model.predict_proba(self.x)
+
+
+class OnnxPredict:
+    """ONNX Runtime: Gemm and Sigmoid of each layer, and a Softmax, optimised by the runtime."""
+
+    name, package = "ONNX", "onnxruntime"
+
+    def __init__(self, problem: PredictProblem) -> None:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads, options.inter_op_num_threads = problem.threads, 1
+        model = _onnx_model(problem).SerializeToString()
+        self.session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        self.inputs = {"x": problem.x}
+
+    def predict(self) -> np.ndarray:
+        """NumPy in, NumPy out."""
+        return self.session.run(None, self.inputs)[0]
+
+
+def _onnx_model(problem: PredictProblem) -> Any:
+    """Return the network as a model of ONNX."""
+    from onnx import checker, helper, numpy_helper
+
+    nodes, constants, below = [], [], "x"
+    layers = problem.layers(problem.parameters)
+    for number, (w, b) in enumerate(layers, start=1):
+        constants += [numpy_helper.from_array(w, f"W{number}"), numpy_helper.from_array(b, f"b{number}")]
+        nodes.append(helper.make_node("Gemm", [below, f"W{number}", f"b{number}"], [f"z{number}"]))
+        last = number == len(layers)
+        below = "y" if last else f"a{number}"
+        nodes.append(helper.make_node("Softmax" if last else "Sigmoid", [f"z{number}"], [below]))
+    kind = helper.np_dtype_to_tensor_dtype(problem.dtype)
+    ends = [
+        helper.make_tensor_value_info(name, kind, [None, width])
+        for name, width in (("x", problem.shape.sizes[0]), ("y", problem.shape.sizes[-1]))
+    ]
+    graph = helper.make_graph(nodes, "network", ends[:1], ends[1:], constants)
+    # Versions of the format that every runtime of these years reads.
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    checker.check_model(model)
+    return model
+
+
+SHAPES = PREDICTIONS
+PEERS: tuple[type[PredictPeer], ...] = (NumpyPredict, TorchPredict, JaxPredict, SklearnPredict, OnnxPredict)

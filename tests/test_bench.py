@@ -1,0 +1,212 @@
+"""The benchmarks: each contestant is judged, a wrong one is marked, what is derived from times is right. No time is asserted."""
+
+from __future__ import annotations
+
+import gzip
+import importlib.util
+import sys
+from ctypes.util import find_library
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+sys.path.append(str(Path(__file__).parents[1]))  # at the end: an installed fastbp stays the one under test
+
+from bench import linear, losses, mnist, peers, predict, report, step_peers, steps, sweep
+from bench.machine import Peaks
+from bench.problems import StepProblem
+from bench.race import TWIN, Row
+from bench.shapes import FitShape, LossShape, PredictShape, StepShape
+from bench.timing import Plan
+
+PEAKS = Peaks(gflops=100.0, copy_gbs=10.0)
+PLAN = Plan(sample_s=1e-5, budget_s=0.0, max_rounds=2, min_rounds=2)
+STEP = StepShape((5, 7, 3), 6)
+DTYPES = [np.dtype(name) for name in ("float32", "float64")]
+BENCHES = [
+    (steps, STEP, step_peers.NumpyStep),
+    (losses, LossShape("softmax", 6, 5, ("new", "buffer", "in place")), peers.NumpyLoss),
+    (losses, LossShape("sigmoid", 6, 5), peers.NumpyLoss),
+    (linear, linear.LinearShape(6, 4, 5), linear.NumpyLinear),
+    (predict, PredictShape((5, 7, 3), 6), predict.NumpyPredict),
+]
+
+
+def needs(package: str) -> pytest.MarkDecorator:
+    missing = importlib.util.find_spec(package) is None and find_library(package) is None
+    return pytest.mark.skipif(missing, reason=f"{package} is not installed")
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(
+    "bench, shape, peer", BENCHES, ids=lambda value: getattr(value, "name", "").replace(" ", "-")
+)
+def test_all_contestants_compute_the_same(bench, shape, peer, dtype, backend):
+    rows = bench.rows(shape, [peer], dtype, 1, PEAKS, PLAN)
+    assert {TWIN, "NumPy"} < {row.contestant for row in rows}
+    for row in rows:
+        assert row.residual < report.SUSPECT * np.finfo(dtype).eps and row.seconds > 0
+        assert row.best_peer == ("NumPy" if row.ours else None)
+    assert "!" not in report.block(rows, [TWIN, "NumPy"], dtype)
+
+
+def test_a_wrong_contestant_is_marked(backend):
+    class Wrong(step_peers.NumpyStep):
+        def step(self):
+            self.layers[0][0][0, 0] += 1
+            return super().step()
+
+    rows = steps.rows(STEP, [Wrong], DTYPES[0], 1, PEAKS, PLAN)
+    marked = [
+        line.split()[0] for line in report.block(rows, [TWIN, "NumPy"], DTYPES[0]).splitlines() if "!" in line
+    ]
+    assert marked == ["NumPy"]
+
+
+def test_one_that_breaks_leaves_the_others(backend, capsys):
+    class Broken(step_peers.NumpyStep):
+        name = "Broken"
+
+        def step(self):
+            raise ArithmeticError("worn out")
+
+    rows = steps.rows(STEP, [Broken, step_peers.NumpyStep], DTYPES[0], 1, PEAKS, PLAN)
+    assert "Broken is left out of the next row: ArithmeticError: worn out" in capsys.readouterr().out
+    assert [row.contestant for row in rows if not row.ours] == [TWIN, "NumPy"]
+
+
+@needs("numba")
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("products", ["by_loops", "by_blas"])
+def test_numba(products, dtype, monkeypatch, backend):
+    numba_step = pytest.importorskip("bench.numba_step")
+    monkeypatch.setattr(numba_step, "by_loops", getattr(numba_step, products))
+    monkeypatch.setattr(numba_step, "by_blas", getattr(numba_step, products))
+    (row,) = (
+        row
+        for row in steps.rows(STEP, [step_peers.NumbaStep], dtype, 1, PEAKS, PLAN)
+        if row.contestant == "Numba"
+    )
+    assert row.residual < report.SUSPECT * np.finfo(dtype).eps
+
+
+@needs("floatfann")
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_fann(dtype, backend):
+    """What it computes is not comparable, so it has no residual; but a note says why."""
+    (row,) = (
+        row
+        for row in steps.rows(STEP, [step_peers.FannStep], dtype, 1, PEAKS, PLAN)
+        if row.contestant == "FANN"
+    )
+    assert row.residual is None
+    assert f"FANN {step_peers.FannStep.incomparable}" in report.summary([row], dtype)
+
+
+def test_choice(capsys):
+    class Absent:
+        name, package = "Absent", "no_such_package"
+
+    class Unbound:
+        name, package = "Unbound", "onnxruntime"
+
+    kinds = [step_peers.NumpyStep, Absent]
+    assert peers.choose(kinds, "all", quick=False, isa=None) == [step_peers.NumpyStep]
+    assert capsys.readouterr().out == "Absent is left out: no_such_package is not installed\n"
+    assert peers.choose(kinds, "num", quick=False, isa=None) == [step_peers.NumpyStep]
+    assert peers.choose(kinds, "", quick=False, isa=None) == []
+    if importlib.util.find_spec("onnxruntime"):
+        assert peers.choose([Unbound], "all", quick=False, isa="avx2") == []
+
+
+# -- whole training --------------------------------------------------------------------------------------------------------------
+
+
+def idx(array: np.ndarray) -> bytes:
+    lengths = np.asarray(array.shape, ">i4").tobytes()
+    return bytes([0, 0, 8, array.ndim]) + lengths + array.astype(np.uint8).tobytes()
+
+
+@pytest.fixture
+def digits(tmp_path, monkeypatch):
+    """Files in MNIST's format: 2×2 images, half of them compressed; the digit is where the light is."""
+    labels = np.arange(40) % 4
+    images = 255 * np.eye(4)[labels].reshape(-1, 2, 2)
+    for part in ("train", "t10k"):
+        (tmp_path / f"{part}-images-idx3-ubyte").write_bytes(idx(images))
+        (tmp_path / f"{part}-labels-idx1-ubyte.gz").write_bytes(gzip.compress(idx(labels)))
+    monkeypatch.setenv("FASTBP_MNIST", str(tmp_path))
+    return images, labels
+
+
+def test_idx_files(digits, tmp_path):
+    images, labels = digits
+    assert np.array_equal(mnist.read_idx(tmp_path / "train-images-idx3-ubyte"), images)
+    assert np.array_equal(mnist.read_idx(tmp_path / "t10k-labels-idx1-ubyte"), labels)
+
+
+def test_whole_training(digits, backend):
+    (row,) = mnist.rows(FitShape((4, 30, 4), 4, epochs=30), [], DTYPES[0], 1, PEAKS, PLAN)
+    assert row.ours and row.accuracy == 1.0 and row.residual is None
+    assert "100.00%" in report.block([row], [TWIN], DTYPES[0])
+
+
+def test_without_the_data(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("FASTBP_MNIST", str(tmp_path))
+    assert mnist.rows(FitShape((784, 100, 10), 200, 3), [], DTYPES[0], 1, PEAKS, PLAN) == []
+    assert "MNIST is left out" in (out := capsys.readouterr().out) and str(tmp_path) in out
+
+
+# -- what is derived from times --------------------------------------------------------------------------------------------------
+
+
+def test_cliffs_and_jumps():
+    curve = sweep.Curve("", "", [1.0, 2.0, 2.5, 2.25, 2.2, 9.0], residual=0.0)
+    assert curve.cliffs == [(3, 5, 2.5 / 2.2)]  # the smallest of the larger ones is not always the next
+    assert curve.jumps == [(2, 1, 2.0), (3, 2, 1.25), (6, 5, 9.0 / 2.2)]
+    assert "3 (×1.14 of 5)" in sweep.text(curve)
+
+
+def test_a_sweep(backend):
+    shapes = tuple(StepShape((5, h, 3), 4) for h in (1, 2, 3))
+    curve = sweep.curve(sweep.Sweep("5-H-3", "H", shapes), DTYPES[0], 1, quick=True)
+    assert len(curve.seconds) == len(shapes) and min(curve.seconds) > 0
+    assert curve.residual < report.SUSPECT * np.finfo(DTYPES[0]).eps
+
+
+@needs("matplotlib")
+def test_a_picture(tmp_path):
+    curve = {"name": "5-H-3", "axis": "H", "seconds": [2e-6, 1e-6], "residual": 0.0}
+    sweep.draw([{"threads": 1, "dtype": "float32", "rows": [curve]}], tmp_path / "sweep.svg")
+    assert "<svg" in (tmp_path / "sweep.svg").read_text()
+
+
+def test_summary_names_the_fastest_peer():
+    ratios = {TWIN: 0.5, "NumPy": 3.0, "JAX": 1.25, "PyTorch": 4.0}
+    row = Row(
+        "4-16-3 batch 8", "fastbp step", True, 1e-6, 0.0, 9, 50.0, "GFLOP/s", 0.5, 1e-7, None, "", ratios
+    )
+    assert row.best_peer == "JAX"  # the twin is none
+    line = report.summary([row], DTYPES[0]).splitlines()[2]
+    assert line.split() == [
+        "4-16-3",
+        "batch",
+        "8,",
+        "step",
+        "4",
+        "1.25",
+        "(JAX)",
+        "50%",
+        "of",
+        "peak",
+        "1.0e-07",
+    ]
+
+
+def test_problems_judge_by_the_twin_in_float64(backend):
+    problem = StepProblem(STEP, DTYPES[0], 1)
+    assert problem.judge.dtype == np.float64
+    updated = problem.parameters.astype(np.float64) - problem.learning_rate * problem.judge
+    assert problem.residual(updated) < np.finfo(np.float32).eps
+    assert problem.residual(updated + problem.learning_rate) > 1

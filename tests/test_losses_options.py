@@ -1,0 +1,203 @@
+"""Every option of an error function together with every other, as users call it: against the general formula of docs/losses.md.
+
+The formula is written here a second time, and otherwise than in the twin: from probabilities, by their definition, in long double
+and on logits so mild that nothing cancels or overflows there. test_losses.py has the extremes, where only the twin is exact.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from conftest import ORACLE, Promise, assert_accurate, assert_near, generator, squares_are_known
+from test_losses import OPTIONS, SOFTMAX_OPTIONS, every, problem, public, same
+from tolerances import BOUNDS
+
+import fastbp
+from fastbp import _backend
+
+SHAPE = (5, 7)
+LONG_DOUBLE_IS_WIDER = np.finfo(np.longdouble).eps < np.finfo(np.float64).eps
+
+
+@pytest.fixture(params=OPTIONS)
+def loss(request):
+    return request.param
+
+
+# -- the formulas: E (N,), dE/dz (N, C) and the weight of an example beside its sample weight (N,), of the rows that are read --
+
+
+def softmax_cross_entropy(a, z, targets):
+    """u_c = w_c ((1 - ε) t_c + ε/C);  E = -Σ_c u_c ln y_c + k lse²;  dE/dz = [y (Σ u + 2 k lse) - u] (1 - tanh²(z/c))"""
+    w = np.ones(z.shape[1]) if a.class_weight is None else a.class_weight
+    t = targets if a.labels is None else np.eye(z.shape[1])[targets]
+    u = w * ((1 - a.label_smoothing) * t + a.label_smoothing / z.shape[1])
+    slope = 1.0
+    if a.softcap:
+        slope = 1 / np.cosh(z / a.softcap) ** 2
+        z = a.softcap * np.tanh(z / a.softcap)
+    powers = np.exp(z)
+    y, lse = powers / powers.sum(axis=1, keepdims=True), np.log(powers.sum(axis=1))
+    error = -(u * np.log(y)).sum(axis=1) + a.lse_square_scale * lse**2
+    delta = y * (u.sum(axis=1) + 2 * a.lse_square_scale * lse)[:, None] - u
+    total = t.sum(axis=1)
+    weight = np.where(total == 0, 1, (w * t).sum(axis=1) / np.where(total == 0, 1, total))
+    return error, delta * slope, weight
+
+
+def sigmoid_cross_entropy(a, z, targets):
+    """E = -Σ_k [p_k t_k ln y_k + (1 - t_k) ln(1 - y_k)], t smoothed to (1 - ε) t + ε/2;  dE/dz = (1 - t) y - p t (1 - y)"""
+    p = 1.0 if a.pos_weight is None else a.pos_weight
+    t = (1 - a.label_smoothing) * targets + a.label_smoothing / 2
+    y, not_y = 1 / (1 + np.exp(-z)), 1 / (1 + np.exp(z))
+    return (-p * t * np.log(y) - (1 - t) * np.log(not_y)).sum(axis=1), (1 - t) * y - p * t * not_y, 1.0
+
+
+def squared_error(a, y, t):
+    return ((y - t) ** 2).sum(axis=1) / 2, y - t, 1.0
+
+
+def sigmoid_squared_error(a, z, t):
+    y = 1 / (1 + np.exp(-z))
+    return ((y - t) ** 2).sum(axis=1) / 2, (y - t) * y * (1 - y), 1.0
+
+
+def poisson_deviance(a, z, t):
+    mu, some = np.exp(z), np.where(t > 0, t, 1)
+    return (t * (np.log(some) - z) - t + mu).sum(axis=1), mu - t, 1.0
+
+
+FORMULAS = (
+    softmax_cross_entropy,
+    sigmoid_cross_entropy,
+    squared_error,
+    sigmoid_squared_error,
+    poisson_deviance,
+)
+
+
+def by_formula(each):
+    """Σ_n s_n E_n, or that over Σ_n w_n, and everything else that a call returns. Rows that are not read may hold NaN."""
+    arguments, _ = each.exact
+    formula = {f.__name__: f for f in FORMULAS}[each.function]
+    z = arguments.outputs if each.function == "squared_error" else arguments.logits
+    s = np.ones(len(z)) if arguments.sample_weight is None else arguments.sample_weight
+    labels = getattr(arguments, "labels", None)
+    targets = arguments.targets if labels is None else labels
+    read = s != 0 if labels is None else (s != 0) & (labels != arguments.ignore_index)
+    losses, grad = np.zeros(len(z), z.dtype), np.zeros_like(z)
+    error, delta, weight = formula(arguments, z[read], targets[read])
+    losses[read], grad[read] = s[read] * error, s[read, None] * delta
+    weight_sum = (s[read] * weight).sum()
+    divisor = weight_sum if arguments.mean else 1
+    return SimpleNamespace(
+        loss=losses.sum() / divisor, losses=losses, grad=grad / divisor, weight_sum=weight_sum
+    )
+
+
+# -- every combination ---------------------------------------------------------------------------------------------------------
+
+
+@lru_cache(maxsize=1)
+def combinations(loss, dtype):
+    """Each problem beside its results by the formula."""
+    pairs = []
+    for chosen in every(OPTIONS[loss]):
+        each = problem(loss, generator("formula", chosen), SHAPE, dtype, **chosen)
+        first = "outputs" if loss == "squared_error" else "logits"
+        each = each.changed(**{first: each.arguments[first] / 5})
+        with np.errstate(all="ignore"):
+            pairs.append((chosen, each, by_formula(each)))
+    return pairs
+
+
+def assert_by_formula(got, each, want):
+    known = squares_are_known(_backend.kernels, each.dtype)
+    limits, wide = np.finfo(each.dtype), ORACLE[each.dtype]
+    with np.errstate(all="ignore"):
+        bounds = BOUNDS[each.function](each.exact[0], want, known)
+        for name, value in vars(got).items():
+            bound = bounds[name]
+            unit = np.asarray(limits.eps * bound.magnitude, wide)
+            negligible = np.asarray(bound.underflow * limits.smallest_subnormal, wide)
+            exact = np.asarray(getattr(want, name), wide)
+            promise = Promise(exact, unit * bound.coefficient + negligible, negligible, unit, 0.0)
+            assert_accurate(name, np.asarray(value), promise, compare=False)
+
+
+def grad_outs(x):
+    """(first argument, grad_out) in every relation that they may have; round the last lie canaries."""
+    yield x.copy(), np.empty_like(x)
+    mine = x.copy()
+    yield mine, mine
+    yield x.copy(), np.full((len(x) + 2, 2 * x.shape[1]), 7, x.dtype)[-2:0:-1, 3 : 3 + x.shape[1]]
+
+
+def test_general_formula(dtype, loss, engine):
+    if dtype is np.float64 and not LONG_DOUBLE_IS_WIDER:
+        pytest.skip("long double is no wider than double here")
+    for chosen, each, want in combinations(loss, dtype):
+        function, x, targets, options = public(each)
+        answer = function(x.astype(dtype), targets, reduction=chosen["reduction"], **options)
+        names = ("losses" if chosen["reduction"] == "none" else "loss", "grad", "weight_sum")
+        got = SimpleNamespace(**dict(zip(names, answer, strict=True)))
+        try:
+            assert_by_formula(got, each, want)
+            for z, out in grad_outs(x.astype(dtype)):
+                again = function(z, targets, reduction=chosen["reduction"], grad_out=out, **options)
+                assert again.grad is out and same(again, answer), "other bits in a grad_out"
+                if out.base is not None:
+                    out[...] = 7
+                    assert (out.base == 7).all(), "written beside grad_out"
+        except AssertionError as error:
+            raise AssertionError(f"{each}: {error}") from error
+
+
+def test_no_ignored_label_among_rows(backend):
+    """Whatever else is asked for."""
+    for chosen in every({**SOFTMAX_OPTIONS, "form": SOFTMAX_OPTIONS["form"][1:]}):
+        _, x, targets, options = public(
+            problem("softmax_cross_entropy", generator(chosen), SHAPE, np.float32, **chosen)
+        )
+        with pytest.raises(ValueError, match=r"^ignore_index: got 0 with rows of targets"):
+            fastbp.softmax_cross_entropy(x, targets, ignore_index=0, **options)
+
+
+# -- what an option multiplies, in numbers: z = (0, ln 3), so y = (1/4, 3/4) and lse = ln 4 ------------------------------------
+
+Z, LN4, LN4_3 = [[0.0, np.log(3)]], np.log(4), np.log(4 / 3)
+
+
+@pytest.mark.parametrize("targets", [[0], [[1.0, 0.0]]], ids=["labels", "rows"])
+def test_sample_weights_multiply_the_square_of_lse_and_class_weights_do_not(backend, dtype, targets):
+    """2 (3 ln 4 + 0.1 ln² 4), over the weight 2·3 of the example for the mean."""
+    options = {"class_weight": [3, 1], "sample_weight": [2], "lse_square_scale": 0.1}
+    z = np.array(Z, dtype)
+    for reduction, divisor in (("sum", 1), ("none", 1), ("mean", 6)):
+        loss, grad, weight_sum = fastbp.softmax_cross_entropy(z, targets, reduction=reduction, **options)
+        assert_near(np.ravel(loss), [2 * (3 * LN4 + 0.1 * LN4**2) / divisor])
+        pull = 2 * 0.1 * LN4  # dE/dz = 3 (y - t) + 2 k lse y
+        assert_near(grad, [[2 * (3 * -0.75 + pull / 4) / divisor, 2 * (3 * 0.75 + pull * 3 / 4) / divisor]])
+        assert weight_sum == 6
+
+
+@pytest.mark.parametrize("targets", [[0], [[1.0, 0.0]]], ids=["labels", "rows"])
+def test_the_uniform_part_of_smoothing_is_weighted_class_by_class(backend, dtype, targets):
+    """ε = 0.2: u = (3·0.9, 1·0.1); the mean is still over the weight 3 of the target's class."""
+    loss, grad, weight_sum = fastbp.softmax_cross_entropy(
+        np.array(Z, dtype), targets, class_weight=[3, 1], label_smoothing=0.2
+    )
+    assert_near(loss, (2.7 * LN4 + 0.1 * LN4_3) / 3)
+    assert_near(grad, [[(2.8 / 4 - 2.7) / 3, (2.8 * 3 / 4 - 0.1) / 3]])
+    assert weight_sum == 3
+
+
+def test_smoothing_does_not_scale_the_uniform_part_by_the_sum_of_a_row(backend, dtype):
+    """t = (2, 1) and ε = 0.2: 0.8 t + 0.1 = (1.7, 0.9), whatever t sums to."""
+    loss, grad, weight_sum = fastbp.softmax_cross_entropy(np.array(Z, dtype), [[2, 1]], label_smoothing=0.2)
+    assert_near(loss, 1.7 * LN4 + 0.9 * LN4_3)
+    assert_near(grad, [[2.6 / 4 - 1.7, 2.6 * 3 / 4 - 0.9]])
+    assert weight_sum == 1
