@@ -18,11 +18,10 @@ from libc.string cimport memset
 
 from fastbp._kernels.dispatch cimport FBP_IDENTITY, FBP_SIGMOID, FBP_TANH, LINE, kernels_for, line_start, whole_lines
 from fastbp._kernels.linear cimport Product, multiply, product_scratch, product_work
-from fastbp._kernels.loss cimport Rows, reduced, scratch_bytes
+from fastbp._kernels.loss cimport Rows, error_work, reduced, scratch_bytes
 from fastbp._kernels.optimizer cimport update_parameters
 
 cdef double POLL_WORK = 2e7     # nanoseconds of work between two looks at pending signals
-cdef double ELEMENT_WORK = 1.0  # nanoseconds of a logit in the error, roughly
 cdef double UPDATE_PER_COLUMN = 1e8  # multiply-adds, for each column of a tile, of an update between two looks at pending signals
 
 
@@ -44,6 +43,7 @@ cdef void lay_out(Net *net, char *base, Py_ssize_t rows) noexcept nogil:
     cdef Rows r
     cdef Product p
     memset(&none, 0, sizeof(none))
+    memset(&r, 0, sizeof(r))
     none.rows = rows
     net.used = 0
     for i in range(net.depth):
@@ -168,7 +168,9 @@ cdef double forward_work(Net *net, Py_ssize_t rows) noexcept nogil:
 
 
 cdef double step_work(Net *net, Py_ssize_t rows) noexcept nogil:
-    return 3 * forward_work(net, rows) + ELEMENT_WORK * rows * net.layers[net.depth - 1].outputs
+    cdef Rows r
+    r.N, r.C = rows, net.layers[net.depth - 1].outputs
+    return 3 * forward_work(net, rows) + error_work(&r)
 
 
 cdef int forward(Net *net, Matrix x, char *out, Py_ssize_t out_row, fbp_team *team) except -1 nogil:
@@ -199,7 +201,7 @@ cdef double error(Net *net, Matrix t, fbp_team *team) except? -1 nogil:
         r.labels = <const int64_t *>t.data
     else:
         r.t, r.t_row = t.data, t.row
-    return reduced(&r, net.error, True, 1, net.loss_scratch, &weight_sum)
+    return reduced(&r, net.error, True, team, net.loss_scratch, &weight_sum)
 
 
 cdef double deltas(Net *net, Matrix x, Matrix t, fbp_team *team) except? -1 nogil:
