@@ -239,7 +239,9 @@ def class_targets(
     given = targets if type(targets) is np.ndarray else array("targets", targets)
     n = len(examples)
     usual = given.dtype is _INT64 and given.shape == (n,) and given.flags.carray
-    if usual and _backend.kernels.first_bad_label(given, n_classes, ignore_index) < 0:  # nothing is left to ask
+    if (
+        usual and _backend.kernels.first_bad_label(given, n_classes, ignore_index) < 0
+    ):  # nothing is left to ask
         return given, None
     if given.ndim == 1:
         return class_indices(targets, given, name, n, n_classes, ignore_index), None

@@ -36,8 +36,8 @@ cdef struct Blocks:
     double *weights               # (rows) and sample weights
     char *scratch                 # of the error function, a product, or a sum of columns
 
-# Blocks of at most so many rows, in a work space that starts at `base`, and its bytes without the scratch; the bytes of scratch that
-# the blocks of a number of rows take on a number of threads. Both are never less for more rows.
+# Blocks of at most so many rows, in a work space that starts at `base`, and its bytes without the scratch; the bytes of scratch
+# that blocks of a number of rows take on a number of threads.
 cdef Py_ssize_t lay_out(const LastLayer *layer, Py_ssize_t most_rows, char *base, Blocks *blocks) noexcept nogil
 cdef Py_ssize_t block_scratch(const LastLayer *layer, Py_ssize_t rows, int threads) noexcept nogil
 

@@ -130,13 +130,14 @@ cdef Py_ssize_t bytes_of(const LastLayer *layer, Py_ssize_t rows, bint gather) n
 
 cdef Py_ssize_t rows_within(const LastLayer *layer, Py_ssize_t max_memory) noexcept nogil:
     """The most rows for which there is room beside the scratch of one thread, and what is set aside for threads; at least one"""
-    cdef Py_ssize_t low = 1, high, middle, read = rows_read(layer)
+    cdef Py_ssize_t low = 1, high, middle, scratch, read = rows_read(layer)
     cdef bint gather = read < layer.rows.N
     cdef Blocks b
     high = read + 1
     while high - low > 1:  # `low` rows fit or are 1, `high` are too many
         middle = low + (high - low) // 2
-        if divide(layer, middle, gather, NULL, &b) + max(block_scratch(layer, middle, 1), max_memory // FOR_THREADS) <= max_memory:
+        scratch = max(block_scratch(layer, middle, 1), max_memory // FOR_THREADS)
+        if divide(layer, middle, gather, NULL, &b) + scratch <= max_memory:
             low = middle
         else:
             high = middle
@@ -202,8 +203,8 @@ cdef void unread(const LastLayer *layer, Py_ssize_t n) noexcept nogil:
 
 
 cdef Py_ssize_t choose(const LastLayer *layer, Py_ssize_t start, Py_ssize_t rows, const Blocks *b) noexcept nogil:
-    """The next `rows` examples from `start` on that are read, to `b`; the gradients of others up to there become 0. Returns where it
-    stopped: at the next one that is read."""
+    """The next `rows` examples from `start` on that are read, to `b`; the gradients of others up to there become 0. Returns where
+    it stopped: at the next one that is read."""
     cdef const Rows *r = &layer.rows
     cdef Py_ssize_t n, found = 0
     for n in range(start, r.N):

@@ -1,8 +1,8 @@
 """One layer forward and backward: three matrix products, each with what follows it fused, divided over threads.
 
-C (M, N) is cut along its longer side into pieces, which the threads of a team take, each with scratch of its own. An element of C
-is the same sum in the same order in every cut, so the number of threads changes no bit. A product of seconds runs in slices of the
-same side.
+C (M, N) is cut along its longer side into pieces, which the threads of a team take, each with scratch of its own. An element of
+C is the same sum in the same order in every cut, so the number of threads changes no bit. A product of seconds runs in slices of
+the same side.
 """
 
 from cpython.exc cimport PyErr_CheckSignals

@@ -55,4 +55,5 @@ cdef double error_work(const Rows *rows) noexcept nogil
 # their gradients over `divisor` in d. Calls on parts of the rows, one after the other, give the bits of one call on all.
 cdef int add_weights(const Rows *rows, fbp_team *team, char *memory, Sum *total) except -1 nogil
 cdef int add_errors(const Rows *rows, RowError error, double divisor, fbp_team *team, char *memory, Sum *total) except -1 nogil
-cdef double reduced(const Rows *rows, RowError error, bint mean, fbp_team *team, char *memory, double *weight_sum) except? -1 nogil
+cdef double reduced(const Rows *rows, RowError error, bint mean, fbp_team *team, char *memory,
+                    double *weight_sum) except? -1 nogil

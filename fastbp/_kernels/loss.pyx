@@ -59,7 +59,9 @@ cdef inline void each_row(Error error, const Rows *r, const Scratch *s, Piece p)
 
 cdef inline const char *target(const Rows *r, Py_ssize_t n) noexcept nogil:
     """The row of targets, NULL where targets are labels"""
-    return NULL if r.t == NULL else r.t + (n if r.order == NULL else r.order[n]) * r.t_row
+    if r.t == NULL:
+        return NULL
+    return r.t + (n if r.order == NULL else r.order[n]) * r.t_row
 
 
 cdef double softmax_cross_entropy_row(const Rows *r, const Scratch *s, Py_ssize_t n, double scale, void *slope) noexcept nogil:
@@ -69,20 +71,20 @@ cdef double softmax_cross_entropy_row(const Rows *r, const Scratch *s, Py_ssize_
 
 
 cdef double sigmoid_cross_entropy_row(const Rows *r, const Scratch *s, Py_ssize_t n, double scale, void *slope) noexcept nogil:
-    return r.k.sigmoid_cross_entropy_row(r.C, r.z + n * r.z_row, r.t + n * r.t_row, s.weight, r.smoothing, scale,
+    return r.k.sigmoid_cross_entropy_row(r.C, r.z + n * r.z_row, target(r, n), s.weight, r.smoothing, scale,
                                          r.d + n * r.d_row)
 
 
 cdef double squared_error_row(const Rows *r, const Scratch *s, Py_ssize_t n, double scale, void *slope) noexcept nogil:
-    return r.k.squared_error_row(r.C, r.z + n * r.z_row, r.t + n * r.t_row, scale, r.d + n * r.d_row)
+    return r.k.squared_error_row(r.C, r.z + n * r.z_row, target(r, n), scale, r.d + n * r.d_row)
 
 
 cdef double sigmoid_squared_error_row(const Rows *r, const Scratch *s, Py_ssize_t n, double scale, void *slope) noexcept nogil:
-    return r.k.sigmoid_squared_error_row(r.C, r.z + n * r.z_row, r.t + n * r.t_row, scale, r.d + n * r.d_row)
+    return r.k.sigmoid_squared_error_row(r.C, r.z + n * r.z_row, target(r, n), scale, r.d + n * r.d_row)
 
 
 cdef double poisson_deviance_row(const Rows *r, const Scratch *s, Py_ssize_t n, double scale, void *slope) noexcept nogil:
-    return r.k.poisson_deviance_row(r.C, r.z + n * r.z_row, r.t + n * r.t_row, scale, r.d + n * r.d_row)
+    return r.k.poisson_deviance_row(r.C, r.z + n * r.z_row, target(r, n), scale, r.d + n * r.d_row)
 
 
 cdef void softmax_cross_entropy_rows(const Rows *r, const Scratch *s, Piece p) noexcept nogil:
@@ -223,7 +225,8 @@ cdef struct Slice:
 cdef void piece_of_slice(const void *slice, Py_ssize_t i, int thread) noexcept nogil:
     cdef const Slice *all = <const Slice *>slice
     cdef Py_ssize_t rows = all.stop - all.start
-    all.error(all.r, all.s, Piece(all.start + rows * i // all.pieces, all.start + rows * (i + 1) // all.pieces, all.divisor, thread))
+    cdef Py_ssize_t start = all.start + rows * i // all.pieces, stop = all.start + rows * (i + 1) // all.pieces
+    all.error(all.r, all.s, Piece(start, stop, all.divisor, thread))
 
 
 cdef int over_rows(RowError error, const Rows *r, const Scratch *s, double divisor, fbp_team *team) except -1 nogil:

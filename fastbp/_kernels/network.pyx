@@ -133,6 +133,11 @@ cdef struct Call:
     Failure failure
 
 
+cdef Py_ssize_t target_row(Net *net, Matrix t) noexcept nogil:
+    """Bytes of a row of targets"""
+    return t.columns * (<Py_ssize_t>sizeof(int64_t) if t.labels else net.element)
+
+
 cdef void gather(Matrix source, const int64_t *order, Matrix to) noexcept nogil:
     """Row i of `to` is row order[i] of `source`."""
     cdef Py_ssize_t i
@@ -187,7 +192,7 @@ cdef int train_batches(Call *c, fbp_team *team) except -1 nogil:
     cdef double loss, next_report = 0
     if c.order != NULL:
         x.data, x.row = net.batch_x, x.columns * net.element
-        t.data, t.row = net.batch_t, t.columns * (<Py_ssize_t>sizeof(int64_t) if t.labels else net.element)
+        t.data, t.row = net.batch_t, target_row(net, t)
     while c.start < c.count:
         x.rows = t.rows = min(c.batch_size, c.count - c.start)
         if c.order == NULL:
@@ -195,7 +200,7 @@ cdef int train_batches(Call *c, fbp_team *team) except -1 nogil:
         else:
             gather(c.x, c.order + c.start, x)
             gather(c.t, c.order + c.start, t)
-        loss = deltas(net, x, t, team)
+        loss = deltas(net, x, t, net.gradient, team)
         if not isfinite(loss):
             c.failure = LOSS
             return 0
@@ -219,7 +224,7 @@ cdef int train_batches(Call *c, fbp_team *team) except -1 nogil:
 
 cdef int step_once(Call *c, fbp_team *team) except -1 nogil:
     """One update, or none: then `done` stays 0."""
-    c.loss = deltas(c.net, c.x, c.t, team)
+    c.loss = deltas(c.net, c.x, c.t, c.net.gradient, team)
     if isfinite(c.loss) and gradient_bound(c.net, c.x) < LARGE_NUMBER and not may_overflow(c.net, c.u):
         update(c.net, c.x, c.u, team)
         c.done = 1
@@ -227,7 +232,7 @@ cdef int step_once(Call *c, fbp_team *team) except -1 nogil:
 
 
 cdef int find_gradient(Call *c, fbp_team *team) except -1 nogil:
-    c.loss = deltas(c.net, c.x, c.t, team)
+    c.loss = deltas(c.net, c.x, c.t, c.out, team)
     return gradient(c.net, c.x, c.out, team)
 
 
@@ -286,7 +291,7 @@ cdef class Network:
                                "it to be over")
         self.busy = True
         try:
-            prepare(&self.net, rows)
+            prepare(&self.net, rows, target_row(&self.net, call.t))
             call.net = &self.net
             with nogil:
                 on_team(work, call, threads_for(self.n_threads, nanoseconds))
