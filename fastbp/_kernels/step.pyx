@@ -367,8 +367,8 @@ cdef int update(Net *net, Matrix x, const Update *u, fbp_team *team) except -1 n
     for i in range(net.depth):
         layer = &net.layers[i]
         if is_formed(net, i):
-            update_parameters(u, net.k, net.element, parameters_of(layer), net.formed + layer.weight, net.w + layer.weight,
-                              layer.weight, team)
+            update_parameters(u, net.k, net.element, parameters_of(layer), net.formed + layer.weight, net.w, layer.weight,
+                              team)
             return 0
         set_gradient(net, &p, i, x, net.w + layer.weight)
         p.epilogue.update = &u.numbers
