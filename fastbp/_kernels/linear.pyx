@@ -37,7 +37,7 @@ cdef inline Py_ssize_t longer_side(const Product *p) noexcept nogil:
 
 
 cdef Py_ssize_t piece_length(const Product *p, int threads) noexcept nogil:
-    """Rows, or columns, of a piece: one for each thread, or several where they are long, and fewer where they would be short work."""
+    """Rows, or columns, of a piece: one for each thread, several where they are long, fewer where they would be short work."""
     cdef Py_ssize_t length = longer_side(p), unit = 8 if by_rows(p) else p.k.tile_columns()
     cdef Py_ssize_t pieces = min(max(threads, min(4 * threads, length // LONG_PIECE)), <Py_ssize_t>(product_work(p) / PIECE_WORK))
     if threads == 1 or pieces <= 1:

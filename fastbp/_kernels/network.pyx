@@ -8,7 +8,6 @@ C. An update that could overflow is made on a copy first and given up if it does
 """
 
 from cpython.buffer cimport PyBUF_STRIDED_RO, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
-from cpython.exc cimport PyErr_CheckSignals
 from libc.math cimport NAN, isfinite
 from libc.stdint cimport int64_t
 from libc.stdlib cimport free, malloc
@@ -17,8 +16,9 @@ from libc.string cimport memcpy, memset
 from fastbp._kernels.dispatch cimport FBP_ADAM, FBP_GELU, FBP_SGD, FBP_SILU, activation_kind, threads_for
 from fastbp._kernels.loss cimport row_error_named
 from fastbp._kernels.optimizer cimport Update, set_step, update_parameters
+from fastbp._kernels.step cimport gradient as form_gradient
 from fastbp._kernels.step cimport (
-    Layer, Matrix, Net, deltas, forward, forward_work, gradient, gradient_bound, poll, prepare, step_work, update,
+    Layer, Matrix, Net, deltas, forward, forward_work, gradient_bound, poll, prepare, step_work, update,
 )
 from fastbp._kernels.team cimport Work, fbp_team, on_team
 
@@ -168,7 +168,7 @@ cdef int update_on_trial(Net *net, Matrix x, const Update *u, fbp_team *team) ex
         with gil:
             raise MemoryError(f"no memory for a trial update of {net.count} parameters")
     try:
-        gradient(net, x, g, team)
+        form_gradient(net, x, g, team)
         finite = isfinite(net.k.largest_magnitude(net.count, g))
         vectors[0], vectors[1], vectors[2] = net.w, u.first, u.second
         for i in range(3):
@@ -233,7 +233,7 @@ cdef int step_once(Call *c, fbp_team *team) except -1 nogil:
 
 cdef int find_gradient(Call *c, fbp_team *team) except -1 nogil:
     c.loss = deltas(c.net, c.x, c.t, c.out, team)
-    return gradient(c.net, c.x, c.out, team)
+    return form_gradient(c.net, c.x, c.out, team)
 
 
 cdef int find_logits(Call *c, fbp_team *team) except -1 nogil:
@@ -334,7 +334,7 @@ cdef class Network:
         return call.loss / call.start if call.start > 0 else NAN, call.done, FAILURES[<int>call.failure]
 
     def step(self, x, targets, optimizer) -> float | None:
-        """Train on one batch and return its mean error; None, and nothing is done, unless everything is in order at first sight."""
+        """Train on one batch and return its mean error; None, and nothing is done, unless all is in order at first sight."""
         cdef Call call
         memset(&call, 0, sizeof(call))
         if not plain(x, 2, self.dtype, &call.x) or call.x.columns != self.net.layers[0].inputs:

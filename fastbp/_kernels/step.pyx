@@ -346,8 +346,8 @@ cdef double gradient_bound(Net *net, Matrix x) noexcept nogil:
 
 
 cdef bint fused(Net *net, Py_ssize_t rows) noexcept nogil:
-    """Whether updates go without a gradient in memory, if it is not there: its sums are of one block, and all of it takes less than
-    a tenth of a second, in which no signal is looked for."""
+    """Whether updates go without a gradient in memory, where it does not come with the deltas: its sums are of one block, and all
+    of it takes less than a tenth of a second, in which no signal is looked for."""
     cdef double operations = 0
     cdef Py_ssize_t i
     for i in range(net.depth - by_blocks(net, rows)):
