@@ -29,6 +29,7 @@ sanitize:  ## then run: LD_PRELOAD="$$(gcc -print-file-name=libasan.so)" ASAN_OP
 bench:
 	$(PYTHON) -m bench steps
 	$(PYTHON) -m bench losses
+	$(PYTHON) -m bench linear
 
 demo:
 	$(PYTHON) -m fastbp demo

@@ -16,7 +16,8 @@ class Entry:
     """A contestant, how far its result is from the float64 twin's, and whether it is fastbp itself.
 
     Whole training is judged by `accuracy` instead, which is asked for after the measurement; what can not be
-    judged at all says why in `note`.
+    judged at all says why in `note`. `memory`: the bytes by which a call made the memory of the process grow, at
+    its peak, where that was measured.
     """
 
     contestant: Contestant
@@ -24,6 +25,7 @@ class Entry:
     ours: bool = False
     accuracy: Callable[[], float] | None = None
     note: str = ""
+    memory: int | None = None
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,7 @@ class Row:
     accuracy: float | None
     note: str
     ratios: dict[str, float] = field(default_factory=dict)
+    memory: int | None = None
 
     @property
     def best_peer(self) -> str | None:
@@ -82,6 +85,7 @@ def race(shape: str, entries: Sequence[Entry], work: Work, plan: Plan) -> list[R
             accuracy=entry.accuracy() if entry.accuracy else None,
             note=entry.note,
             ratios={other: timings.ratio(other, name) for other in others} if entry.ours else {},
+            memory=entry.memory,
         )
 
     return sorted((row(entry) for entry in entries), key=lambda r: not r.ours)

@@ -20,7 +20,8 @@ LEGEND = """\
 time: median; spread: half the distance between its quartiles; peak: fraction of the peak measured here;
 residual: largest error relative to the largest value, by the float64 NumPy twin ("!": over {limit:.0e},
 it is another computation; "-": see the note below the table); accuracy: on the test images;
-times faster than: the other's time / this time; best: than the fastest peer.
+times faster than: the other's time / this time; best: than the fastest peer;
+MB: by how much a call makes the memory of the process grow, results included (linear only).
 """
 
 
@@ -58,7 +59,8 @@ def block(rows: Iterable[Row], others: Sequence[str], dtype: np.dtype) -> str:
         line = (
             f"  {row.contestant:16}{_time(row.seconds):>9} {spread:>6} {rate:>15} {_percent(row.of_peak):>5} "
         )
-        lines.append(line + _verdict(row, dtype) + _ratios(row, others))
+        memory = "" if row.memory is None else f"  {1e-6 * row.memory:.0f} MB"
+        lines.append(line + _verdict(row, dtype) + _ratios(row, others) + memory)
     return "\n".join(line.rstrip() for line in lines)
 
 

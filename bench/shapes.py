@@ -103,6 +103,7 @@ STEPS = (
     StepShape((784, 512, 512, 10), 128),
     StepShape((1024, 1024, 1024, 1024, 1000), 256, label="1024x4-1000"),
     StepShape((2048, 4096, 4096, 1000), 512),
+    StepShape((256, 256, 50_000), 1024),  # its last layer goes by blocks of rows
 )
 
 PREDICTIONS = (

@@ -18,6 +18,7 @@ from fastbp.activations import (
     tanh,
 )
 from fastbp.gradient_check import check_gradient
+from fastbp.last_layer import LastLayerGrad, linear_softmax_cross_entropy
 from fastbp.layers import WeightGrad, linear, linear_backward_input, linear_backward_weight
 from fastbp.losses import (
     LossGrad,
@@ -38,6 +39,7 @@ __all__ = [
     "DivergenceError",
     "Gradients",
     "History",
+    "LastLayerGrad",
     "LossGrad",
     "TargetIndexError",
     "WeightGrad",
@@ -52,6 +54,7 @@ __all__ = [
     "linear",
     "linear_backward_input",
     "linear_backward_weight",
+    "linear_softmax_cross_entropy",
     "log_softmax",
     "logsumexp",
     "poisson_deviance",

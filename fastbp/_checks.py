@@ -87,6 +87,11 @@ def integer(name: str, value: Any, low: int, high: int, text: str) -> int:
     return int(value)
 
 
+def memory(name: str, value: Any) -> int:
+    """`value` as a number of bytes."""
+    return integer(name, value, 1, _INT64_MAX, "a number of bytes, an integer >= 1")
+
+
 def choice(name: str, value: Any, options: Iterable[str]) -> str:
     """`value`, if it is one of `options`."""
     if not isinstance(value, str):
@@ -219,32 +224,42 @@ def vector(given: np.ndarray, dtype: np.dtype) -> np.ndarray:
 # Targets and weights ----------------------------------------------------------------------------------------
 
 
+def some_classes(name: str, given: np.ndarray, letters: str) -> np.ndarray:
+    """`given`, if its columns, which are classes, are at least one."""
+    if not given.shape[1]:
+        raise ValueError(f"{name}: got shape {given.shape}, expected {letters} with at least one class")
+    return given
+
+
 def class_targets(
-    targets: Any, logits: np.ndarray, ignore_index: int
+    targets: Any, name: str, examples: np.ndarray, n_classes: int, ignore_index: int
 ) -> tuple[np.ndarray | None, np.ndarray | None]:
-    """Targets of a softmax: ``(labels, None)`` for class indices (N,), ``(None, rows)`` for rows (N, C)."""
+    """Targets of the rows of `examples` (`name`): ``(labels, None)`` for class indices (N,), ``(None, rows)``
+    for rows (N, C)."""
     given = targets if type(targets) is np.ndarray else array("targets", targets)
-    n, c = logits.shape
-    usual = c > 0 and given.dtype is _INT64 and given.shape == (n,) and given.flags.carray
-    if usual and _backend.kernels.first_bad_label(given, c, ignore_index) < 0:  # nothing is left to ask
+    n = len(examples)
+    usual = given.dtype is _INT64 and given.shape == (n,) and given.flags.carray
+    if (
+        usual and _backend.kernels.first_bad_label(given, n_classes, ignore_index) < 0
+    ):  # nothing is left to ask
         return given, None
-    if not c:
-        raise ValueError(f"logits: got shape {logits.shape}, expected (N, C) with at least one class")
     if given.ndim == 1:
-        return class_indices(targets, given, n, c, ignore_index), None
-    shape("targets", reals("targets", given), (n, c), f"or class indices ({n},)")
+        return class_indices(targets, given, name, n, n_classes, ignore_index), None
+    shape("targets", reals("targets", given), (n, n_classes), f"or class indices ({n},)")
     if ignore_index != IGNORE_INDEX:
         raise ValueError(f"ignore_index: got {ignore_index} with rows of targets, expected class indices")
-    return None, rows(given, logits.dtype)
+    return None, rows(given, examples.dtype)
 
 
-def class_indices(targets: Any, given: np.ndarray, n: int, n_classes: int, ignore_index: int) -> np.ndarray:
+def class_indices(
+    targets: Any, given: np.ndarray, name: str, n: int, n_classes: int, ignore_index: int
+) -> np.ndarray:
     """Integers (N,) as int64, each in [0, C) or `ignore_index`; `given` is what became of `targets`."""
     if given.dtype.kind not in "iu" and (given.size or given is targets):  # the dtype of [] means nothing
         text = f"integer class indices, or rows of targets ({n}, {n_classes})"
         raise TypeError(f"targets: got dtype {given.dtype} of shape {given.shape}, expected {text}")
     if len(given) != n:
-        text = f"({n},), one class for each row of logits"
+        text = f"({n},), one class for each row of {name}"
         raise ValueError(f"targets: got shape {given.shape}, expected {text}")
     labels = vector(given, _INT64)
     if labels is not given and given.dtype.kind == "u":

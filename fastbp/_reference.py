@@ -371,6 +371,32 @@ def linear_backward_weight(a_prev, delta, out, bias_out, n_threads):
     out[...], bias_out[...] = a_prev.T @ delta, delta.sum(axis=0)
 
 
+def linear_softmax_cross_entropy(
+    inputs, weight, bias, labels, targets, class_weight, sample_weight, ignore_index, label_smoothing,
+    lse_square_scale, softcap, mean, max_memory, losses, grad_inputs, grad_weight, grad_bias, n_threads,
+):  # fmt: skip
+    """The functions of the last layer one after the other, over all logits (N, C) at once: max_memory is not used."""
+    z = np.empty((len(inputs), weight.shape[1]), inputs.dtype)
+    linear(inputs, weight, bias, "identity", z, n_threads)
+    delta = np.empty_like(z)
+    loss, weight_sum = softmax_cross_entropy(
+        z, labels, targets, class_weight, sample_weight, ignore_index, label_smoothing, lse_square_scale,
+        softcap, mean, losses, delta, n_threads,
+    )  # fmt: skip
+    x, d, _, read = _rows_read(
+        inputs, delta, sample_weight, False if labels is None else labels == ignore_index
+    )
+    if mean and weight_sum == 0.0:  # nothing to learn from, and 0 times what is read might be NaN
+        x, d, read = x[:0], d[:0], np.zeros_like(read)
+    back = np.empty_like(x)
+    linear_backward_input(d, weight, "identity", None, back, n_threads)
+    grad_inputs[...] = 0.0
+    grad_inputs[read] = back
+    bias_sums = np.empty(weight.shape[1], x.dtype) if grad_bias is None else grad_bias
+    linear_backward_weight(x, d, grad_weight, bias_sums, n_threads)
+    return loss, weight_sum
+
+
 # ------------------------------------------------------------------------------------------------- optimizers
 
 

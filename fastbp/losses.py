@@ -164,11 +164,11 @@ def softmax_cross_entropy(
     >>> losses.round(4).tolist(), grad is logits
     ([1.2395, 1.0986], True)
     """
-    z = _checks.matrix("logits", logits, "(N, C)")
+    z = _checks.some_classes("logits", _checks.matrix("logits", logits, "(N, C)"), "(N, C)")
     n, c = z.shape
     if ignore_index is not _checks.IGNORE_INDEX:
         ignore_index = _checks.label_to_ignore(ignore_index)
-    labels, rows = _checks.class_targets(targets, z, ignore_index)
+    labels, rows = _checks.class_targets(targets, "logits", z, c, ignore_index)
     arguments = (
         _checks.rows(z),
         labels,
@@ -517,9 +517,14 @@ def _evaluate(
     rows = grad if grad.ndim == 2 else grad[:, None]  # (N, O)
     call = getattr(_backend.kernels, kernel)
     loss, weight_sum = call(*arguments, reduction == "mean", losses, rows, threads)
-    if losses is not None:
-        return LossGrad(losses, grad, weight_sum)
+    error = _in_dtype(loss, dtype) if losses is None else losses
+    return _new_tuple(LossGrad, (error, grad, weight_sum))
+
+
+def _in_dtype(loss: float, dtype: np.dtype) -> np.floating[Any]:
+    """`loss` as a scalar of `dtype`; beyond float32 it is inf, without a warning, as it is within an array."""
+    scalar: type[np.floating[Any]] = dtype.type
     if -_FLOAT32_MAX <= loss <= _FLOAT32_MAX:
-        return _new_tuple(LossGrad, (dtype.type(loss), grad, weight_sum))
-    with np.errstate(over="ignore"):  # beyond float32 it is inf, without a warning, as it is within an array
-        return LossGrad(dtype.type(loss), grad, weight_sum)
+        return scalar(loss)
+    with np.errstate(over="ignore"):
+        return scalar(loss)

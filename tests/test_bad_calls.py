@@ -141,6 +141,15 @@ def good_calls() -> Iterator[tuple[str, Call]]:
     arguments = {"a_prev": z, "delta": delta, "out": zeros(4, 2), "bias_out": zeros(2)}
     yield "linear_backward_weight", Call(fastbp.linear_backward_weight, arguments, ("out", "bias_out"))
 
+    arguments = {
+        "inputs": z,
+        "weight": values(4, 5),
+        "targets": labels,
+        "bias": values(5),
+        "sample_weight": w,
+    }
+    yield "linear_softmax_cross_entropy", Call(fastbp.linear_softmax_cross_entropy, arguments)
+
     vectors = {"parameters": values(6), "gradient": values(6) - F32(0.5)}
     arguments = {**vectors, "momentum": 0.9, "velocity": zeros(6)}
     yield "sgd_update", Call(fastbp.sgd_update, arguments, ("parameters", "velocity"))
@@ -612,9 +621,8 @@ def contract(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
                     assert a.dtype in (np.dtype(F32), np.dtype(F64), np.dtype(np.int64))
                     assert a.flags.aligned
                     rows = a.strides[-1] == a.itemsize or a.shape[-1] == 1
-                    assert rows or (
-                        name.startswith("linear") and a is args[1]
-                    )  # a layer's weights: any strides
+                    # any strides: a layer's weights, and their gradient, which is laid out like them
+                    assert rows or (name.startswith("linear") and a.shape == args[1].shape)
                 return getattr(kernels, name)(*args)
 
             return call

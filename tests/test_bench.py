@@ -13,7 +13,7 @@ import pytest
 
 sys.path.append(str(Path(__file__).parents[1]))  # at the end: an installed fastbp stays the one under test
 
-from bench import losses, mnist, peers, predict, report, step_peers, steps, sweep
+from bench import linear, losses, mnist, peers, predict, report, step_peers, steps, sweep
 from bench.machine import Peaks
 from bench.problems import StepProblem
 from bench.race import TWIN, Row
@@ -28,6 +28,7 @@ BENCHES = [
     (steps, STEP, step_peers.NumpyStep),
     (losses, LossShape("softmax", 6, 5, ("new", "buffer", "in place")), peers.NumpyLoss),
     (losses, LossShape("sigmoid", 6, 5), peers.NumpyLoss),
+    (linear, linear.LinearShape(6, 4, 5), linear.NumpyLinear),
     (predict, PredictShape((5, 7, 3), 6), predict.NumpyPredict),
 ]
 

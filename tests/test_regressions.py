@@ -64,6 +64,23 @@ def test_a_product_of_many_slices_is_one_product(backend):
         assert (fastbp.linear(x[start : start + 75], weight, n_threads=1) == one[start : start + 75]).all()
 
 
+@pytest.mark.parametrize(("sizes", "batch", "last"), [((1, 1000), 257, 200), ((4, 450, 2), 500, 400)])
+def test_the_work_space_is_enough_for_a_smaller_batch(backend, sizes, batch, last):
+    """Whose products may have deeper blocks, or be cut the other way: it was overrun."""
+    rng = np.random.default_rng(0)
+    x, labels = rng.standard_normal((batch + last, sizes[0])), rng.integers(0, sizes[-1], batch + last)
+    net = fastbp.MLP(sizes, activation="tanh", seed=0, n_threads=4, dtype="float64")
+    for _ in range(5):
+        net.fit(
+            x, labels, epochs=1, batch_size=batch, shuffle=False, optimizer=fastbp.SGD(0.1), progress=False
+        )
+    other = fastbp.MLP(sizes, activation="tanh", seed=0, n_threads=1, dtype="float64")
+    for _ in range(5):
+        for part in (slice(0, batch), slice(batch, None)):
+            other.step(x[part], labels[part], fastbp.SGD(0.1))
+    assert net.parameters.tobytes() == other.parameters.tobytes()
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_fork_while_a_thread_uses_the_model(backend):

@@ -404,6 +404,58 @@ def linear_backward_weight(a, r, fma):
     }
 
 
+@_bound
+def linear_softmax_cross_entropy(a, r, fma):
+    """The bounds above, one after the other: every array is carried along with its error `off`, in units of eps, as in `network`.
+
+    A delta s [y_c (U + p) - u_c], p = 2k lse, changes with the logits of its row by at most s [(U + |p|)/2 + 2k] times their
+    change; the slope of a softcap, which multiplies it, by less than that of z/c.
+    """
+    n_rows, n_classes, size = len(a.inputs), a.weight.shape[1], np.abs(a.weight)
+    s = np.ones(n_rows) if a.sample_weight is None else np.abs(a.sample_weight)
+    s = np.where(False if a.labels is None else a.labels == a.ignore_index, 0, s)
+    x, bias = np.where(s[:, None] > 0, a.inputs, 0), np.zeros(n_classes) if a.bias is None else a.bias
+    z, z_off = x @ a.weight + bias, product_of(len(a.weight)) * (np.abs(x) @ size + np.abs(bias))
+
+    bounds = BOUNDS["softmax_cross_entropy"](SimpleNamespace(**vars(a), logits=z), r, fma)
+    options = (a.ignore_index, a.label_smoothing, a.lse_square_scale, a.softcap, a.mean)
+    delta = np.empty_like(z)
+    _reference.softmax_cross_entropy(
+        z, a.labels, a.targets, a.class_weight, a.sample_weight, *options, None, delta, 1
+    )
+    targets = np.arange(n_classes) == a.labels[:, None] if a.targets is None else np.abs(a.targets)
+    u = (targets + a.label_smoothing / n_classes) * (1 if a.class_weight is None else np.abs(a.class_weight))
+    lse = np.abs(z).max(axis=1, keepdims=True) + math.log(n_classes)
+    total = u.sum(axis=1, keepdims=True) + 2 * a.lse_square_scale * lse
+    bend = total * (0.5 + (1 / a.softcap if a.softcap else 0)) + 2 * a.lse_square_scale
+    divisor = abs(r.weight_sum) if a.mean and r.weight_sum else 1.0
+    delta_off = bounds["grad"].coefficient * bounds["grad"].magnitude
+    delta_off = delta_off + s[:, None] / divisor * bend * z_off.max(axis=1, keepdims=True)
+
+    def off(size: Array, name: str) -> Bound:
+        return Bound(size, 1.0, bounds[name].underflow)
+
+    def grown(name: str, by: Array) -> Bound:
+        return off(bounds[name].coefficient * bounds[name].magnitude + by, name)
+
+    rows, change = np.abs(delta), (np.abs(delta) * z_off).sum(axis=1)
+    results = {
+        "loss": grown("loss", change.sum()),
+        "weight_sum": bounds["weight_sum"],
+        "grad_inputs": off((delta_off + product_of(n_classes) * rows) @ size.T, "grad"),
+        "grad_weight": off(np.abs(x).T @ (delta_off + product_of(n_rows) * rows), "grad"),
+    }
+    if a.losses is not None:
+        results["losses"] = grown("losses", change)
+    if a.grad_bias is not None:
+        results["grad_bias"] = off((delta_off + sum_of(n_rows) * rows).sum(axis=0), "grad")
+    return results
+
+
+BOUNDS["in_small_blocks"] = linear_softmax_cross_entropy
+"""The same function with as little memory as it takes: see tests/test_linear_softmax_cross_entropy.py."""
+
+
 # -- optimizers: relative to the magnitudes of the terms -----------------------------------------------------------------------
 
 

@@ -24,6 +24,7 @@ from fastbp._kernels.dispatch import (
     thread_limit,
     use_isa,
 )
+from fastbp._kernels.last_layer import linear_softmax_cross_entropy
 from fastbp._kernels.linear import linear, linear_backward_input, linear_backward_weight
 from fastbp._kernels.loss import (
     first_bad_label,
@@ -50,6 +51,7 @@ __all__ = [
     "linear",
     "linear_backward_input",
     "linear_backward_weight",
+    "linear_softmax_cross_entropy",
     "log_softmax",
     "logsumexp",
     "max_threads",

@@ -87,6 +87,26 @@ def linear_backward_input(
 def linear_backward_weight(
     a_prev: _Array, delta: _Array, out: _Array, bias_out: _Array, n_threads: int
 ) -> None: ...
+def linear_softmax_cross_entropy(
+    inputs: _Array,
+    weight: _Array,
+    bias: _Array | None,
+    labels: _Labels | None,
+    targets: _Array | None,
+    class_weight: _Weights,
+    sample_weight: _Weights,
+    ignore_index: int,
+    label_smoothing: float,
+    lse_square_scale: float,
+    softcap: float,
+    mean: bool,
+    max_memory: int,
+    losses: _Array | None,
+    grad_inputs: _Array,
+    grad_weight: _Array,
+    grad_bias: _Array | None,
+    n_threads: int,
+) -> tuple[float, float]: ...
 def sgd_update(
     parameters: _Array,
     gradient: _Array,

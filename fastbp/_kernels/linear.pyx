@@ -1,7 +1,8 @@
 """One layer forward and backward: three matrix products, each with what follows it fused, divided over threads.
 
-C (M, N) is cut along its longer side into pieces, which the threads of a team take, each with scratch of its own. An element of C
-is the same sum in the same order in every cut, so the number of threads changes no bit. A product of seconds runs in slices of rows.
+C (M, N) is cut along its longer side into pieces, which the threads of a team take, each with scratch of its own. An element of
+C is the same sum in the same order in every cut, so the number of threads changes no bit. A product of seconds runs in slices of
+the same side.
 """
 
 from cpython.exc cimport PyErr_CheckSignals
@@ -31,26 +32,35 @@ cdef inline bint by_rows(const Product *p) noexcept nogil:
     return p.M >= p.N
 
 
+cdef inline Py_ssize_t longer_side(const Product *p) noexcept nogil:
+    return max(p.M, p.N)
+
+
 cdef Py_ssize_t piece_length(const Product *p, int threads) noexcept nogil:
-    """Rows, or columns, of a piece: one for each thread, or several where they are long, and fewer where they would be short work."""
-    cdef Py_ssize_t length = p.M if by_rows(p) else p.N, unit = 8 if by_rows(p) else p.k.tile_columns()
+    """Rows, or columns, of a piece: one for each thread, several where they are long, fewer where they would be short work."""
+    cdef Py_ssize_t length = longer_side(p), unit = 8 if by_rows(p) else p.k.tile_columns()
     cdef Py_ssize_t pieces = min(max(threads, min(4 * threads, length // LONG_PIECE)), <Py_ssize_t>(product_work(p) / PIECE_WORK))
     if threads == 1 or pieces <= 1:
         return length
     return ((length + pieces - 1) // pieces + unit - 1) // unit * unit
 
 
-cdef Py_ssize_t slice_rows(const Product *p, int threads) noexcept nogil:
-    """Rows of C that take a tenth of a second at most. The width of a tile tells how fast the instruction set is."""
-    cdef double rows = SLICE_PER_COLUMN * p.k.tile_columns() * threads / (<double>p.N * p.K + 1)
-    return min(p.M, <Py_ssize_t>min(rows, 1e15) // 8 * 8 + 8)
+cdef Py_ssize_t slice_length(const Product *p, int threads) noexcept nogil:
+    """Of the longer side, what takes a tenth of a second at most. The width of a tile tells how fast the instruction set is."""
+    cdef Py_ssize_t unit = threads * (8 if by_rows(p) else p.k.tile_columns())
+    cdef double length = SLICE_PER_COLUMN * p.k.tile_columns() * threads / (<double>min(p.M, p.N) * p.K + 1)
+    return min(longer_side(p), <Py_ssize_t>min(length, 1e15) // unit * unit + unit)
 
 
-cdef Product part_of(const Product *p, Py_ssize_t row, Py_ssize_t column, Py_ssize_t M, Py_ssize_t N) noexcept nogil:
-    """Rows [row, row + M) and columns [column, column + N) of the product"""
+cdef Product part_of(const Product *p, Py_ssize_t start, Py_ssize_t length) noexcept nogil:
+    """Of the product's longer side so much, or as much as there is, from `start` on"""
     cdef Product part = p[0]
+    cdef Py_ssize_t row = start if by_rows(p) else 0, column = 0 if by_rows(p) else start
     cdef Py_ssize_t at = (row * p.C_row + column) * p.element
-    part.M, part.N = M, N
+    if by_rows(p):
+        part.M = min(length, p.M - start)
+    else:
+        part.N = min(length, p.N - start)
     part.A = p.A + row * p.A_row * p.element
     part.B = p.B + column * p.B_column * p.element
     part.C = p.C + at
@@ -84,39 +94,33 @@ cdef struct Pieces:
 cdef void multiply_piece(const void *pieces, Py_ssize_t i, int thread) noexcept nogil:
     cdef const Pieces *all = <const Pieces *>pieces
     cdef const Product *p = all.p
-    cdef Py_ssize_t start = i * all.length
-    cdef Product piece
-    if by_rows(p):
-        piece = part_of(p, start, 0, min(all.length, p.M - start), p.N)
-    else:
-        piece = part_of(p, 0, start, p.M, min(all.length, p.N - start))
+    cdef Product piece = part_of(p, i * all.length, all.length)
     p.k.matrix_product(piece.M, piece.N, p.K, piece.A, p.A_row, p.A_column, piece.B, p.B_row, p.B_column, &piece.epilogue,
                        all.scratch + thread * thread_scratch(p), piece.C, p.C_row)
 
 
 cdef void multiply_slice(const Product *p, char *scratch, fbp_team *team) noexcept nogil:
     cdef Pieces pieces = Pieces(p, piece_length(p, team.threads), scratch)
-    cdef Py_ssize_t length = p.M if by_rows(p) else p.N
-    fbp_team_share(team, multiply_piece, &pieces, (length + pieces.length - 1) // pieces.length)
+    fbp_team_share(team, multiply_piece, &pieces, (longer_side(p) + pieces.length - 1) // pieces.length)
 
 
 cdef int multiply(const Product *p, char *scratch, fbp_team *team) except -1 nogil:
-    cdef Py_ssize_t start = 0, rows
+    cdef Py_ssize_t start = 0, length = longer_side(p), step
     cdef Product part
     if p.M == 0 or p.N == 0:
         return 0
     if p.M * p.N * p.K < SMALL:
         p.k.matrix_product(p.M, p.N, p.K, p.A, p.A_row, p.A_column, p.B, p.B_row, p.B_column, &p.epilogue, scratch, p.C, p.C_row)
         return 0
-    rows = slice_rows(p, team.threads)
-    if rows == p.M:
+    step = slice_length(p, team.threads)
+    if step == length:
         multiply_slice(p, scratch, team)
         return 0
-    while start < p.M:
-        part = part_of(p, start, 0, min(rows, p.M - start), p.N)
+    while start < length:
+        part = part_of(p, start, step)
         multiply_slice(&part, scratch, team)
-        start += rows
-        if start < p.M:
+        start += step
+        if start < length:
             with gil:
                 PyErr_CheckSignals()
     return 0

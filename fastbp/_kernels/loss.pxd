@@ -1,6 +1,7 @@
 from libc.stdint cimport int64_t
 
 from fastbp._kernels.dispatch cimport fbp_kernels
+from fastbp._kernels.team cimport fbp_team
 
 # N rows of one error function. Addresses are of elements of `element` bytes, row strides are in bytes.
 cdef struct Rows:
@@ -11,6 +12,7 @@ cdef struct Rows:
     Py_ssize_t z_row
     const char *t                 # (N, C), or NULL where targets are labels
     Py_ssize_t t_row
+    const Py_ssize_t *order       # (N) the row of t that belongs to row n of all else, or NULL: row n
     const int64_t *labels         # (N), or NULL where targets are rows
     int64_t ignore_index
     const double *sample_weight   # (N) or NULL
@@ -25,7 +27,7 @@ cdef struct Scratch:
     double *errors                # (N) weights of the rows, then their weighted errors
     char *weight                  # (C) class_weight or pos_weight in the dtype, NULL where there are none
     bint weight_of_0              # whether one of these is 0
-    char *rows                    # (threads, C) slopes of a softcap
+    char *rows                    # (threads, C) slopes of a softcap, if there is one
 
 # Rows from `start` up to `stop`, for one thread.
 cdef struct Piece:
@@ -36,6 +38,22 @@ cdef struct Piece:
 # The weighted errors of a piece, which take the place of the weights, and their gradient.
 ctypedef void (*RowError)(const Rows *rows, const Scratch *scratch, Piece piece) noexcept nogil
 
+# A sum and what its roundings lost: A. Neumaier, ZAMM 54 (1974). Its error does not grow with the number of terms.
+cdef struct Sum:
+    double rounded, lost
+
+cdef double value(Sum sum) noexcept nogil
+
 cdef RowError row_error_named(str name) except NULL
+cdef bint is_read(const Rows *rows, Py_ssize_t n) noexcept nogil
+
+# Bytes of work space for a team; nanoseconds that one thread needs.
 cdef Py_ssize_t scratch_bytes(const Rows *rows, int threads) noexcept nogil
-cdef double reduced(const Rows *rows, RowError error, bint mean, int n_threads, char *memory, double *weight_sum) except? -1 nogil
+cdef double error_work(const Rows *rows) noexcept nogil
+
+# What the rows add to the sum of the weights; and to that of the weighted errors, which then stand at the start of `memory`,
+# their gradients over `divisor` in d. Calls on parts of the rows, one after the other, give the bits of one call on all.
+cdef int add_weights(const Rows *rows, fbp_team *team, char *memory, Sum *total) except -1 nogil
+cdef int add_errors(const Rows *rows, RowError error, double divisor, fbp_team *team, char *memory, Sum *total) except -1 nogil
+cdef double reduced(const Rows *rows, RowError error, bint mean, fbp_team *team, char *memory,
+                    double *weight_sum) except? -1 nogil

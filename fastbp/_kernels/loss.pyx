@@ -10,22 +10,18 @@ D. Long calls run in slices, between which pending signals are seen.
 
 from cpython.buffer cimport PyBUF_ND, PyBUF_STRIDED, PyBUF_STRIDED_RO, PyBuffer_Release, PyObject_GetBuffer
 from cpython.exc cimport PyErr_CheckSignals
-from cython.parallel cimport prange, threadid
 from libc.math cimport NAN, fabs, isfinite
 from libc.stdint cimport int64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memset
 
 from fastbp._kernels.dispatch cimport fbp_cross_entropy, kernels_for, threads_for
+from fastbp._kernels.team cimport Work, fbp_team, fbp_team_share, on_team
 
 cdef double ELEMENT_WORK = 0.5  # nanoseconds that one thread needs for an element, roughly; ten without vector instructions
 cdef double SLICE = 4e6         # nanoseconds, at that rate, between two looks at pending signals
-cdef Py_ssize_t PIECES = 4      # of a slice, for each thread
-
-
-# A sum and what its roundings lost: A. Neumaier, ZAMM 54 (1974). Its error does not grow with the number of terms.
-cdef struct Sum:
-    double rounded, lost
+cdef Py_ssize_t PIECES = 4      # of a slice, for each thread, so that none waits long for the others;
+cdef double PIECE_WORK = 8e3    # but a piece takes so many nanoseconds at least, to pay for handing it over
 
 
 cdef inline void add(Sum *sum, double x) noexcept nogil:
@@ -37,7 +33,7 @@ cdef inline void add(Sum *sum, double x) noexcept nogil:
     sum.rounded = to
 
 
-cdef inline double value(Sum sum) noexcept nogil:
+cdef double value(Sum sum) noexcept nogil:
     return sum.rounded + sum.lost if isfinite(sum.rounded) else sum.rounded
 
 
@@ -61,28 +57,34 @@ cdef inline void each_row(Error error, const Rows *r, const Scratch *s, Piece p)
             s.errors[n] = weight * error(r, s, n, weight / p.divisor, slope)
 
 
+cdef inline const char *target(const Rows *r, Py_ssize_t n) noexcept nogil:
+    """The row of targets, NULL where targets are labels"""
+    if r.t == NULL:
+        return NULL
+    return r.t + (n if r.order == NULL else r.order[n]) * r.t_row
+
+
 cdef double softmax_cross_entropy_row(const Rows *r, const Scratch *s, Py_ssize_t n, double scale, void *slope) noexcept nogil:
-    cdef const char *t = NULL if r.t == NULL else r.t + n * r.t_row
     cdef Py_ssize_t label = 0 if r.labels == NULL else r.labels[n]
     cdef fbp_cross_entropy how = fbp_cross_entropy(s.weight, r.smoothing, r.lse_square_scale, r.softcap)
-    return r.k.softmax_cross_entropy_row(r.C, r.z + n * r.z_row, t, label, &how, scale, slope, r.d + n * r.d_row)
+    return r.k.softmax_cross_entropy_row(r.C, r.z + n * r.z_row, target(r, n), label, &how, scale, slope, r.d + n * r.d_row)
 
 
 cdef double sigmoid_cross_entropy_row(const Rows *r, const Scratch *s, Py_ssize_t n, double scale, void *slope) noexcept nogil:
-    return r.k.sigmoid_cross_entropy_row(r.C, r.z + n * r.z_row, r.t + n * r.t_row, s.weight, r.smoothing, scale,
+    return r.k.sigmoid_cross_entropy_row(r.C, r.z + n * r.z_row, target(r, n), s.weight, r.smoothing, scale,
                                          r.d + n * r.d_row)
 
 
 cdef double squared_error_row(const Rows *r, const Scratch *s, Py_ssize_t n, double scale, void *slope) noexcept nogil:
-    return r.k.squared_error_row(r.C, r.z + n * r.z_row, r.t + n * r.t_row, scale, r.d + n * r.d_row)
+    return r.k.squared_error_row(r.C, r.z + n * r.z_row, target(r, n), scale, r.d + n * r.d_row)
 
 
 cdef double sigmoid_squared_error_row(const Rows *r, const Scratch *s, Py_ssize_t n, double scale, void *slope) noexcept nogil:
-    return r.k.sigmoid_squared_error_row(r.C, r.z + n * r.z_row, r.t + n * r.t_row, scale, r.d + n * r.d_row)
+    return r.k.sigmoid_squared_error_row(r.C, r.z + n * r.z_row, target(r, n), scale, r.d + n * r.d_row)
 
 
 cdef double poisson_deviance_row(const Rows *r, const Scratch *s, Py_ssize_t n, double scale, void *slope) noexcept nogil:
-    return r.k.poisson_deviance_row(r.C, r.z + n * r.z_row, r.t + n * r.t_row, scale, r.d + n * r.d_row)
+    return r.k.poisson_deviance_row(r.C, r.z + n * r.z_row, target(r, n), scale, r.d + n * r.d_row)
 
 
 cdef void softmax_cross_entropy_rows(const Rows *r, const Scratch *s, Piece p) noexcept nogil:
@@ -144,7 +146,7 @@ cdef double class_weight_of(const Rows *r, Py_ssize_t n) noexcept nogil:
     cdef double t
     cdef Py_ssize_t c
     for c in range(r.C):
-        t = element_at(r.t + n * r.t_row, c, r.element)
+        t = element_at(target(r, n), c, r.element)
         add(&weighted, r.class_weight[c] * t)
         add(&total, t)
     return 1 if value(total) == 0 else value(weighted) / value(total)
@@ -155,6 +157,10 @@ cdef inline double sample_weight_of(const Rows *r, Py_ssize_t n) noexcept nogil:
     if r.labels != NULL and r.labels[n] == r.ignore_index:
         return 0
     return 1 if r.sample_weight == NULL else r.sample_weight[n]
+
+
+cdef bint is_read(const Rows *r, Py_ssize_t n) noexcept nogil:
+    return sample_weight_of(r, n) != 0
 
 
 cdef void weights_of_rows(const Rows *r, const Scratch *s, Piece p) noexcept nogil:
@@ -175,8 +181,9 @@ cdef void rows_of_zeros(const Rows *r, const Scratch *s, Piece p) noexcept nogil
 # -- all rows --------------------------------------------------------------------------------------------------------------
 
 
-cdef Py_ssize_t scratch_bytes(const Rows *r, int n_threads) noexcept nogil:
-    return r.N * <Py_ssize_t>sizeof(double) + (1 + row_threads(r, n_threads)) * r.C * r.element
+cdef Py_ssize_t scratch_bytes(const Rows *r, int threads) noexcept nogil:
+    cdef bint weighted = r.class_weight != NULL or r.pos_weight != NULL
+    return r.N * <Py_ssize_t>sizeof(double) + (weighted + threads * (r.softcap != 0)) * r.C * r.element
 
 
 cdef Scratch divided(const Rows *r, char *memory) noexcept nogil:
@@ -186,60 +193,103 @@ cdef Scratch divided(const Rows *r, char *memory) noexcept nogil:
     cdef Py_ssize_t c
     s.errors = <double *>memory
     s.weight = <char *>(s.errors + r.N)
-    s.rows = s.weight + r.C * r.element
+    s.rows = s.weight
     s.weight_of_0 = False
     if weight == NULL:
         s.weight = NULL
     else:
+        s.rows += r.C * r.element
         for c in range(r.C):
             set_element(s.weight, c, r.element, weight[c])
             s.weight_of_0 = s.weight_of_0 or weight[c] == 0
     return s
 
 
-cdef int row_threads(const Rows *r, int n_threads) noexcept nogil:
-    return threads_for(n_threads, ELEMENT_WORK * (r.C + 16) * r.N)
+cdef double row_work(const Rows *r) noexcept nogil:
+    return ELEMENT_WORK * (r.C + 16)
 
 
-cdef int over_rows(RowError error, const Rows *r, const Scratch *s, double divisor, int threads) except -1 nogil:
-    """All rows, in slices; a slice of several threads in pieces, more than threads, so that none waits long for the others."""
-    cdef Py_ssize_t start = 0, stop, pieces, i, step = <Py_ssize_t>(SLICE / (ELEMENT_WORK * (r.C + 16))) + 1
-    while start < r.N:
-        stop = min(start + step * threads, r.N)
-        if threads == 1:
-            error(r, s, Piece(start, stop, divisor, 0))
-        else:
-            pieces = min(stop - start, PIECES * threads)
-            for i in prange(pieces, schedule="dynamic", num_threads=threads):
-                error(r, s, Piece(start + (stop - start) * i // pieces, start + (stop - start) * (i + 1) // pieces, divisor,
-                                  threadid()))
-        start = stop
-        if start < r.N:
+cdef double error_work(const Rows *r) noexcept nogil:
+    return row_work(r) * r.N
+
+
+# Rows from `start` up to `stop`, cut into pieces
+cdef struct Slice:
+    RowError error
+    const Rows *r
+    const Scratch *s
+    double divisor
+    Py_ssize_t start, stop, pieces
+
+
+cdef void piece_of_slice(const void *slice, Py_ssize_t i, int thread) noexcept nogil:
+    cdef const Slice *all = <const Slice *>slice
+    cdef Py_ssize_t rows = all.stop - all.start
+    cdef Py_ssize_t start = all.start + rows * i // all.pieces, stop = all.start + rows * (i + 1) // all.pieces
+    all.error(all.r, all.s, Piece(start, stop, all.divisor, thread))
+
+
+cdef int over_rows(RowError error, const Rows *r, const Scratch *s, double divisor, fbp_team *team) except -1 nogil:
+    """All rows, in slices, and a slice in pieces"""
+    cdef Slice slice = Slice(error, r, s, divisor, 0, 0, 0)
+    cdef Py_ssize_t step = (<Py_ssize_t>(SLICE / row_work(r)) + 1) * team.threads
+    while slice.start < r.N:
+        slice.stop = min(slice.start + step, r.N)
+        slice.pieces = 1 if team.threads == 1 else PIECES * team.threads
+        slice.pieces = max(1, min(slice.pieces, <Py_ssize_t>((slice.stop - slice.start) * row_work(r) / PIECE_WORK)))
+        fbp_team_share(team, piece_of_slice, &slice, slice.pieces)
+        slice.start = slice.stop
+        if slice.start < r.N:
             with gil:
                 PyErr_CheckSignals()
     return 0
 
 
-cdef double sum_of_rows(const Rows *r, const Scratch *s) noexcept nogil:
-    cdef Sum total = Sum(0, 0)
+cdef void add_rows(const Rows *r, const Scratch *s, Sum *total) noexcept nogil:
     cdef Py_ssize_t n
     for n in range(r.N):
-        add(&total, s.errors[n])
-    return value(total)
+        add(total, s.errors[n])
 
 
-cdef double reduced(const Rows *r, RowError error, bint mean, int n_threads, char *memory, double *weight_sum) except? -1 nogil:
+cdef int weigh(const Rows *r, const Scratch *s, fbp_team *team, Sum *total) except -1 nogil:
+    """The weights of a row of targets take a pass over it; all others are looked up."""
+    if r.class_weight != NULL and r.t != NULL:
+        over_rows(weights_of_rows, r, s, 1, team)
+    else:
+        weights_of_rows(r, s, Piece(0, r.N, 1, 0))
+    add_rows(r, s, total)
+    return 0
+
+
+cdef int add_weights(const Rows *r, fbp_team *team, char *memory, Sum *total) except -1 nogil:
+    cdef Scratch s = divided(r, memory)
+    return weigh(r, &s, team, total)
+
+
+cdef int add_errors(const Rows *r, RowError error, double divisor, fbp_team *team, char *memory, Sum *total) except -1 nogil:
+    cdef Scratch s = divided(r, memory)
+    if r.t == NULL:  # the primitive of many labels takes their weights
+        weights_of_rows(r, &s, Piece(0, r.N, 1, 0))
+    over_rows(error, r, &s, divisor, team)
+    add_rows(r, &s, total)
+    return 0
+
+
+cdef double reduced(const Rows *r, RowError error, bint mean, fbp_team *team, char *memory, double *weight_sum) except? -1 nogil:
     """The mean or sum of the rows' errors; their gradients to d, weight_sum, and the weighted errors at the start of `memory`."""
     cdef Scratch s = divided(r, memory)
-    cdef int threads = row_threads(r, n_threads)
-    # the weights of a row of targets take a pass over it; all others are looked up
-    over_rows(weights_of_rows, r, &s, 1, threads if r.class_weight != NULL and r.t != NULL else 1)
-    weight_sum[0] = sum_of_rows(r, &s)
+    cdef Sum weights = Sum(0, 0), errors = Sum(0, 0)
+    weigh(r, &s, team, &weights)
+    weight_sum[0] = value(weights)
     if mean and weight_sum[0] == 0:
-        over_rows(rows_of_zeros, r, &s, 1, threads)
+        over_rows(rows_of_zeros, r, &s, 1, team)
         return NAN
-    over_rows(error, r, &s, weight_sum[0] if mean else 1, threads)
-    return sum_of_rows(r, &s) / weight_sum[0] if mean else sum_of_rows(r, &s)
+    over_rows(error, r, &s, weight_sum[0] if mean else 1, team)
+    add_rows(r, &s, &errors)
+    return value(errors) / weight_sum[0] if mean else value(errors)
+
+
+# -- calls from Python -------------------------------------------------------------------------------------------------------
 
 
 cdef char *buffer_of(x, Py_buffer *view, int flags) except? NULL:
@@ -286,25 +336,37 @@ cdef Rows rows_of(z, t, sample_weight, d) except *:
     return r
 
 
+cdef struct Call:
+    Rows *r
+    RowError error
+    bint mean
+    char *memory
+    double loss, weight_sum
+
+
+cdef int reduce_call(Call *call, fbp_team *team) except -1 nogil:
+    call.loss = reduced(call.r, call.error, call.mean, team, call.memory, &call.weight_sum)
+    return 0
+
+
 cdef tuple evaluate(Rows *r, str name, bint mean, losses, int n_threads):
     """Run `reduced` in memory of its own and hand out what the public functions return."""
-    cdef double loss, weight_sum = 0
     cdef Py_ssize_t n, size
     cdef char *each = vector_of(losses, &size)
-    cdef RowError error = row_error_named(name)
-    cdef char *memory = <char *>malloc(scratch_bytes(r, n_threads) + 1)
-    if memory == NULL:
+    cdef int threads = threads_for(n_threads, error_work(r))
+    cdef Call call = Call(r, row_error_named(name), mean, <char *>malloc(scratch_bytes(r, threads) + 1), 0, 0)
+    if call.memory == NULL:
         raise MemoryError(f"{name}: no memory for the scratch of {r.N} rows of {r.C}")
     r.k = kernels_for(r.element)
     try:
         with nogil:
-            loss = reduced(r, error, mean, n_threads, memory, &weight_sum)
+            on_team(<Work>reduce_call, &call, threads)
             if each != NULL:
                 for n in range(r.N):
-                    set_element(each, n, r.element, (<double *>memory)[n])
+                    set_element(each, n, r.element, (<double *>call.memory)[n])
     finally:
-        free(memory)
-    return loss, weight_sum
+        free(call.memory)
+    return call.loss, call.weight_sum
 
 
 def first_bad_label(labels, int64_t n_classes, int64_t ignore_index):

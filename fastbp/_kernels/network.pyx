@@ -8,7 +8,6 @@ C. An update that could overflow is made on a copy first and given up if it does
 """
 
 from cpython.buffer cimport PyBUF_STRIDED_RO, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
-from cpython.exc cimport PyErr_CheckSignals
 from libc.math cimport NAN, isfinite
 from libc.stdint cimport int64_t
 from libc.stdlib cimport free, malloc
@@ -17,8 +16,9 @@ from libc.string cimport memcpy, memset
 from fastbp._kernels.dispatch cimport FBP_ADAM, FBP_GELU, FBP_SGD, FBP_SILU, activation_kind, threads_for
 from fastbp._kernels.loss cimport row_error_named
 from fastbp._kernels.optimizer cimport Update, set_step, update_parameters
+from fastbp._kernels.step cimport gradient as form_gradient
 from fastbp._kernels.step cimport (
-    Layer, Matrix, Net, deltas, forward, forward_work, gradient, gradient_bound, poll, prepare, step_work, update,
+    Layer, Matrix, Net, deltas, forward, forward_work, gradient_bound, poll, prepare, step_work, update,
 )
 from fastbp._kernels.team cimport Work, fbp_team, fbp_team_share, on_team
 
@@ -134,6 +134,11 @@ cdef struct Call:
     Failure failure
 
 
+cdef Py_ssize_t target_row(Net *net, Matrix t) noexcept nogil:
+    """Bytes of a row of targets"""
+    return t.columns * (<Py_ssize_t>sizeof(int64_t) if t.labels else net.element)
+
+
 cdef struct Rows:
     Matrix source, to
     const int64_t *order
@@ -176,7 +181,7 @@ cdef int update_on_trial(Net *net, Matrix x, const Update *u, fbp_team *team) ex
         with gil:
             raise MemoryError(f"no memory for a trial update of {net.count} parameters")
     try:
-        gradient(net, x, g, team)
+        form_gradient(net, x, g, team)
         finite = isfinite(net.k.largest_magnitude(net.count, g))
         vectors[0], vectors[1], vectors[2] = net.w, u.first, u.second
         for i in range(3):
@@ -200,7 +205,7 @@ cdef int train_batches(Call *c, fbp_team *team) except -1 nogil:
     cdef double loss, next_report = 0
     if c.order != NULL:
         x.data, x.row = net.batch_x, x.columns * net.element
-        t.data, t.row = net.batch_t, t.columns * (<Py_ssize_t>sizeof(int64_t) if t.labels else net.element)
+        t.data, t.row = net.batch_t, target_row(net, t)
     while c.start < c.count:
         x.rows = t.rows = min(c.batch_size, c.count - c.start)
         if c.order == NULL:
@@ -208,7 +213,7 @@ cdef int train_batches(Call *c, fbp_team *team) except -1 nogil:
         else:
             gather(c.x, c.order + c.start, x, team)
             gather(c.t, c.order + c.start, t, team)
-        loss = deltas(net, x, t, team)
+        loss = deltas(net, x, t, net.gradient, team)
         if not isfinite(loss):
             c.failure = LOSS
             return 0
@@ -232,7 +237,7 @@ cdef int train_batches(Call *c, fbp_team *team) except -1 nogil:
 
 cdef int step_once(Call *c, fbp_team *team) except -1 nogil:
     """One update, or none: then `done` stays 0."""
-    c.loss = deltas(c.net, c.x, c.t, team)
+    c.loss = deltas(c.net, c.x, c.t, c.net.gradient, team)
     if isfinite(c.loss) and gradient_bound(c.net, c.x) < LARGE_NUMBER and not may_overflow(c.net, c.u):
         update(c.net, c.x, c.u, team)
         c.done = 1
@@ -240,8 +245,8 @@ cdef int step_once(Call *c, fbp_team *team) except -1 nogil:
 
 
 cdef int find_gradient(Call *c, fbp_team *team) except -1 nogil:
-    c.loss = deltas(c.net, c.x, c.t, team)
-    return gradient(c.net, c.x, c.out, team)
+    c.loss = deltas(c.net, c.x, c.t, c.out, team)
+    return form_gradient(c.net, c.x, c.out, team)
 
 
 cdef int find_logits(Call *c, fbp_team *team) except -1 nogil:
@@ -299,7 +304,7 @@ cdef class Network:
                                "it to be over")
         self.busy = True
         try:
-            prepare(&self.net, rows)
+            prepare(&self.net, rows, target_row(&self.net, call.t))
             call.net = &self.net
             with nogil:
                 on_team(work, call, threads_for(self.n_threads, nanoseconds))
@@ -342,7 +347,7 @@ cdef class Network:
         return call.loss / call.start if call.start > 0 else NAN, call.done, FAILURES[<int>call.failure]
 
     def step(self, x, targets, optimizer) -> float | None:
-        """Train on one batch and return its mean error; None, and nothing is done, unless everything is in order at first sight."""
+        """Train on one batch and return its mean error; None, and nothing is done, unless all is in order at first sight."""
         cdef Call call
         memset(&call, 0, sizeof(call))
         if not plain(x, 2, self.dtype, &call.x) or call.x.columns != self.net.layers[0].inputs:

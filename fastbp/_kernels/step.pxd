@@ -17,7 +17,7 @@ cdef struct Layer:
     Py_ssize_t inputs, outputs
     Py_ssize_t weight, bias  # bytes from the start of the parameters, and of their gradient
     char *z                  # (rows, outputs) what the slope of the activation takes: the output, or its input
-    char *a                  # (rows, outputs) the output; of the last layer the logits
+    char *a                  # (rows, outputs) the output; of the last layer the logits, perhaps of a block of rows at a time
     char *delta              # (rows, outputs) dE/dz; of the last layer over the logits
 
 # A network, and its work space for up to `capacity` rows.
@@ -32,18 +32,20 @@ cdef struct Net:
     int n_threads
 
     Py_ssize_t capacity
+    Py_ssize_t target_row        # bytes of a row of targets
     char *memory
     Py_ssize_t used
     char *batch_x                # (rows, inputs) and
     char *batch_t                # (rows, ...) a batch that was gathered
     char *bias_gradients         # (outputs) of all layers, one after another
     char *gradient               # (count), or NULL where no batch needs it
-    char *loss_scratch
-    char *product_scratch
+    char *formed                 # the gradient in which that of the last layer stands already, since the deltas; or NULL
+    char *scratch                # of a product, or of the error
     double unpolled              # nanoseconds of work since the last look at pending signals
 
-# Make sure that the work space holds `rows` rows, and that the primitives are those of the instruction set in use.
-cdef int prepare(Net *net, Py_ssize_t rows) except -1
+# Make sure that the work space holds `rows` rows, with targets of so many bytes each, and that the primitives are those of the
+# instruction set in use.
+cdef int prepare(Net *net, Py_ssize_t rows, Py_ssize_t target_row) except -1
 
 # Nanoseconds that one thread needs for the forward pass, and for a whole step.
 cdef double forward_work(Net *net, Py_ssize_t rows) noexcept nogil
@@ -52,8 +54,9 @@ cdef double step_work(Net *net, Py_ssize_t rows) noexcept nogil
 # The logits of the rows of x, at most `capacity`, to `out`, whose rows lie out_row elements apart.
 cdef int forward(Net *net, Matrix x, char *out, Py_ssize_t out_row, fbp_team *team) except -1 nogil
 
-# The mean error of the rows of x; the deltas of all layers to the work space.
-cdef double deltas(Net *net, Matrix x, Matrix t, fbp_team *team) except? -1 nogil
+# The mean error of the rows of x; the deltas of all layers to the work space. Where the last layer goes by blocks of rows, its
+# deltas are used up, and its gradient stands in `to`, a vector of `count`.
+cdef double deltas(Net *net, Matrix x, Matrix t, char *to, fbp_team *team) except? -1 nogil
 
 # From the deltas: the gradient, to a vector of `count`.
 cdef int gradient(Net *net, Matrix x, char *to, fbp_team *team) except -1 nogil

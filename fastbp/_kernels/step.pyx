@@ -1,29 +1,34 @@
 """One training step of a dense network: forward, error, deltas; then, from them, gradient or update.
 
-A. One block of memory holds everything that a step needs, and grows only when a larger batch comes. In a step nothing is allocated
-   and no Python runs.
+A. One block of memory holds everything that a step needs, and grows only when a larger batch comes. In a step nothing is
+   allocated and no Python runs.
 B. Addresses without a dtype: a step is written once for float32 and float64.
 C. All deltas come first, then all gradients. So it is known that an update is finite before the first parameter changes, and the
    recursion has passed through every weight before it does.
-D. An update needs the gradient of one tile at a time, so the gradient of the weights is never in memory: it goes from the registers
-   of A_prevᵀ δ into the weights. It is formed first where a batch is deeper than a block of that sum, or the sums take too long.
-E. Pending signals are looked for between matrix products and inside long ones, but not between two updates.
+D. An update needs the gradient of one tile at a time, so the gradient of the weights is never in memory: it goes from the
+   registers of A_prevᵀ δ into the weights. It is formed first where a batch is deeper than a block of that sum, or the sums take
+   too long.
+E. With very many classes the logits and deltas of a batch are never held: the last layer goes by blocks of rows, through
+   last_layer.pyx, and its gradient, which does not grow with the batch, is there when the deltas are.
+F. Pending signals are looked for between matrix products and inside long ones, but not between two updates.
 """
 
 from cpython.exc cimport PyErr_CheckSignals
 from libc.math cimport fmax
 from libc.stdint cimport int64_t
 from libc.stdlib cimport free, malloc
-from libc.string cimport memset
+from libc.string cimport memcpy, memset
 
 from fastbp._kernels.dispatch cimport FBP_IDENTITY, FBP_SIGMOID, FBP_TANH, LINE, kernels_for, line_start, whole_lines
+from fastbp._kernels.last_layer cimport Blocks, LastLayer, block_scratch, last_layer
+from fastbp._kernels.last_layer cimport lay_out as lay_out_blocks
 from fastbp._kernels.linear cimport Product, multiply, product_scratch, product_work
-from fastbp._kernels.loss cimport Rows, reduced, scratch_bytes
+from fastbp._kernels.loss cimport Rows, error_work, reduced
 from fastbp._kernels.optimizer cimport update_parameters
 
 cdef double POLL_WORK = 2e7     # nanoseconds of work between two looks at pending signals
-cdef double ELEMENT_WORK = 1.0  # nanoseconds of a logit in the error, roughly
 cdef double UPDATE_PER_COLUMN = 1e8  # multiply-adds, for each column of a tile, of an update between two looks at pending signals
+cdef Py_ssize_t MOST_LOGITS = 64 * 1024 * 1024  # bytes of them that are held at a time, as in linear_softmax_cross_entropy
 
 
 # -- work space ------------------------------------------------------------------------------------------------------------
@@ -35,23 +40,39 @@ cdef char *take(Net *net, char *base, Py_ssize_t bytes) noexcept nogil:
     return NULL if base == NULL else base + at
 
 
+cdef Py_ssize_t most_rows(Net *net) noexcept nogil:
+    """Of how many rows there may be logits at a time"""
+    return max(1, MOST_LOGITS // (net.layers[net.depth - 1].outputs * net.element))
+
+
+cdef bint by_blocks(Net *net, Py_ssize_t rows) noexcept nogil:
+    """Whether the last layer goes by blocks of rows"""
+    return rows > most_rows(net)
+
+
 cdef void lay_out(Net *net, char *base, Py_ssize_t rows) noexcept nogil:
     """Divide the work space for `rows` rows from `base`; with NULL only find its size, `used`."""
-    cdef Py_ssize_t scratch = 0, outputs = 0, size, i
+    cdef Py_ssize_t scratch, outputs = 0, size, i
     cdef Layer *layer
     cdef Layer *last = &net.layers[net.depth - 1]
     cdef Matrix none
-    cdef Rows r
+    cdef LastLayer whole
+    cdef Blocks blocks
     cdef Product p
     memset(&none, 0, sizeof(none))
-    none.rows = rows
     net.used = 0
+    # as one block, of as many rows as are held: it serves a smaller batch, too, whose logits are held at once
+    none.rows = min(rows, most_rows(net))
+    set_last_layer(net, &whole, none, none, net.w)
+    scratch = block_scratch(&whole, none.rows, net.n_threads)
+    last.a = last.z = last.delta = take(net, base, lay_out_blocks(&whole, most_rows(net), NULL, &blocks))
+    none.rows = rows
     for i in range(net.depth):
         layer = &net.layers[i]
-        size = rows * layer.outputs * net.element
         outputs += layer.outputs
-        layer.a = layer.z = layer.delta = take(net, base, size)
         if layer != last:
+            size = rows * layer.outputs * net.element
+            layer.a = layer.z = take(net, base, size)
             layer.delta = take(net, base, size)
             if net.keeps_input:
                 layer.z = take(net, base, size)
@@ -63,19 +84,20 @@ cdef void lay_out(Net *net, char *base, Py_ssize_t rows) noexcept nogil:
             set_recursion(net, &p, i, rows)
             scratch = max(scratch, product_scratch(&p, net.n_threads))
     net.batch_x = take(net, base, rows * net.layers[0].inputs * net.element)
-    net.batch_t = take(net, base, rows * max(last.outputs * net.element, <Py_ssize_t>sizeof(int64_t)))
+    net.batch_t = take(net, base, rows * net.target_row)
     net.bias_gradients = take(net, base, outputs * net.element)
-    net.gradient = NULL if fused(net, rows) else take(net, base, net.count * net.element)
-    r.N, r.C, r.element = rows, last.outputs, net.element
-    net.loss_scratch = take(net, base, scratch_bytes(&r, net.n_threads))
-    net.product_scratch = take(net, base, scratch)
+    net.gradient = NULL
+    if by_blocks(net, rows) or not fused(net, rows):
+        net.gradient = take(net, base, net.count * net.element)
+    net.scratch = take(net, base, scratch)
 
 
-cdef int prepare(Net *net, Py_ssize_t rows) except -1:
+cdef int prepare(Net *net, Py_ssize_t rows, Py_ssize_t target_row) except -1:
     cdef const fbp_kernels *k = kernels_for(net.element)
-    if rows <= net.capacity and k == net.k:
+    if rows <= net.capacity and target_row <= net.target_row and k == net.k:
         return 0
     net.k = k
+    rows, net.target_row = max(rows, net.capacity), max(target_row, net.target_row)
     lay_out(net, NULL, rows)
     free(net.memory)
     net.capacity = 0
@@ -137,7 +159,7 @@ cdef void set_gradient(Net *net, Product *p, Py_ssize_t i, Matrix x, char *out) 
 
 
 cdef int run(Net *net, const Product *p, fbp_team *team) except -1 nogil:
-    multiply(p, net.product_scratch, team)
+    multiply(p, net.scratch, team)
     poll(net, product_work(p))
     return 0
 
@@ -168,10 +190,13 @@ cdef double forward_work(Net *net, Py_ssize_t rows) noexcept nogil:
 
 
 cdef double step_work(Net *net, Py_ssize_t rows) noexcept nogil:
-    return 3 * forward_work(net, rows) + ELEMENT_WORK * rows * net.layers[net.depth - 1].outputs
+    cdef Rows r
+    r.N, r.C = rows, net.layers[net.depth - 1].outputs
+    return 3 * forward_work(net, rows) + error_work(&r)
 
 
-cdef int forward(Net *net, Matrix x, char *out, Py_ssize_t out_row, fbp_team *team) except -1 nogil:
+cdef int forward_hidden(Net *net, Matrix x, fbp_team *team) except -1 nogil:
+    """All layers but the last"""
     cdef Layer *layer
     cdef Product p
     cdef Py_ssize_t i
@@ -181,8 +206,25 @@ cdef int forward(Net *net, Matrix x, char *out, Py_ssize_t out_row, fbp_team *te
         run(net, &p, team)
         if layer.a != layer.z:
             net.k.activate(net.kind, x.rows * layer.outputs, layer.z, layer.a)
+    return 0
+
+
+cdef int forward(Net *net, Matrix x, char *out, Py_ssize_t out_row, fbp_team *team) except -1 nogil:
+    cdef Product p
+    forward_hidden(net, x, team)
     set_forward(net, &p, net.depth - 1, x, out, out_row)
     return run(net, &p, team)
+
+
+cdef void set_rows(Net *net, Rows *r, Matrix t) noexcept nogil:
+    """The rows of the error but for their logits and deltas: every row is read, and has weight 1."""
+    memset(r, 0, sizeof(Rows))
+    r.k, r.element, r.N, r.C = net.k, net.element, t.rows, net.layers[net.depth - 1].outputs
+    r.ignore_index = -1
+    if t.labels:
+        r.labels = <const int64_t *>t.data
+    else:
+        r.t, r.t_row = t.data, t.row
 
 
 cdef double error(Net *net, Matrix t, fbp_team *team) except? -1 nogil:
@@ -190,29 +232,66 @@ cdef double error(Net *net, Matrix t, fbp_team *team) except? -1 nogil:
     cdef Layer *layer = &net.layers[net.depth - 1]
     cdef double weight_sum
     cdef Rows r
-    memset(&r, 0, sizeof(r))
-    r.k, r.element, r.N, r.C = net.k, net.element, t.rows, layer.outputs
+    set_rows(net, &r, t)
     r.z, r.d = layer.a, layer.delta
     r.z_row = r.d_row = layer.outputs * net.element
-    r.ignore_index = -100
-    if t.labels:
-        r.labels = <const int64_t *>t.data
-    else:
-        r.t, r.t_row = t.data, t.row
-    return reduced(&r, net.error, True, 1, net.loss_scratch, &weight_sum)
+    return reduced(&r, net.error, True, team, net.scratch, &weight_sum)
 
 
-cdef double deltas(Net *net, Matrix x, Matrix t, fbp_team *team) except? -1 nogil:
+cdef void set_last_layer(Net *net, LastLayer *l, Matrix x, Matrix t, char *to) noexcept nogil:
+    """The last layer and its error in one; its gradient to its place in `to`, the delta of the layer below to the work space."""
+    cdef Layer *layer = &net.layers[net.depth - 1]
+    memset(l, 0, sizeof(LastLayer))
+    set_rows(net, &l.rows, t)
+    l.inputs = layer.inputs
+    set_inputs(net, net.depth - 1, x, &l.x, &l.x_row)
+    l.w, l.w_row, l.w_column, l.bias = net.w + layer.weight, layer.outputs, 1, net.w + layer.bias
+    l.grad_w, l.grad_w_row, l.grad_bias = to + layer.weight, layer.outputs, to + layer.bias
+    if net.depth > 1:
+        layer = &net.layers[net.depth - 2]
+        l.grad_x, l.grad_x_row = layer.delta, layer.outputs
+        if net.kind != FBP_IDENTITY:
+            l.activation, l.slope = net.kind, layer.z
+
+
+cdef double error_by_blocks(Net *net, Matrix x, Matrix t, char *to, fbp_team *team) except? -1 nogil:
+    cdef double weight_sum
+    cdef LastLayer l
+    cdef Blocks blocks
+    set_last_layer(net, &l, x, t, to)
+    lay_out_blocks(&l, most_rows(net), net.layers[net.depth - 1].a, &blocks)
+    blocks.scratch = net.scratch
+    return last_layer(&l, net.error, True, &blocks, team, &weight_sum)
+
+
+cdef double deltas(Net *net, Matrix x, Matrix t, char *to, fbp_team *team) except? -1 nogil:
     cdef Layer *last = &net.layers[net.depth - 1]
     cdef Product p
     cdef double loss
-    cdef Py_ssize_t i
-    forward(net, x, last.a, last.outputs, team)
-    loss = error(net, t, team)
-    for i in range(net.depth - 1, 0, -1):
+    cdef Py_ssize_t i, known = net.depth - 1  # the lowest layer whose delta is known
+    net.formed = NULL
+    if by_blocks(net, x.rows):
+        forward_hidden(net, x, team)
+        loss = error_by_blocks(net, x, t, to, team)
+        net.formed = to
+        known -= 1
+    else:
+        forward(net, x, last.a, last.outputs, team)
+        loss = error(net, t, team)
+    for i in range(known, 0, -1):
         set_recursion(net, &p, i, x.rows)
         run(net, &p, team)
     return loss
+
+
+cdef inline bint is_formed(Net *net, Py_ssize_t i) noexcept nogil:
+    """Whether the gradient of layer i came with the deltas"""
+    return net.formed != NULL and i == net.depth - 1
+
+
+cdef inline Py_ssize_t parameters_of(const Layer *layer) noexcept nogil:
+    """The number of its weights and biases, which lie one after the other"""
+    return (layer.inputs + 1) * layer.outputs
 
 
 cdef int gradient(Net *net, Matrix x, char *to, fbp_team *team) except -1 nogil:
@@ -221,9 +300,12 @@ cdef int gradient(Net *net, Matrix x, char *to, fbp_team *team) except -1 nogil:
     cdef Py_ssize_t i
     for i in range(net.depth):
         layer = &net.layers[i]
-        net.k.column_sums(x.rows, layer.outputs, layer.delta, layer.outputs, to + layer.bias)
-        set_gradient(net, &p, i, x, to + layer.weight)
-        run(net, &p, team)
+        if not is_formed(net, i):
+            net.k.column_sums(x.rows, layer.outputs, layer.delta, layer.outputs, to + layer.bias)
+            set_gradient(net, &p, i, x, to + layer.weight)
+            run(net, &p, team)
+        elif to != net.formed:
+            memcpy(to + layer.weight, net.formed + layer.weight, parameters_of(layer) * net.element)
     return 0
 
 
@@ -244,27 +326,31 @@ cdef double largest_input(Net *net, Py_ssize_t i, Matrix x) noexcept nogil:
 
 
 cdef double gradient_bound(Net *net, Matrix x) noexcept nogil:
-    """|Σ_n a_ni δ_no| <= max |a| Σ |δ|, over all layers; an output of the logistic function or tanh is at most 1."""
+    """|Σ_n a_ni δ_no| <= max |a| Σ |δ|, over all layers whose gradient is not there to be looked at; an output of the logistic
+    function or tanh is at most 1."""
     cdef Layer *layer
     cdef double bound = 0, of_layer
     cdef char *bias_gradient = net.bias_gradients
     cdef Py_ssize_t i
     for i in range(net.depth):
         layer = &net.layers[i]
-        of_layer = net.k.column_sums(x.rows, layer.outputs, layer.delta, layer.outputs, bias_gradient)
-        if i == 0 or (net.kind != FBP_SIGMOID and net.kind != FBP_TANH):
-            of_layer *= fmax(1, largest_input(net, i, x))
+        if is_formed(net, i):
+            of_layer = net.k.largest_magnitude(parameters_of(layer), net.formed + layer.weight)
+        else:
+            of_layer = net.k.column_sums(x.rows, layer.outputs, layer.delta, layer.outputs, bias_gradient)
+            if i == 0 or (net.kind != FBP_SIGMOID and net.kind != FBP_TANH):
+                of_layer *= fmax(1, largest_input(net, i, x))
         bound += of_layer
         bias_gradient += layer.outputs * net.element
     return bound
 
 
 cdef bint fused(Net *net, Py_ssize_t rows) noexcept nogil:
-    """Whether updates go without a gradient in memory: its sums are of one block, and all of it takes less than a tenth of a second,
-    in which no signal is looked for."""
+    """Whether updates go without a gradient in memory, where it does not come with the deltas: its sums are of one block, and all
+    of it takes less than a tenth of a second, in which no signal is looked for."""
     cdef double operations = 0
     cdef Py_ssize_t i
-    for i in range(net.depth):
+    for i in range(net.depth - by_blocks(net, rows)):
         operations += <double>rows * net.layers[i].inputs * net.layers[i].outputs
     return rows <= net.k.tile_depth() and operations < UPDATE_PER_COLUMN * net.k.tile_columns()
 
@@ -280,11 +366,15 @@ cdef int update(Net *net, Matrix x, const Update *u, fbp_team *team) except -1 n
         return 0
     for i in range(net.depth):
         layer = &net.layers[i]
+        if is_formed(net, i):
+            update_parameters(u, net.k, net.element, parameters_of(layer), net.formed + layer.weight, net.w, layer.weight,
+                              team)
+            return 0
         set_gradient(net, &p, i, x, net.w + layer.weight)
         p.epilogue.update = &u.numbers
         p.epilogue.first = NULL if u.first == NULL else u.first + layer.weight
         p.epilogue.second = NULL if u.second == NULL else u.second + layer.weight
-        multiply(&p, net.product_scratch, team)
+        multiply(&p, net.scratch, team)
         update_parameters(u, net.k, net.element, layer.outputs, bias_gradient, net.w, layer.bias, team)
         bias_gradient += layer.outputs * net.element
         net.unpolled += product_work(&p)

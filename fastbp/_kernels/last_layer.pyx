@@ -1,0 +1,409 @@
+"""The last layer and its error in one, block of rows by block of rows: the logits of all rows never exist at once.
+
+A. For each block three products and the error between them, in the block's logits: Z = X W + b; its rows become deltas; then
+   db += Σ δ, dW += Xᵀ δ, dX = δ Wᵀ. Nothing is computed twice, and a row's error and deltas are those of the functions of
+   loss.pyx, to the bit. What a mean divides by is known before any logit: the weights depend on the targets alone.
+B. Rows that are not read are left out of the blocks: they cost nothing, and a NaN in them has nowhere to go. Where there are such
+   rows, the others are gathered, and the gradients of their inputs scattered.
+C. The blocks follow from the shape and the memory, never from the number of threads, which share what is left beside the logits.
+"""
+
+from cpython.exc cimport PyErr_CheckSignals
+from libc.math cimport NAN
+from libc.stdint cimport int64_t
+from libc.string cimport memcpy, memset
+
+from fastbp._kernels.dispatch cimport FBP_IDENTITY, LINE, kernels_for, line_start, real, threads_for, whole_lines
+from fastbp._kernels.linear cimport Product, multiply, product_scratch, product_work
+from fastbp._kernels.loss cimport (
+    RowError, Rows, Sum, add_errors, add_weights, error_work, is_read, row_error_named, scratch_bytes, value,
+)
+from fastbp._kernels.team cimport Work, fbp_team, fbp_team_share, on_team
+
+from numpy import empty
+
+cdef double POLL_WORK = 2e7        # nanoseconds of work between two looks at pending signals
+cdef Py_ssize_t COLUMNS = 256      # of δ that a thread sums up at a time
+cdef Py_ssize_t FOR_THREADS = 8    # this part of the memory, one eighth, is scratch at least
+
+
+# -- the products of a block -------------------------------------------------------------------------------------------------
+
+
+cdef Product empty_product(const LastLayer *layer, Py_ssize_t M, Py_ssize_t N, Py_ssize_t K) noexcept nogil:
+    cdef Product p
+    memset(&p, 0, sizeof(p))
+    p.k, p.element = layer.rows.k, layer.rows.element
+    p.M, p.N, p.K = M, N, K
+    p.epilogue.activation = FBP_IDENTITY
+    return p
+
+
+cdef Product logits_of(const LastLayer *layer, Py_ssize_t rows, const char *x, Py_ssize_t x_row, char *z) noexcept nogil:
+    """Z (rows, C) = X W + b"""
+    cdef Product p = empty_product(layer, rows, layer.rows.C, layer.inputs)
+    p.A, p.A_row, p.A_column = x, x_row, 1
+    p.B, p.B_row, p.B_column = layer.w, layer.w_row, layer.w_column
+    p.C, p.C_row = z, p.N
+    p.epilogue.bias = layer.bias
+    return p
+
+
+cdef Product grad_w_of(const LastLayer *layer, Py_ssize_t rows, const char *x, Py_ssize_t x_row, const char *delta,
+                       bint first) noexcept nogil:
+    """dW (I, C) = Xᵀ δ, or its transpose (C, I) = δᵀ X; from the second block on added to what stands there"""
+    cdef Py_ssize_t C = layer.rows.C
+    cdef Product p
+    if layer.transposed:
+        p = empty_product(layer, C, layer.inputs, rows)
+        p.A, p.A_row, p.A_column = delta, 1, C
+        p.B, p.B_row, p.B_column = x, x_row, 1
+    else:
+        p = empty_product(layer, layer.inputs, C, rows)
+        p.A, p.A_row, p.A_column = x, 1, x_row
+        p.B, p.B_row, p.B_column = delta, C, 1
+    p.C, p.C_row = layer.grad_w, layer.grad_w_row
+    p.epilogue.accumulate = not first
+    return p
+
+
+cdef Product grad_x_of(const LastLayer *layer, Py_ssize_t rows, const char *delta, char *out, Py_ssize_t out_row,
+                       const char *slope) noexcept nogil:
+    """dX (rows, I) = δ Wᵀ, or (δ Wᵀ) ⊙ f'"""
+    cdef Product p = empty_product(layer, rows, layer.inputs, layer.rows.C)
+    p.A, p.A_row, p.A_column = delta, p.K, 1
+    p.B, p.B_row, p.B_column = layer.w, layer.w_column, layer.w_row
+    p.C, p.C_row = out, out_row
+    if slope != NULL:
+        p.epilogue.activation, p.epilogue.slope, p.epilogue.slope_row = layer.activation, slope, layer.inputs
+    return p
+
+
+# -- blocks and their work space ---------------------------------------------------------------------------------------------
+
+
+cdef Py_ssize_t rows_read(const LastLayer *layer) noexcept nogil:
+    cdef Py_ssize_t n, read = 0
+    for n in range(layer.rows.N):
+        read += is_read(&layer.rows, n)
+    return read
+
+
+cdef char *take(char *base, Py_ssize_t *used, Py_ssize_t bytes) noexcept nogil:
+    cdef Py_ssize_t at = used[0]
+    used[0] += whole_lines(bytes)
+    return NULL if base == NULL else base + at
+
+
+cdef Py_ssize_t divide(const LastLayer *layer, Py_ssize_t rows, bint gather, char *base, Blocks *b) noexcept nogil:
+    """The work space of blocks of `rows` rows, scratch apart, and its bytes"""
+    cdef Py_ssize_t element = layer.rows.element, used = 0
+    b.z = take(base, &used, rows * layer.rows.C * element)
+    b.x = take(base, &used, rows * layer.inputs * element * gather)
+    b.order = <Py_ssize_t *>take(base, &used, rows * <Py_ssize_t>sizeof(Py_ssize_t))
+    b.labels = <int64_t *>take(base, &used, rows * <Py_ssize_t>sizeof(int64_t))
+    b.weights = <double *>take(base, &used, rows * <Py_ssize_t>sizeof(double))
+    return used
+
+
+cdef Py_ssize_t block_scratch(const LastLayer *layer, Py_ssize_t rows, int threads) noexcept nogil:
+    cdef Rows r = layer.rows
+    cdef Product z = logits_of(layer, rows, NULL, 0, NULL), w = grad_w_of(layer, rows, NULL, 0, NULL, True)
+    cdef Product x = grad_x_of(layer, rows, NULL, NULL, 0, NULL)
+    r.N = rows
+    cdef Py_ssize_t most = max(scratch_bytes(&r, threads), r.C * r.element)
+    most = max(most, product_scratch(&z, threads), product_scratch(&w, threads))
+    return whole_lines(max(most, product_scratch(&x, threads)))
+
+
+cdef Py_ssize_t lay_out(const LastLayer *layer, Py_ssize_t most_rows, char *base, Blocks *b) noexcept nogil:
+    b.read = rows_read(layer)
+    b.count = (b.read + most_rows - 1) // most_rows
+    return divide(layer, 1 if b.count == 0 else (b.read + b.count - 1) // b.count, b.read < layer.rows.N, base, b)
+
+
+cdef Py_ssize_t bytes_of(const LastLayer *layer, Py_ssize_t rows, bint gather) noexcept nogil:
+    """What blocks of `rows` rows take, with scratch for one thread"""
+    cdef Blocks b
+    return divide(layer, rows, gather, NULL, &b) + block_scratch(layer, rows, 1)
+
+
+cdef Py_ssize_t rows_within(const LastLayer *layer, Py_ssize_t max_memory) noexcept nogil:
+    """The most rows for which there is room beside the scratch of one thread, and what is set aside for threads; at least one"""
+    cdef Py_ssize_t low = 1, high, middle, scratch, read = rows_read(layer)
+    cdef bint gather = read < layer.rows.N
+    cdef Blocks b
+    high = read + 1
+    while high - low > 1:  # `low` rows fit or are 1, `high` are too many
+        middle = low + (high - low) // 2
+        scratch = max(block_scratch(layer, middle, 1), max_memory // FOR_THREADS)
+        if divide(layer, middle, gather, NULL, &b) + scratch <= max_memory:
+            low = middle
+        else:
+            high = middle
+    return low
+
+
+# -- one block ---------------------------------------------------------------------------------------------------------------
+
+
+cdef Rows rows_of_block(const LastLayer *layer, Py_ssize_t rows, const Blocks *b) noexcept nogil:
+    cdef Rows r = layer.rows
+    r.N, r.order, r.sample_weight = rows, b.order, b.weights
+    if r.labels != NULL:
+        r.labels = b.labels
+    r.z = b.z
+    r.d = b.z
+    r.z_row = r.d_row = r.C * r.element
+    return r
+
+
+# Sums over the rows of a block's deltas, of COLUMNS columns at a time
+cdef struct ColumnSums:
+    const LastLayer *layer
+    const Blocks *b
+    Py_ssize_t rows
+    bint first
+
+
+cdef void add_to(char *sums, const char *x, Py_ssize_t n, Py_ssize_t element) noexcept nogil:
+    cdef Py_ssize_t i
+    for i in range(n):
+        if element == sizeof(float):
+            (<float *>sums)[i] += (<const float *>x)[i]
+        else:
+            (<double *>sums)[i] += (<const double *>x)[i]
+
+
+cdef void columns_summed(const void *column_sums, Py_ssize_t i, int thread) noexcept nogil:
+    """db (C) = Σ_n δ_n, from the second block on added to what stands there"""
+    cdef const ColumnSums *s = <const ColumnSums *>column_sums
+    cdef Py_ssize_t element = s.layer.rows.element, C = s.layer.rows.C, start = i * COLUMNS, count = min(COLUMNS, C - start)
+    cdef char *to = s.layer.grad_bias + start * element
+    cdef char *sums = to if s.first else s.b.scratch + start * element
+    s.layer.rows.k.column_sums(s.rows, count, s.b.z + start * element, C, sums)
+    if not s.first:
+        add_to(to, sums, count, element)
+
+
+cdef void store(char *x, Py_ssize_t i, Py_ssize_t element, double y) noexcept nogil:
+    if element == sizeof(float):
+        (<float *>x)[i] = <float>y
+    else:
+        (<double *>x)[i] = y
+
+
+cdef void unread(const LastLayer *layer, Py_ssize_t n) noexcept nogil:
+    """The gradient of an example that is not read, and its error"""
+    cdef Py_ssize_t element = layer.rows.element
+    if layer.grad_x != NULL:
+        memset(layer.grad_x + n * layer.grad_x_row * element, 0, layer.inputs * element)
+    if layer.losses != NULL:
+        store(layer.losses, n, element, 0)
+
+
+cdef Py_ssize_t choose(const LastLayer *layer, Py_ssize_t start, Py_ssize_t rows, const Blocks *b) noexcept nogil:
+    """The next `rows` examples from `start` on that are read, to `b`; the gradients of others up to there become 0. Returns where
+    it stopped: at the next one that is read."""
+    cdef const Rows *r = &layer.rows
+    cdef Py_ssize_t n, found = 0
+    for n in range(start, r.N):
+        if not is_read(r, n):
+            unread(layer, n)
+        elif found < rows:
+            b.order[found] = n
+            b.labels[found] = 0 if r.labels == NULL else r.labels[n]
+            b.weights[found] = 1 if r.sample_weight == NULL else r.sample_weight[n]
+            found += 1
+        else:
+            return n
+    return r.N
+
+
+# How long a call has not looked for signals: nanoseconds of work.
+cdef struct Pace:
+    fbp_team *team
+    double unpolled
+
+
+cdef int run(Product p, const Blocks *b, Pace *pace) except -1 nogil:
+    multiply(&p, b.scratch, pace.team)
+    pace.unpolled += product_work(&p) / pace.team.threads
+    if pace.unpolled > POLL_WORK:
+        pace.unpolled = 0
+        with gil:
+            PyErr_CheckSignals()
+    return 0
+
+
+cdef int block(const LastLayer *layer, Py_ssize_t rows, bint first, RowError error, double divisor, const Blocks *b, Pace *pace,
+               Sum *total) except -1 nogil:
+    """The examples order[0] … order[rows - 1]"""
+    cdef Rows r = rows_of_block(layer, rows, b)
+    cdef Py_ssize_t element = r.element, line = layer.inputs * element, start = b.order[0], n
+    cdef bint neighbours = b.order[rows - 1] - start == rows - 1
+    cdef const char *x = b.x
+    cdef const char *slope = layer.slope
+    cdef char *grad_x = b.x
+    cdef Py_ssize_t x_row = layer.inputs, grad_x_row = layer.inputs
+    cdef ColumnSums sums = ColumnSums(layer, b, rows, first)
+    if neighbours:
+        x, x_row = layer.x + start * layer.x_row * element, layer.x_row
+        grad_x, grad_x_row = layer.grad_x + start * layer.grad_x_row * element, layer.grad_x_row
+    else:
+        for n in range(rows):
+            memcpy(b.x + n * line, layer.x + b.order[n] * layer.x_row * element, line)
+
+    run(logits_of(layer, rows, x, x_row, b.z), b, pace)
+    add_errors(&r, error, divisor, pace.team, b.scratch, total)
+    if layer.losses != NULL:
+        for n in range(rows):
+            store(layer.losses, b.order[n], element, (<double *>b.scratch)[n])
+    if layer.grad_bias != NULL:
+        fbp_team_share(pace.team, columns_summed, &sums, (r.C + COLUMNS - 1) // COLUMNS)
+    run(grad_w_of(layer, rows, x, x_row, b.z, first), b, pace)
+    if layer.grad_x != NULL:
+        if slope != NULL:
+            slope += start * line
+        run(grad_x_of(layer, rows, b.z, grad_x, grad_x_row, slope), b, pace)
+        if not neighbours:
+            for n in range(rows):
+                memcpy(layer.grad_x + b.order[n] * layer.grad_x_row * element, b.x + n * line, line)
+    return 0
+
+
+# -- all blocks --------------------------------------------------------------------------------------------------------------
+
+
+cdef int add_all_weights(const LastLayer *layer, const Blocks *b, fbp_team *team, Sum *total) except -1 nogil:
+    """The weights of all examples, as many at a time as a block has rows"""
+    cdef Py_ssize_t left = layer.rows.N, size = (b.read + b.count - 1) // b.count
+    cdef Rows r = layer.rows
+    while left > 0:
+        r.N = min(size, left)
+        add_weights(&r, team, b.scratch, total)
+        left -= r.N
+        if r.t != NULL:
+            r.t += r.N * r.t_row
+        if r.labels != NULL:
+            r.labels += r.N
+        if r.sample_weight != NULL:
+            r.sample_weight += r.N
+    return 0
+
+
+cdef void learn_nothing(const LastLayer *layer) noexcept nogil:
+    """All gradients 0"""
+    cdef Py_ssize_t n, element = layer.rows.element, C = layer.rows.C
+    for n in range(C if layer.transposed else layer.inputs):
+        memset(layer.grad_w + n * layer.grad_w_row * element, 0, (layer.inputs if layer.transposed else C) * element)
+    if layer.grad_bias != NULL:
+        memset(layer.grad_bias, 0, C * element)
+    for n in range(layer.rows.N):
+        unread(layer, n)
+
+
+cdef double last_layer(const LastLayer *layer, RowError error, bint mean, const Blocks *b, fbp_team *team,
+                       double *weight_sum) except? -1 nogil:
+    cdef Pace pace = Pace(team, 0)
+    cdef Sum weights = Sum(0, 0), errors = Sum(0, 0)
+    cdef Py_ssize_t left = b.read, next = 0, i, rows
+    if b.read > 0:
+        add_all_weights(layer, b, team, &weights)
+    weight_sum[0] = value(weights)
+    if b.read == 0 or (mean and weight_sum[0] == 0):
+        learn_nothing(layer)
+        return NAN if mean else 0
+    for i in range(b.count):
+        rows = (left + b.count - i - 1) // (b.count - i)
+        next = choose(layer, next, rows, b)
+        block(layer, rows, i == 0, error, weight_sum[0] if mean else 1, b, &pace, &errors)
+        left -= rows
+    return value(errors) / weight_sum[0] if mean else value(errors)
+
+
+# -- a call from Python ------------------------------------------------------------------------------------------------------
+
+
+cdef struct Call:
+    LastLayer layer
+    Blocks blocks
+    RowError error
+    bint mean
+    double loss, weight_sum
+
+
+cdef int last_layer_call(Call *c, fbp_team *team) except -1 nogil:
+    c.loss = last_layer(&c.layer, c.error, c.mean, &c.blocks, team, &c.weight_sum)
+    return 0
+
+
+cdef int threads_within(const LastLayer *layer, Py_ssize_t rows, Py_ssize_t bytes, int n_threads) noexcept nogil:
+    """Threads that pay for blocks of so many rows, and for whose scratch there is room"""
+    cdef Product z = logits_of(layer, rows, NULL, 0, NULL)
+    cdef Rows r = layer.rows
+    r.N = rows
+    cdef int threads = threads_for(n_threads, 3 * product_work(&z) + error_work(&r))
+    while threads > 1 and block_scratch(layer, rows, threads) > bytes:
+        threads -= 1
+    return threads
+
+
+def linear_softmax_cross_entropy(const real[:, :] inputs, const real[:, :] weight, const real[::1] bias,
+                                 const int64_t[::1] labels, const real[:, :] targets, const double[::1] class_weight,
+                                 const double[::1] sample_weight, int64_t ignore_index, double label_smoothing,
+                                 double lse_square_scale, double softcap, bint mean, Py_ssize_t max_memory,
+                                 real[::1] losses, real[:, :] grad_inputs, real[:, :] grad_weight, real[::1] grad_bias,
+                                 int n_threads):
+    cdef Call call
+    cdef LastLayer *layer = &call.layer
+    cdef Py_ssize_t element = sizeof(real), rows, used
+    cdef int threads
+    memset(&call, 0, sizeof(call))
+    call.error, call.mean = row_error_named("softmax_cross_entropy"), mean
+    layer.rows.k, layer.rows.element = kernels_for(element), element
+    layer.rows.N, layer.rows.C = inputs.shape[0], weight.shape[1]
+    layer.inputs = inputs.shape[1]
+    layer.rows.ignore_index = ignore_index
+    layer.rows.smoothing, layer.rows.lse_square_scale, layer.rows.softcap = label_smoothing, lse_square_scale, softcap
+    layer.x_row, layer.grad_x_row = inputs.strides[0] // element, grad_inputs.strides[0] // element
+    layer.w_row, layer.w_column = weight.strides[0] // element, weight.strides[1] // element
+    layer.transposed = grad_weight.strides[1] != element
+    layer.grad_w_row = grad_weight.strides[1 if layer.transposed else 0] // element
+    if layer.rows.N > 0:
+        if labels is not None:
+            layer.rows.labels = &labels[0]
+        else:
+            layer.rows.t, layer.rows.t_row = <const char *>&targets[0, 0], targets.strides[0]
+        if sample_weight is not None:
+            layer.rows.sample_weight = &sample_weight[0]
+        if losses is not None:
+            layer.losses = <char *>&losses[0]
+        if layer.inputs > 0:
+            layer.x, layer.grad_x = <const char *>&inputs[0, 0], <char *>&grad_inputs[0, 0]
+    if layer.inputs > 0:
+        layer.w, layer.grad_w = <const char *>&weight[0, 0], <char *>&grad_weight[0, 0]
+    if class_weight is not None:
+        layer.rows.class_weight = &class_weight[0]
+    if bias is not None:
+        layer.bias, layer.grad_bias = <const char *>&bias[0], <char *>&grad_bias[0]
+
+    rows = rows_read(layer)
+    cdef Py_ssize_t least = bytes_of(layer, 1, rows < layer.rows.N) + LINE
+    if max_memory < least:
+        raise ValueError(f"max_memory: got {max_memory}, expected at least {least} bytes, for the logits of one row of "
+                         f"{layer.rows.C} classes and the scratch of its products")
+    max_memory -= LINE
+    rows = rows_within(layer, max_memory)
+    used = lay_out(layer, rows, NULL, &call.blocks)
+    threads = threads_within(layer, rows, max_memory - used, n_threads)
+    # NumPy asks the system for large pages, which malloc does not: a thousand page faults fewer
+    memory = empty(used + block_scratch(layer, rows, threads) + LINE, "uint8")
+    cdef unsigned char[::1] view = memory
+    cdef char *base = line_start(<char *>&view[0])
+    with nogil:
+        lay_out(layer, rows, base, &call.blocks)
+        call.blocks.scratch = base + used
+        on_team(<Work>last_layer_call, &call, threads)
+    PyErr_CheckSignals()
+    return call.loss, call.weight_sum
