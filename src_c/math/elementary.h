@@ -89,6 +89,19 @@ static ALWAYS_INLINE vec v_exp_below(vec x)
 }
 static ALWAYS_INLINE vec v_exp(vec x) { return v_exp_below(v_min(v_all(EXP_MAX), x)); }
 
+/* y = e^x with x = a - b, and what that difference lost in rounding (D. E. Knuth, The Art of Computer Programming 2, 4.2.2, theorem B)
+ * brought back: without it the relative error grows like |x| eps. Promised, and paid for, in float64 only. */
+static ALWAYS_INLINE vec v_regain(vec a, vec b, vec x, vec y)
+{
+#ifdef FBP_FLOAT32
+    (void)a, (void)b, (void)x;
+    return y;
+#else
+    vec minus_b = v_sub(x, a), lost = v_sub(v_sub(a, v_sub(x, minus_b)), v_add(b, minus_b));
+    return v_fma(y, v_select(v_lt(v_all(EXP_MIN), x), lost, v_all(0)), y); /* infinities differ by nothing that could be lost */
+#endif
+}
+
 /* y_j = e^(y_j) - 1 for low <= y_j <= 0, exact for tiny ones as well: 2^k p + (2^k - 1) with p = e^r - 1; and e^(y_j) = 2^k p + 2^k
  * to exponential_j */
 static ALWAYS_INLINE void v_expm1_each(int n, real low, vec *y, vec *exponential)

@@ -78,11 +78,15 @@ static ALWAYS_INLINE vec load_exp(const real *e, fbp_size left, int padded) { re
 static ALWAYS_INLINE void exp_step(int n, const real *z, fbp_size left, vec maximum, vec *sum, vec *equal, real *e, int padded)
 {
     const vec zero = v_all(0), one = v_all(1);
-    vec x[IN_STEP], y[IN_STEP];
-    UNROLL for (int j = 0; j < n; j++) y[j] = x[j] = v_sub(load_at(z + j * W, left - j * W, -INFINITY), maximum);
+    vec a[IN_STEP], x[IN_STEP], y[IN_STEP];
+    UNROLL for (int j = 0; j < n; j++) {
+        a[j] = load_at(z + j * W, left - j * W, -INFINITY);
+        y[j] = x[j] = v_sub(a[j], maximum);
+    }
     v_exp_each(n, y);
     UNROLL for (int j = 0; j < n; j++) {
         mask top = v_eq(x[j], zero);
+        y[j] = v_regain(a[j], maximum, x[j], y[j]);
         *sum = v_add(*sum, v_select(top, zero, y[j]));
         *equal = v_select(top, v_add(*equal, one), *equal);
         if (e) store_at(e + j * W, y[j], padded ? W : left - j * W);

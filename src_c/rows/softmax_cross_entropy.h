@@ -44,17 +44,18 @@ static ALWAYS_INLINE void few_exponentials(const labelled_rows *p, fbp_size n, i
 {
     const fbp_size C = p->C;
     const vec zero = v_all(0), one = v_all(1);
-    vec x[IN_STEP], y[IN_STEP];
+    vec a[IN_STEP], x[IN_STEP], y[IN_STEP], maxima[IN_STEP];
     UNROLL for (int r = 0; r < rows; r++) {
         const real *z = p->z + (n + r) * p->z_row;
         const int read = p->weights[n + r] != 0;
         vec m = v_all(-INFINITY);
         UNROLL for (int v = 0; v < V; v++) {
-            x[r * V + v] = read ? load_at(z + v * W, C - v * W, -INFINITY) : zero;
-            m = v_max(x[r * V + v], m);
+            a[r * V + v] = read ? load_at(z + v * W, C - v * W, -INFINITY) : zero;
+            m = v_max(a[r * V + v], m);
         }
         const real maximum = v_hmax(m);
-        UNROLL for (int v = 0; v < V; v++) y[r * V + v] = x[r * V + v] = v_sub(x[r * V + v], v_all(maximum));
+        maxima[r] = v_all(maximum);
+        UNROLL for (int v = 0; v < V; v++) y[r * V + v] = x[r * V + v] = v_sub(a[r * V + v], maxima[r]);
         of->exact_gap[n + r] = read ? (double)maximum - (double)z[p->labels[n + r]] : 0;
         of->gap[n + r] = read ? maximum - z[p->labels[n + r]] : 0;
         of->scale[n + r] = (real)(p->weights[n + r] / p->divisor);
@@ -64,6 +65,7 @@ static ALWAYS_INLINE void few_exponentials(const labelled_rows *p, fbp_size n, i
         vec sum = zero, ties = zero;
         UNROLL for (int v = 0; v < V; v++) {
             mask top = v_eq(x[r * V + v], zero);
+            y[r * V + v] = v_regain(a[r * V + v], maxima[r], x[r * V + v], y[r * V + v]);
             sum = v_add(sum, v_select(top, zero, y[r * V + v]));
             ties = v_select(top, v_add(ties, one), ties);
             v_store(e + ((n + r) * V + v) * W, y[r * V + v]);
@@ -168,10 +170,14 @@ typedef struct { vec rest, ties, top, others, excess; } row_sums;
 static ALWAYS_INLINE void add_to_sums(int n, vec *x, fbp_size i, fbp_size left, vec maximum, const targets *u, row_sums *s, real *e)
 {
     const vec zero = v_all(0), one = v_all(1);
-    vec y[IN_STEP];
-    UNROLL for (int j = 0; j < n; j++) y[j] = x[j] = v_sub(x[j], maximum);
+    vec a[IN_STEP], y[IN_STEP];
+    UNROLL for (int j = 0; j < n; j++) {
+        a[j] = x[j];
+        y[j] = x[j] = v_sub(a[j], maximum);
+    }
     v_exp_each(n, y);
     UNROLL for (int j = 0; j < n; j++) {
+        y[j] = v_regain(a[j], maximum, x[j], y[j]);
         vec target = first_lanes_of(target_at(u, i + j * W, left - j * W), left - j * W, 0);
         mask top = v_eq(x[j], zero);
         s->rest = v_add(s->rest, v_select(top, zero, y[j]));
