@@ -87,7 +87,7 @@ def softmax_cases(width):
     The error of an example with targets t >= 0 is within LAST_DIGITS + the gap from the largest to the second largest logit. A
     delta y_j T - t_j is within LAST_DIGITS + (m - z_j) of its terms: of itself for a class index, where one of them is 0 or
     y_j <= 1/2.
-    At the largest logit, where the delta of a certain target is -rest/(1 + rest), it is the gap that `rest` inherits.
+    So at the largest logit, where the delta of a certain target is -rest/(1 + rest), it is LAST_DIGITS, though `rest` is tiny.
     A row that is no class index sums its C targets: half an eps for each addition, and one for each product.
     """
     logits, targets, errors, deltas = [], [], [], []
@@ -112,7 +112,7 @@ def softmax_cases(width):
                         others = mp.fsum(exact_t[:j] + exact_t[j + 1 :])
                         not_y = mp.fsum(y[:j] + y[j + 1 :])
                         size = abs(delta) if certain else y[j] * others + exact_t[j] * not_y
-                        deltas.append(exact(delta, LAST_DIGITS + gap * (t[j] > 0) + sums, size))
+                        deltas.append(exact(delta, LAST_DIGITS + sums, size))
                     else:
                         size = abs(delta) if certain else y[j] * t_sum + exact_t[j]
                         deltas.append(exact(delta, LAST_DIGITS + (m - z[j]) + sums, size))

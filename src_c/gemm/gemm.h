@@ -211,7 +211,7 @@ static void matrix_product(fbp_size M, fbp_size N, fbp_size K, const real *A, fb
                            fbp_size B_row, fbp_size B_column, const fbp_epilogue *e, real *scratch, real *C, fbp_size C_row)
 {
     const int by_line = A_column == 1 && N <= FEW_PANELS * TILE_COLUMNS && A_row % PAGE != 0;
-    const int by_step = A_row == 1 && N <= (A_column < PAGE ? MORE_PANELS : 1) * TILE_COLUMNS;
+    const int by_step = A_row == 1 && N <= MORE_PANELS * TILE_COLUMNS;
     const int b_stands = B_column == 1 && M <= (B_row < PAGE ? FEW_TILES : 1) * TILE_ROWS;
     const fbp_size full_depth = depth_of_blocks(K), a_stride = by_line ? A_row : by_step ? A_column : A_ROOM;
     const real *bias = e->bias, *slope = e->slope;
