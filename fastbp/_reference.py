@@ -95,10 +95,12 @@ def _softmax_parts(z):
     """
     m = z.max(axis=1, keepdims=True, initial=-np.inf)
     m = np.where(np.isfinite(m), m, np.nan)
-    with np.errstate(invalid="ignore"):  # a difference of -inf
-        x = z - m
-        lost = (z - (x - (x - z))) - (m + (x - z))  # what rounding took from it: Knuth's two-sum
-    e = np.exp(x) * (1 + np.where(np.isfinite(lost), lost, 0))
+    x = z - m
+    e = np.exp(x)
+    if z.dtype == np.float64:  # what rounding took from x comes back (Knuth's two-sum); -inf lost nothing
+        with np.errstate(invalid="ignore"):
+            lost = (z - (x - (x - z))) - (m + (x - z))
+        e *= 1 + np.where(np.isfinite(lost), lost, 0)
     top = np.zeros(z.shape, dtype=bool)
     if z.size:
         np.put_along_axis(top, z.argmax(axis=1, keepdims=True), True, axis=1)
