@@ -69,7 +69,10 @@ class BuildKernels(build_ext):
         compiling = ["-std=c11", "-O3", "-ffp-contract=off", "-g0", "-fno-math-errno", "-pthread"]
         linking = ["-pthread", "-Wl,-s"] if sys.platform == "linux" else ["-pthread"]
         if DEBUG:
-            compiling, linking = ["-std=c11", "-O1", "-ffp-contract=off", "-g", "-UNDEBUG", "-pthread"], ["-pthread"]
+            compiling, linking = (
+                ["-std=c11", "-O1", "-ffp-contract=off", "-g", "-UNDEBUG", "-pthread"],
+                ["-pthread"],
+            )
         if SANITIZE:
             checks = [
                 "-fsanitize=address,undefined",
@@ -83,7 +86,10 @@ class BuildKernels(build_ext):
             "#include <omp.h>\nint main(void) { return omp_get_max_threads() < 1; }\n", "-fopenmp"
         ):
             return [*compiling, "-fopenmp"], [*linking, "-fopenmp"]
-        print("fastbp: this compiler has no OpenMP; the kernels will use one thread unless told otherwise", file=sys.stderr)
+        print(
+            "fastbp: this compiler has no OpenMP; the kernels will use one thread unless told otherwise",
+            file=sys.stderr,
+        )
         return compiling, linking
 
     def compiles(self, program: str, flag: str) -> bool:

@@ -141,7 +141,7 @@ def softmax_cross_entropy(
     * A row that holds NaN or +inf, or only -inf, has NaN for error and gradient, that row alone.
     * For class indices in float64, without further options, the error is within (4 + gap) eps of itself, the
       gap that of the largest logit to the second largest, and a gradient entry within (4 + max z - z_j) eps
-      of itself; that of the class, where it has the largest logit, within (4 + gap) eps.
+      of itself.
 
     In PyTorch: ``cross_entropy(logits, targets, weight=class_weight, label_smoothing=ε)`` with class indices
     is the same number, with smoothing and class weights too. With rows of targets PyTorch's mean divides by N

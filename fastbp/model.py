@@ -106,6 +106,7 @@ class Gradients(NamedTuple):
             return base
         return np.concatenate([array.ravel() for array in arrays])  # pickling takes the views apart
 
+
 _OPTIMIZERS = SGD, Adam
 
 

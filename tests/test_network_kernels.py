@@ -218,7 +218,7 @@ def test_a_batch_that_fails_changes_nothing(dtype, rule, spoilt, failure, engine
     assert [a.tobytes() for a in (w, *optimizer.state(w))] == [a.tobytes() for a in good]
 
 
-# -- a step at first sight ---------------------------------------------------------------------------------------------------------
+# -- a step at first sight -----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("rule", RULES)
@@ -258,7 +258,10 @@ def not_at_first_sight(x, labels):
         "label too large": (x, labels + 4),
         "negative label": (x, labels - 4),
         "rows of targets": (x, np.eye(4, dtype=x.dtype)[labels]),
-        "misaligned": (np.frombuffer(b"0" + x.tobytes(), np.uint8)[1:].view(x.dtype).reshape(x.shape), labels),
+        "misaligned": (
+            np.frombuffer(b"0" + x.tobytes(), np.uint8)[1:].view(x.dtype).reshape(x.shape),
+            labels,
+        ),
         "nan": (nan, labels),
         "huge": (huge, labels),
     }
@@ -279,14 +282,19 @@ def test_a_step_leaves_all_else_alone(dtype, isa):
 def test_a_step_that_could_overflow_is_left_alone(dtype, isa):
     sizes, activation, loss, parameters, x, labels = parts(problem((6, 21, 4), 9, dtype, "relu"))
     net = _backend.kernels.Network(sizes, activation, loss, parameters.copy(), 1)
-    for optimizer in (SGD(1e4), SGD(0.1, weight_decay=2.0), SGD(100.0, weight_decay=0.1), Adam(epsilon=1e-20)):
+    for optimizer in (
+        SGD(1e4),
+        SGD(0.1, weight_decay=2.0),
+        SGD(100.0, weight_decay=0.1),
+        Adam(epsilon=1e-20),
+    ):
         assert net.step(x, labels, optimizer) is None
     optimizer = SGD(0.1, momentum=0.9)
     optimizer.state(net.parameters)[0][3] = 1e20
     assert net.step(x, labels, optimizer) is None
 
 
-# -- threads -----------------------------------------------------------------------------------------------------------------------
+# -- threads -------------------------------------------------------------------------------------------------------------------
 
 
 def test_networks_side_by_side(dtype, isa):
@@ -295,7 +303,9 @@ def test_networks_side_by_side(dtype, isa):
     train, order = training(each, "adam"), generator("order").permutation(500)
     want = train(_backend.kernels, 1, order, 200)
     with ThreadPoolExecutor(3) as pool:
-        runs = [pool.submit(train, _backend.kernels, n_threads, order, 200) for n_threads in (2, 3, 2, 1, 2, 4)]
+        runs = [
+            pool.submit(train, _backend.kernels, n_threads, order, 200) for n_threads in (2, 3, 2, 1, 2, 4)
+        ]
     for run in runs:
         mean, arrays = run.result()
         assert mean == want[0]

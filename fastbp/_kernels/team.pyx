@@ -1,5 +1,5 @@
-"""Teams of threads. They are the package's own, and OpenMP only says how many: the end of an OpenMP loop waits for every thread to
-come, and so for cores that are busy with something else, and its threads spin for milliseconds when the loop is over."""
+"""Teams of threads. They are the package's own, and OpenMP only says how many: the end of an OpenMP loop waits for every thread,
+and so for cores that are busy with something else, and its threads spin for milliseconds when the loop is over."""
 
 cdef extern from "pool.h" nogil:
     fbp_team *fbp_hire(int threads)
