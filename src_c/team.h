@@ -2,8 +2,8 @@
  * takes the next part that nobody has taken.
  *
  * Nobody waits for a thread that has not come: a task is over when its parts are, whoever did them. So a core that is busy with
- * something else costs no more than its help. A thread without work spins for about as long as it would take to wake it, then it
- * sleeps.
+ * something else costs no more than its help. A thread without work spins for 0.1 ms, so that it is there for the next task and the
+ * next step of a loop, then it sleeps. It should not spin for longer: on a busy core that is time it does not have when work comes.
  */
 #ifndef FASTBP_TEAM_H
 #define FASTBP_TEAM_H
@@ -32,7 +32,7 @@ typedef struct {
     pthread_cond_t alarm;
 } fbp_team;
 
-enum { FBP_PARTS_BITS = 20, FBP_THREADS_BITS = 12, FBP_SPINS = 3000 /* some 30 µs */ };
+enum { FBP_PARTS_BITS = 20, FBP_THREADS_BITS = 12, FBP_SPINS = 10000 /* some 0.1 ms */, FBP_FEW_SPINS = 3000 };
 #define FBP_PARTS_OF(open) ((open) & ((1u << FBP_PARTS_BITS) - 1))
 #define FBP_THREADS_OF(open) ((open) >> FBP_PARTS_BITS & ((1u << FBP_THREADS_BITS) - 1))
 
@@ -76,7 +76,7 @@ static inline void fbp_team_share(fbp_team *team, fbp_part part, const void *tas
     }
     fbp_take_parts(team, 0);
     for (int spins = 0; atomic_load(&team->unfinished) > 0; spins++) {
-        if (spins < FBP_SPINS)
+        if (spins < FBP_FEW_SPINS)
             fbp_pause();
         else
             sched_yield(); /* who has the part may want this core */
