@@ -18,7 +18,11 @@ typedef double real;
 
 #if defined(__GNUC__)
 #define ALWAYS_INLINE inline __attribute__((always_inline))
+#ifdef __SANITIZE_ADDRESS__ /* every access in every copy of a loop would be checked: minutes of compilation, for nothing */
+#define UNROLL
+#else
 #define UNROLL _Pragma("GCC unroll 32")
+#endif
 #define PREFETCH_TO_WRITE(p) __builtin_prefetch(p, 1)
 #else
 #define ALWAYS_INLINE inline
