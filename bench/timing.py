@@ -53,8 +53,8 @@ class Plan:
 
     @classmethod
     def of(cls, quick: bool, threads: int) -> Plan:
-        """Return the plan of a run; its pause outlasts the 30 ms for which OpenBLAS lets threads spin."""
-        pause = 0.04 if threads > 1 else 0.0
+        """Return the plan of a run; its pause outlasts the 0.1 s for which OpenBLAS lets threads spin."""
+        pause = 0.15 if threads > 1 else 0.0
         if quick:
             return cls(sample_s=0.004, budget_s=0.5, max_rounds=9, min_rounds=1, pause_s=pause)
         return cls(pause_s=pause)

@@ -4,9 +4,14 @@
  * Nobody waits for a thread that has not come: a task is over when its parts are, whoever did them. So a core that is busy with
  * something else costs no more than its help. A thread without work spins for 0.1 ms, so that it is there for the next task and the
  * next step of a loop, then it sleeps. It should not spin for longer: on a busy core that is time it does not have when work comes.
+ *
+ * The system may wake a thread on the core of the one that woke it, and leave both there for tens of milliseconds, taking turns. So
+ * each looks where thread 0 runs, and goes elsewhere.
  */
 #ifndef FASTBP_TEAM_H
 #define FASTBP_TEAM_H
+
+#include "core.h" /* first: it asks the system headers for more */
 
 #include <stddef.h>
 #include <stdint.h>
@@ -27,6 +32,7 @@ typedef struct {
     _Atomic uint64_t open;        /* number of the task, threads, parts that nobody has taken: one word, changed as a whole */
     _Atomic ptrdiff_t unfinished; /* parts */
     _Atomic uint32_t news;        /* counts tasks */
+    _Atomic int core;             /* on which thread 0 runs */
     _Atomic int asleep;
     pthread_mutex_t bed;
     pthread_cond_t alarm;
@@ -65,14 +71,15 @@ static inline void fbp_team_share(fbp_team *team, fbp_part part, const void *tas
     if (parts == 0) return;
     team->part = part;
     team->task = task;
+    atomic_store_explicit(&team->core, fbp_core(), memory_order_relaxed);
     atomic_store(&team->unfinished, parts);
     const uint64_t number = (atomic_load(&team->open) >> (FBP_PARTS_BITS + FBP_THREADS_BITS)) + 1;
     atomic_store(&team->open, (number << FBP_THREADS_BITS | (uint64_t)team->threads) << FBP_PARTS_BITS | (uint64_t)parts);
     atomic_fetch_add(&team->news, 1);
     if (atomic_load(&team->asleep) > 0) {
-        pthread_mutex_lock(&team->bed);
-        pthread_cond_broadcast(&team->alarm);
+        pthread_mutex_lock(&team->bed); /* who is about to sleep sleeps now */
         pthread_mutex_unlock(&team->bed);
+        pthread_cond_broadcast(&team->alarm);
     }
     fbp_take_parts(team, 0);
     for (int spins = 0; atomic_load(&team->unfinished) > 0; spins++) {
@@ -88,6 +95,8 @@ static inline void fbp_team_serve(fbp_team *team, int thread)
 {
     for (;;) {
         const uint32_t seen = atomic_load(&team->news);
+        const int core = fbp_core();
+        if (core == atomic_load_explicit(&team->core, memory_order_relaxed)) fbp_leave_core(core);
         fbp_take_parts(team, thread);
         for (int spins = 0; spins < FBP_SPINS && atomic_load(&team->news) == seen; spins++) fbp_pause();
         pthread_mutex_lock(&team->bed);
