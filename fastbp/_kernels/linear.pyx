@@ -36,20 +36,24 @@ cdef inline Py_ssize_t longer_side(const Product *p) noexcept nogil:
     return max(p.M, p.N)
 
 
+cdef Py_ssize_t equal_parts(Py_ssize_t length, Py_ssize_t parts, Py_ssize_t unit) noexcept nogil:
+    """The length of each in whole units, though the last is perhaps shorter"""
+    return ((length + parts - 1) // parts + unit - 1) // unit * unit
+
+
 cdef Py_ssize_t piece_length(const Product *p, int threads) noexcept nogil:
-    """Rows, or columns, of a piece: one for each thread, several where they are long, fewer where they would be short work."""
+    """Rows, or columns, of a piece: as many for each thread, one or several where they are long, fewer where they would be short work."""
     cdef Py_ssize_t length = longer_side(p), unit = 8 if by_rows(p) else p.k.tile_columns()
-    cdef Py_ssize_t pieces = min(max(threads, min(4 * threads, length // LONG_PIECE)), <Py_ssize_t>(product_work(p) / PIECE_WORK))
-    if threads == 1 or pieces <= 1:
-        return length
-    return ((length + pieces - 1) // pieces + unit - 1) // unit * unit
+    cdef Py_ssize_t for_each = max(1, min(4, length // (threads * LONG_PIECE)))
+    cdef Py_ssize_t pieces = min(threads * for_each, <Py_ssize_t>(product_work(p) / PIECE_WORK))
+    return length if threads == 1 or pieces <= 1 else equal_parts(length, pieces, unit)
 
 
 cdef Py_ssize_t slice_length(const Product *p, int threads) noexcept nogil:
     """Of the longer side, what takes a tenth of a second at most. The width of a tile tells how fast the instruction set is."""
-    cdef Py_ssize_t unit = threads * (8 if by_rows(p) else p.k.tile_columns())
-    cdef double length = SLICE_PER_COLUMN * p.k.tile_columns() * threads / (<double>min(p.M, p.N) * p.K + 1)
-    return min(longer_side(p), <Py_ssize_t>min(length, 1e15) // unit * unit + unit)
+    cdef Py_ssize_t length = longer_side(p), unit = threads * (8 if by_rows(p) else p.k.tile_columns())
+    cdef double slices = <double>p.M * p.N * p.K / (SLICE_PER_COLUMN * p.k.tile_columns() * threads)
+    return equal_parts(length, <Py_ssize_t>min(slices, <double>length) + 1, unit)
 
 
 cdef Product part_of(const Product *p, Py_ssize_t start, Py_ssize_t length) noexcept nogil:
@@ -113,7 +117,7 @@ cdef int multiply(const Product *p, char *scratch, fbp_team *team) except -1 nog
         p.k.matrix_product(p.M, p.N, p.K, p.A, p.A_row, p.A_column, p.B, p.B_row, p.B_column, &p.epilogue, scratch, p.C, p.C_row)
         return 0
     step = slice_length(p, team.threads)
-    if step == length:
+    if step >= length:
         multiply_slice(p, scratch, team)
         return 0
     while start < length:
