@@ -103,26 +103,24 @@ cdef void multiply_piece(const void *pieces, Py_ssize_t i, int thread) noexcept 
                        all.scratch + thread * thread_scratch(p), piece.C, p.C_row)
 
 
-cdef void multiply_slice(const Product *p, char *scratch, fbp_team *team) noexcept nogil:
-    cdef Pieces pieces = Pieces(p, piece_length(p, team.threads), scratch)
+cdef void multiply_at_once(const Product *p, char *scratch, fbp_team *team) noexcept nogil:
+    cdef Pieces pieces
+    if p.M * p.N * p.K < SMALL:
+        p.k.matrix_product(p.M, p.N, p.K, p.A, p.A_row, p.A_column, p.B, p.B_row, p.B_column, &p.epilogue, scratch, p.C, p.C_row)
+        return
+    pieces = Pieces(p, piece_length(p, team.threads), scratch)
     fbp_team_share(team, multiply_piece, &pieces, (longer_side(p) + pieces.length - 1) // pieces.length)
 
 
 cdef int multiply(const Product *p, char *scratch, fbp_team *team) except -1 nogil:
-    cdef Py_ssize_t start = 0, length = longer_side(p), step
+    cdef Py_ssize_t start = 0, length = longer_side(p), step = slice_length(p, team.threads)
     cdef Product part
-    if p.M == 0 or p.N == 0:
-        return 0
-    if p.M * p.N * p.K < SMALL:
-        p.k.matrix_product(p.M, p.N, p.K, p.A, p.A_row, p.A_column, p.B, p.B_row, p.B_column, &p.epilogue, scratch, p.C, p.C_row)
-        return 0
-    step = slice_length(p, team.threads)
     if step >= length:
-        multiply_slice(p, scratch, team)
+        multiply_at_once(p, scratch, team)
         return 0
     while start < length:
         part = part_of(p, start, step)
-        multiply_slice(&part, scratch, team)
+        multiply_at_once(&part, scratch, team)
         start += step
         if start < length:
             with gil:

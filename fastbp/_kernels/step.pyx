@@ -22,12 +22,12 @@ from libc.string cimport memcpy, memset
 from fastbp._kernels.dispatch cimport FBP_IDENTITY, FBP_SIGMOID, FBP_TANH, LINE, kernels_for, line_start, whole_lines
 from fastbp._kernels.last_layer cimport Blocks, LastLayer, block_scratch, last_layer
 from fastbp._kernels.last_layer cimport lay_out as lay_out_blocks
-from fastbp._kernels.linear cimport Product, multiply, product_scratch, product_work
+from fastbp._kernels.linear cimport Product, multiply, multiply_at_once, product_scratch, product_work
 from fastbp._kernels.loss cimport Rows, error_work, reduced
 from fastbp._kernels.optimizer cimport update_parameters
 
 cdef double POLL_WORK = 2e7     # nanoseconds of work between two looks at pending signals
-cdef double UPDATE_PER_COLUMN = 1e8  # multiply-adds, for each column of a tile, of an update between two looks at pending signals
+cdef double UPDATE_PER_COLUMN = 2.5e8  # multiply-adds of a thread, for each column of a tile, in which no signal is looked for
 cdef Py_ssize_t MOST_LOGITS = 64 * 1024 * 1024  # bytes of them that are held at a time, as in linear_softmax_cross_entropy
 
 
@@ -347,12 +347,12 @@ cdef double gradient_bound(Net *net, Matrix x) noexcept nogil:
 
 cdef bint fused(Net *net, Py_ssize_t rows) noexcept nogil:
     """Whether updates go without a gradient in memory, where it does not come with the deltas: its sums are of one block, and all
-    of it takes less than a tenth of a second, in which no signal is looked for."""
+    of it takes less than 0.2 s, for it is not to be torn by a signal."""
     cdef double operations = 0
     cdef Py_ssize_t i
     for i in range(net.depth - by_blocks(net, rows)):
         operations += <double>rows * net.layers[i].inputs * net.layers[i].outputs
-    return rows <= net.k.tile_depth() and operations < UPDATE_PER_COLUMN * net.k.tile_columns()
+    return rows <= net.k.tile_depth() and operations < UPDATE_PER_COLUMN * net.k.tile_columns() * net.n_threads
 
 
 cdef int update(Net *net, Matrix x, const Update *u, fbp_team *team) except -1 nogil:
@@ -374,7 +374,7 @@ cdef int update(Net *net, Matrix x, const Update *u, fbp_team *team) except -1 n
         p.epilogue.update = &u.numbers
         p.epilogue.first = NULL if u.first == NULL else u.first + layer.weight
         p.epilogue.second = NULL if u.second == NULL else u.second + layer.weight
-        multiply(&p, net.scratch, team)
+        multiply_at_once(&p, net.scratch, team)
         update_parameters(u, net.k, net.element, layer.outputs, bias_gradient, net.w, layer.bias, team)
         bias_gradient += layer.outputs * net.element
         net.unpolled += product_work(&p)
