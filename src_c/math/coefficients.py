@@ -8,7 +8,7 @@ smallest whose error stays below a tenth of the rounding error of the result.
 
 from __future__ import annotations
 
-from mpmath import atanh, chebyfit, erfc, exp, log, mp, mpf, pi, sqrt
+from mpmath import atanh, chebyfit, erfc, exp, log, mp, mpf, pi, sqrt, tanh
 
 mp.dps = 60
 
@@ -22,6 +22,12 @@ def log_tail(z):
     """2 (atanh(s)/s - 1) / s² at z = s², for s = x/(2 + x) with |s| <= 1/3: log1p(x) = x - s (x - z·log_tail(z))."""
     s = sqrt(z)
     return 2 * (atanh(s) / s - 1) / z if z > mpf("1e-20") else mpf(2) / 3
+
+
+def tanh_tail(u):
+    """(tanh(x)/x - 1) / x² at u = x² <= 1/2: tanh(x) = x + x·u·tanh_tail(u)."""
+    x = sqrt(u)
+    return (tanh(x) / x - 1) / u if u > mpf("1e-20") else -mpf(1) / 3 + 2 * u / 15
 
 
 def normal_tail(t):
@@ -42,6 +48,7 @@ def normal_tail(t):
 TABLES = [
     ("EXP_TAIL", exp_tail, (-log(2) / 2 * mpf("1.0005"), log(2) / 2 * mpf("1.0005")), (5, 10)),
     ("LOG_TAIL", log_tail, (mpf(0), mpf(1) / 9), (4, 10)),
+    ("TANH_TAIL", tanh_tail, (mpf(0), mpf(1) / 2), (6, 13)),
     ("NORMAL_TAIL", normal_tail, (mpf(-1), mpf(1)), (12, 25)),
 ]
 

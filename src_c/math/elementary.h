@@ -171,21 +171,50 @@ static ALWAYS_INLINE vec v_tanh(vec x)
     return v_select(v_lt(x, v_all(0)), v_negative(y), y);
 }
 
-/* z_j = c tanh(z_j/c), and its slope; twice_inverse = 2/c. With q = e^-|2z/c|, t = q - 1 and one division:
+/* -tanh |x_j|, and its slope. With q = e^(-2|x|), t = q - 1 and one division:
  *
- *   -tanh |z/c| = t / (2 + t),  where |z/c| > 1 better as 2q/(2 + t) - 1        1 - tanh² = 2q/(2 + t) (1 + tanh |z/c|) */
-static ALWAYS_INLINE void v_softcap_each(int n, vec c, vec twice_inverse, vec *z, vec *slope)
+ *   -tanh |x| = t / (2 + t),  where |x| > 1 better as 2q/(2 + t) - 1        1 - tanh² = 2q/(2 + t) (1 + tanh |x|) */
+static ALWAYS_INLINE void v_far_tanh_each(int n, const vec *x, vec *minus_tanh, vec *slope)
 {
-    const vec zero = v_all(0), two = v_all(2), minus_c = v_negative(c);
-    vec x[IN_STEP], t[IN_STEP], q[IN_STEP];
-    UNROLL for (int j = 0; j < n; j++) t[j] = v_negative(x[j] = v_mul(v_abs(z[j]), twice_inverse));
+    vec t[IN_STEP], q[IN_STEP];
+    UNROLL for (int j = 0; j < n; j++) t[j] = v_mul(v_abs(x[j]), v_all(-2));
     v_expm1_each(n, EXP_MIN, t, q);
     UNROLL for (int j = 0; j < n; j++) {
-        vec inverse = v_div(v_all(1), v_add(t[j], two)), left = v_mul(v_add(q[j], q[j]), inverse);
-        vec minus_tanh = v_select(v_lt(two, x[j]), v_sub(left, v_all(1)), v_mul(t[j], inverse));
-        slope[j] = v_fma(v_negative(left), minus_tanh, left);
-        z[j] = v_mul(v_select(v_lt(z[j], zero), c, minus_c), minus_tanh);
+        vec inverse = v_div(v_all(1), v_add(t[j], v_all(2))), left = v_mul(v_add(q[j], q[j]), inverse);
+        minus_tanh[j] = v_select(v_lt(v_all(1), v_abs(x[j])), v_sub(left, v_all(1)), v_mul(t[j], inverse));
+        slope[j] = v_fma(v_negative(left), minus_tanh[j], left);
     }
+}
+
+/* z_j = c tanh(z_j/c), and its slope. Up to x² = 1/2, x = z/c, a polynomial in x² gives tanh x, and 1 - tanh² loses nothing yet; the
+ * vectors are seldom in which a lane needs more. What a lane gives depends on it alone. */
+static ALWAYS_INLINE void v_softcap_each(int n, vec c, vec inverse_c, vec *z, vec *slope)
+{
+    enum { TERMS = sizeof TANH_TAIL / sizeof TANH_TAIL[0] };
+    const vec near = v_all((real)0.5);
+    vec x[IN_STEP], u[IN_STEP], tanh[IN_STEP], minus_far[IN_STEP], far_slope[IN_STEP], farthest = v_all(0);
+    UNROLL for (int j = 0; j < n; j++) {
+        x[j] = v_mul(z[j], inverse_c);
+        u[j] = v_mul(x[j], x[j]);
+        farthest = v_max(u[j], farthest);
+        tanh[j] = v_all(TANH_TAIL[0]);
+    }
+    UNROLL for (int i = 1; i < TERMS; i++)
+        UNROLL for (int j = 0; j < n; j++) tanh[j] = v_fma(tanh[j], u[j], v_all(TANH_TAIL[i]));
+    UNROLL for (int j = 0; j < n; j++) {
+        tanh[j] = v_fma(v_mul(x[j], u[j]), tanh[j], x[j]);
+        slope[j] = v_fma(v_negative(tanh[j]), tanh[j], v_all(1));
+    }
+    if (v_any(v_lt(near, farthest))) {
+        v_far_tanh_each(n, x, minus_far, far_slope);
+        UNROLL for (int j = 0; j < n; j++) {
+            const mask far = v_lt(near, u[j]);
+            vec signed_far = v_select(v_lt(x[j], v_all(0)), minus_far[j], v_negative(minus_far[j]));
+            tanh[j] = v_select(far, signed_far, tanh[j]);
+            slope[j] = v_select(far, far_slope[j], slope[j]);
+        }
+    }
+    UNROLL for (int j = 0; j < n; j++) z[j] = v_mul(c, tanh[j]);
 }
 
 /* ln(1 + e^x) = max(x, 0) + ln(1 + e^-|x|) */

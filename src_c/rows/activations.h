@@ -74,6 +74,14 @@ static real row_max(fbp_size C, const real *z)
  * partial store has just written would stall. Those of a long row stand in its output. */
 static ALWAYS_INLINE vec load_exp(const real *e, fbp_size left, int padded) { return padded ? v_load(e) : load_at(e, left, 0); }
 
+/* Whether any of n vectors <= 0 holds a zero: the steps of a row in which no maximum stands, nearly all, are spared asking where. */
+static ALWAYS_INLINE int any_zero(int n, const vec *x)
+{
+    vec largest = x[0];
+    UNROLL for (int j = 1; j < n; j++) largest = v_max(largest, x[j]);
+    return v_any(v_eq(largest, v_all(0)));
+}
+
 /* One step of the sums below: e^(z_c - m) of n vectors, all whole but perhaps the last. */
 static ALWAYS_INLINE void exp_step(int n, const real *z, fbp_size left, vec maximum, vec *sum, vec *equal, real *e, int padded)
 {
@@ -84,13 +92,17 @@ static ALWAYS_INLINE void exp_step(int n, const real *z, fbp_size left, vec maxi
         y[j] = x[j] = v_sub(a[j], maximum);
     }
     v_exp_each(n, y);
-    UNROLL for (int j = 0; j < n; j++) {
-        mask top = v_eq(x[j], zero);
-        y[j] = v_regain(a[j], maximum, x[j], y[j]);
-        *sum = v_add(*sum, v_select(top, zero, y[j]));
-        *equal = v_select(top, v_add(*equal, one), *equal);
-        if (e) store_at(e + j * W, y[j], padded ? W : left - j * W);
+    UNROLL for (int j = 0; j < n; j++) y[j] = v_regain(a[j], maximum, x[j], y[j]);
+    if (any_zero(n, x)) {
+        UNROLL for (int j = 0; j < n; j++) {
+            mask top = v_eq(x[j], zero);
+            *sum = v_add(*sum, v_select(top, zero, y[j]));
+            *equal = v_select(top, v_add(*equal, one), *equal);
+        }
+    } else {
+        UNROLL for (int j = 0; j < n; j++) *sum = v_add(*sum, y[j]);
     }
+    if (e) UNROLL for (int j = 0; j < n; j++) store_at(e + j * W, y[j], padded ? W : left - j * W);
 }
 
 /* rest = Σ_{c ≠ argmax} e^(z_c - m), so that Σ_c e^(z_c - m) = 1 + rest with nothing lost however near 1 it is: entries equal to

@@ -143,14 +143,14 @@ static ALWAYS_INLINE vec target_at(const targets *u, fbp_size i, fbp_size left)
 /* Logits, or what a softcap makes of them, n vectors in step. The lanes beyond the row are -inf. */
 typedef struct {
     int capped;
-    vec c, twice_inverse;
+    vec c, inverse_c;
 } softcap;
 static ALWAYS_INLINE void logits_at(int n, const real *z, fbp_size left, const softcap *cap, real *slope, vec *x)
 {
     vec slopes[IN_STEP];
     UNROLL for (int j = 0; j < n; j++) x[j] = load_at(z + j * W, left - j * W, -INFINITY);
     if (!cap->capped) return;
-    v_softcap_each(n, cap->c, cap->twice_inverse, x, slopes);
+    v_softcap_each(n, cap->c, cap->inverse_c, x, slopes);
     UNROLL for (int j = 0; j < n; j++) {
         x[j] = first_lanes_of(x[j], left - j * W, -INFINITY);
         store_at(slope + j * W, slopes[j], left - j * W);
@@ -170,7 +170,7 @@ typedef struct { vec rest, ties, top, others, excess; } row_sums;
 static ALWAYS_INLINE void add_to_sums(int n, vec *x, fbp_size i, fbp_size left, vec maximum, const targets *u, row_sums *s, real *e)
 {
     const vec zero = v_all(0), one = v_all(1);
-    vec a[IN_STEP], y[IN_STEP];
+    vec a[IN_STEP], y[IN_STEP], target[IN_STEP];
     UNROLL for (int j = 0; j < n; j++) {
         a[j] = x[j];
         y[j] = x[j] = v_sub(a[j], maximum);
@@ -178,14 +178,23 @@ static ALWAYS_INLINE void add_to_sums(int n, vec *x, fbp_size i, fbp_size left, 
     v_exp_each(n, y);
     UNROLL for (int j = 0; j < n; j++) {
         y[j] = v_regain(a[j], maximum, x[j], y[j]);
-        vec target = first_lanes_of(target_at(u, i + j * W, left - j * W), left - j * W, 0);
-        mask top = v_eq(x[j], zero);
-        s->rest = v_add(s->rest, v_select(top, zero, y[j]));
-        s->ties = v_select(top, v_add(s->ties, one), s->ties);
-        s->top = v_select(top, v_add(s->top, target), s->top);
-        s->others = v_add(s->others, v_select(top, zero, target));
-        s->excess = v_select(v_eq(target, zero), s->excess, v_fma(target, v_negative(x[j]), s->excess)); /* 0 · inf = 0 */
+        target[j] = first_lanes_of(target_at(u, i + j * W, left - j * W), left - j * W, 0);
+        s->excess = v_select(v_eq(target[j], zero), s->excess, v_fma(target[j], v_negative(x[j]), s->excess)); /* 0 · inf = 0 */
         store_at(e + j * W, y[j], left - j * W);
+    }
+    if (any_zero(n, x)) {
+        UNROLL for (int j = 0; j < n; j++) {
+            mask top = v_eq(x[j], zero);
+            s->rest = v_add(s->rest, v_select(top, zero, y[j]));
+            s->ties = v_select(top, v_add(s->ties, one), s->ties);
+            s->top = v_select(top, v_add(s->top, target[j]), s->top);
+            s->others = v_add(s->others, v_select(top, zero, target[j]));
+        }
+    } else {
+        UNROLL for (int j = 0; j < n; j++) {
+            s->rest = v_add(s->rest, y[j]);
+            s->others = v_add(s->others, target[j]);
+        }
     }
 }
 
@@ -201,7 +210,7 @@ static double softmax_cross_entropy_row(fbp_size C, const real *z, const real *t
     const targets u = {t, how->class_weight, (real)(1 - how->smoothing), (real)(how->smoothing / (double)C)};
     const double w_label = !t && u.w ? (double)u.w[label] : 1, hot = t ? 0 : (1 - how->smoothing) * w_label;
     const int capped = how->softcap > 0;
-    const softcap cap = {capped, v_all((real)how->softcap), v_all(capped ? (real)(2 / how->softcap) : 0)};
+    const softcap cap = {capped, v_all((real)how->softcap), v_all(capped ? (real)(1 / how->softcap) : 0)};
     const real m = capped_logit(row_max(C, z), &cap), z_label = t ? 0 : capped_logit(z[label], &cap); /* tanh is monotonic */
 
     const vec maximum = v_all(m), zero = v_all(0), one = v_all(1);

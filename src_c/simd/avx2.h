@@ -50,6 +50,7 @@ static inline vec v_max(vec a, vec b) { return OP(max)(a, b); }
 static inline mask v_lt(vec a, vec b) { return OP(cmp)(a, b, _CMP_LT_OQ); }
 static inline mask v_eq(vec a, vec b) { return OP(cmp)(a, b, _CMP_EQ_OQ); }
 static inline vec v_select(mask m, vec yes, vec no) { return OP(blendv)(no, yes, m); }
+static inline int v_any(mask m) { return OP(movemask)(m) != 0; }
 
 static inline vec v_zip(vec a, vec b, vec *high) /* within halves, then the halves put in order */
 {

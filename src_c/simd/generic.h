@@ -33,6 +33,7 @@ static inline vec v_max(vec a, vec b) { EACH_LANE b.at[i] = a.at[i] > b.at[i] ? 
 static inline mask v_lt(vec a, vec b) { mask m; EACH_LANE m.at[i] = a.at[i] < b.at[i]; return m; }
 static inline mask v_eq(vec a, vec b) { mask m; EACH_LANE m.at[i] = a.at[i] == b.at[i]; return m; }
 static inline vec v_select(mask m, vec yes, vec no) { EACH_LANE no.at[i] = m.at[i] ? yes.at[i] : no.at[i]; return no; }
+static inline int v_any(mask m) { int any = 0; EACH_LANE any |= m.at[i]; return any; }
 
 static inline vec v_zip(vec a, vec b, vec *high)
 {

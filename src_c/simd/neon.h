@@ -48,6 +48,7 @@ static inline vec v_fma(vec a, vec b, vec c) { return OP(vfmaq)(c, a, b); }
 static inline mask v_lt(vec a, vec b) { return OP(vcltq)(a, b); }
 static inline mask v_eq(vec a, vec b) { return OP(vceqq)(a, b); }
 static inline vec v_select(mask m, vec yes, vec no) { return OP(vbslq)(m, yes, no); }
+static inline int v_any(mask m) { return (vgetq_lane_u64((uint64x2_t)m, 0) | vgetq_lane_u64((uint64x2_t)m, 1)) != 0; }
 static inline vec v_max(vec a, vec b) { return v_select(v_lt(b, a), a, b); } /* b where either is NaN */
 
 static inline vec v_zip(vec a, vec b, vec *high)
