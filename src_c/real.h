@@ -24,10 +24,12 @@ typedef double real;
 #define UNROLL _Pragma("GCC unroll 32")
 #endif
 #define PREFETCH_TO_WRITE(p) __builtin_prefetch(p, 1)
+#define PREFETCH_LATER(p) __builtin_prefetch(p, 0, 2) /* into the L2 cache */
 #else
 #define ALWAYS_INLINE inline
 #define UNROLL
 #define PREFETCH_TO_WRITE(p)
+#define PREFETCH_LATER(p)
 #endif
 
 static inline fbp_size smaller(fbp_size a, fbp_size b) { return a < b ? a : b; }

@@ -71,6 +71,14 @@ static void pack(fbp_size count, fbp_size K, int width, const real *x, fbp_size 
         pack_any(count, K, width, x, x_line, x_k, panel);
 }
 
+/* Ask for the steps [from, to) of a panel of B that will be packed next. Rows of B pages apart are more than a processor foresees:
+ * to wait for them took a tenth of a product whose B is nowhere in its caches. */
+static ALWAYS_INLINE void prefetch_panel(const real *b, fbp_size b_row, fbp_size from, fbp_size to)
+{
+    for (fbp_size k = from; k < to; k++)
+        UNROLL for (int j = 0; j < TILE_COLUMNS; j += CACHE_LINE) PREFETCH_LATER(b + k * b_row + j);
+}
+
 /* Panels of TILE_ROWS lines of A, in rows of whole vectors */
 enum { A_ROOM = (TILE_ROWS + W - 1) / W * W };
 static void pack_a(fbp_size rows, fbp_size K, const real *A, fbp_size A_row, fbp_size A_column, real *panels)
@@ -213,6 +221,7 @@ static void matrix_product(fbp_size M, fbp_size N, fbp_size K, const real *A, fb
     const int by_line = A_column == 1 && N <= FEW_PANELS * TILE_COLUMNS && A_row % PAGE != 0;
     const int by_step = A_row == 1 && N <= MORE_PANELS * TILE_COLUMNS;
     const int b_stands = B_column == 1 && M <= (B_row < PAGE ? FEW_TILES : 1) * TILE_ROWS;
+    const int b_far = B_column == 1 && B_row >= PAGE && !b_stands;
     const fbp_size full_depth = depth_of_blocks(K), a_stride = by_line ? A_row : by_step ? A_column : A_ROOM;
     const real *bias = e->bias, *slope = e->slope;
     real *packed_b = scratch, *packed_a = scratch + full_depth * TILE_COLUMNS, *first = e->first, *second = e->second;
@@ -226,7 +235,7 @@ static void matrix_product(fbp_size M, fbp_size N, fbp_size K, const real *A, fb
             const real *a_block = A + row * A_row + k * A_column;
             if (!by_line && !by_step) pack_a(rows, depth, a_block, A_row, A_column, packed_a);
             for (fbp_size j = 0; j < N; j += TILE_COLUMNS) {
-                const real *b = B + k * B_row + j * B_column;
+                const real *b = B + k * B_row + j * B_column, *b_next = b + TILE_COLUMNS * B_column;
                 fbp_size n = smaller(TILE_COLUMNS, N - j), b_stride = B_row;
                 if (!b_stands || n < TILE_COLUMNS) {
                     pack(n, depth, TILE_COLUMNS, b, B_column, B_row, packed_b);
@@ -234,6 +243,8 @@ static void matrix_product(fbp_size M, fbp_size N, fbp_size K, const real *A, fb
                     b_stride = TILE_COLUMNS;
                 }
                 for (fbp_size i = 0; i < rows;) {
+                    if (b_far && j + n < N)
+                        prefetch_panel(b_next, B_row, i * depth / rows, smaller(i + TILE_ROWS, rows) * depth / rows);
                     fbp_size at = (row + i) * C_row + j;
                     tile t = {
                         .C = C + at, .C_row = C_row, .n = n, .add = k > 0 || e->accumulate, .bias = bias ? bias + j : NULL,

@@ -57,13 +57,11 @@ static ALWAYS_INLINE double sum_row(fbp_size n, row_terms terms, const void *row
     return total;
 }
 
+enum { CACHE_LINE = 64 / sizeof(real) };
+
 /* Ask for n vectors from element i on of the row after this one of `row` elements, which mostly lies right behind it: they arrive
  * while this one is computed. Behind the last row of a matrix they are asked for in vain, and no processor minds. */
 static ALWAYS_INLINE void prefetch_next(int n, const real *p, fbp_size row, fbp_size i)
 {
-#ifdef __GNUC__
-    enum { LINE = 64 };
-    const char *next = (const char *)(p + row + i);
-    UNROLL for (int at = 0; at < n * W * (int)sizeof(real); at += LINE) __builtin_prefetch(next + at, 0, 2);
-#endif
+    UNROLL for (int at = 0; at < n * W; at += CACHE_LINE) PREFETCH_LATER(p + row + i + at);
 }
