@@ -18,7 +18,8 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -38,7 +39,8 @@ class TargetIndexError(IndexError, ValueError):
     __module__ = "fastbp"
 
 
-class Interval(NamedTuple):
+@dataclass(frozen=True, slots=True)  # whose fields are read in half the time of a tuple's
+class Interval:
     """The numbers an argument may be, both ends included, and how an error names them."""
 
     low: float
@@ -57,13 +59,12 @@ POSITIVE = Interval(math.nextafter(0.0, 1.0), sys.float_info.max, "a finite numb
 
 def number(name: str, value: Any, interval: Interval) -> float:
     """`value` as a Python float, if it is a real number inside `interval` (NaN is in none)."""
-    low, high, text = interval
     if type(value) is not float and (
         isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating))
     ):
-        raise TypeError(f"{name}: got {type(value).__name__}, expected {text}")
-    if not low <= value <= high:
-        raise ValueError(f"{name}: got {value}, expected {text}")
+        raise TypeError(f"{name}: got {type(value).__name__}, expected {interval.text}")
+    if not interval.low <= value <= interval.high:
+        raise ValueError(f"{name}: got {value}, expected {interval.text}")
     return float(value)
 
 
@@ -277,6 +278,27 @@ def label_to_ignore(ignore_index: Any) -> int:
     """`ignore_index` as an int64, save the largest, for which `class_indices` has another use."""
     text = "an integer in [-2**63, 2**63 - 1)"
     return integer("ignore_index", ignore_index, -(2**63), _INT64_MAX - 1, text)
+
+
+def softmax_arguments(
+    name: str, examples: np.ndarray, n_classes: int, targets: Any, options: tuple[Any, ...]
+) -> tuple[Any, ...]:
+    """What the kernels of a softmax cross-entropy take of targets and options, for the rows of `examples` (`name`):
+    ``(labels, targets, class_weight, sample_weight, ignore_index, label_smoothing, lse_square_scale, softcap)``."""
+    class_weight, sample_weight, ignore_index, label_smoothing, lse_square_scale, softcap = options
+    if ignore_index is not IGNORE_INDEX:
+        ignore_index = label_to_ignore(ignore_index)
+    labels, targets = class_targets(targets, name, examples, n_classes, ignore_index)
+    return (
+        labels,
+        targets,
+        None if class_weight is None else weights("class_weight", class_weight, n_classes, "class"),
+        None if sample_weight is None else weights("sample_weight", sample_weight, len(examples), "example"),
+        ignore_index,
+        number("label_smoothing", label_smoothing, FRACTION),
+        number("lse_square_scale", lse_square_scale, NOT_NEGATIVE),
+        0.0 if softcap is None else positive_in("softcap", softcap, examples.dtype),
+    )
 
 
 def target_rows(targets: Any, name: str, outputs: np.ndarray) -> np.ndarray:
