@@ -321,8 +321,8 @@ cdef double largest_input(Net *net, Py_ssize_t i, Matrix x) noexcept nogil:
 
 
 cdef double gradient_bound(Net *net, Matrix x) noexcept nogil:
-    """|Σ_n a_ni δ_no| <= max |a| Σ |δ|, over all layers whose gradient is not there to be looked at; an output of the logistic
-    function or tanh is at most 1."""
+    """|Σ_n a_ni δ_no| <= max |a| Σ |δ|, over all layers whose gradient is not there to be looked at; a is 1 for a bias, and an
+    output of the logistic function or tanh at most 1. The sum 1 + max |a| is NaN where that is, which fmax would drop."""
     cdef Layer *layer
     cdef double bound = 0, of_layer
     cdef char *bias_gradient = net.bias_gradients
@@ -334,7 +334,7 @@ cdef double gradient_bound(Net *net, Matrix x) noexcept nogil:
         else:
             of_layer = net.k.column_sums(x.rows, layer.outputs, layer.delta, layer.outputs, bias_gradient)
             if i == 0 or (net.kind != FBP_SIGMOID and net.kind != FBP_TANH):
-                of_layer *= fmax(1, largest_input(net, i, x))
+                of_layer *= 1 + largest_input(net, i, x)
         bound += of_layer
         bias_gradient += layer.outputs * net.element
     return bound
