@@ -19,7 +19,6 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -40,13 +39,13 @@ class TargetIndexError(IndexError, ValueError):
     __module__ = "fastbp"
 
 
-@dataclass(frozen=True, slots=True)  # whose fields are read in half the time of a tuple's
 class Interval:
     """The numbers an argument may be, both ends included, and how an error names them."""
 
-    low: float
-    high: float
-    text: str
+    __slots__ = "high", "low", "text"  # read in half the time of a tuple's fields
+
+    def __init__(self, low: float, high: float, text: str) -> None:
+        self.low, self.high, self.text = low, high, text
 
 
 FRACTION = Interval(0.0, 1.0, "a number in [0, 1]")
