@@ -20,6 +20,8 @@ import fastbp
 from fastbp import _backend
 
 from .machine import Peaks
+from .peers import import_torch, numpy_softmax_error
+from .problems import relative, spread
 from .race import TWIN, Entry, Row, Work, race, try_peers
 from .timing import Contestant, Plan
 
@@ -91,17 +93,14 @@ class LinearProblem:
     @cached_property
     def _judged(self) -> tuple[np.ndarray, np.ndarray]:
         """Rows and classes, evenly spread."""
-        pairs = (self.shape.rows, JUDGED_ROWS), (self.shape.classes, JUDGED_CLASSES)
-        rows, classes = (np.linspace(0, size - 1, min(size, count)).astype(np.intp) for size, count in pairs)
-        return rows, classes
+        return spread(self.shape.rows, JUDGED_ROWS), spread(self.shape.classes, JUDGED_CLASSES)
 
     def residual(self, result: Result) -> float:
         """Return the largest error of the mean error or of a gradient, each relative to its largest value."""
         rows, classes = self._judged
         loss, by_inputs, by_weight = result
-        got = (np.array(loss), by_inputs[rows], by_weight[:, classes])
-        pairs = zip(got, map(np.asarray, self.judge), strict=True)
-        return max(float(np.max(np.abs(a - b)) / np.max(np.abs(b))) for a, b in pairs)
+        got = loss, by_inputs[rows], by_weight[:, classes]
+        return max(map(relative, got, self.judge))
 
 
 # ------------------------------------------------------------------------------------------- contestants
@@ -157,14 +156,9 @@ class NumpyLinear:
     def call(self) -> None:
         """Forward, softmax, two products backward."""
         x, embedding, labels = self.problem.inputs, self.problem.embedding, self.problem.labels
-        y = x @ embedding.T
-        y -= y.max(axis=1, keepdims=True)
-        picked = y[self.rows, labels]
-        np.exp(y, out=y)
-        total = y.sum(axis=1, keepdims=True)
-        y /= total * len(y)
-        y[self.rows, labels] -= 1.0 / len(y)
-        self.answer = float(np.mean(np.log(total[:, 0]) - picked)), y @ embedding, (y.T @ x).T
+        z = x @ embedding.T
+        loss, delta = numpy_softmax_error(z, labels, self.rows, out=z)
+        self.answer = loss, delta @ embedding, (delta.T @ x).T
 
     def result(self) -> Result:
         """Return them."""
@@ -177,9 +171,7 @@ class TorchLinear:
     name, package = "PyTorch", "torch"
 
     def __init__(self, problem: LinearProblem) -> None:
-        import torch
-
-        torch.set_num_threads(problem.threads)
+        torch = import_torch(problem.threads)
         self.inputs = torch.from_numpy(problem.inputs).requires_grad_()
         self.weight = torch.from_numpy(problem.embedding).requires_grad_()
         self.labels = torch.from_numpy(problem.labels)

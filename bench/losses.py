@@ -7,18 +7,16 @@ on the other backend, to a new array. So do the peers; only scikit-learn fills a
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable
 
 import numpy as np
 
 import fastbp
-from fastbp import _backend
 
 from .machine import Peaks
 from .peers import LOSS_PEERS, LossPeer
 from .problems import LossProblem
-from .race import TWIN, Entry, Row, Work, race, try_peers
+from .race import Entry, Row, Work, race, try_peers, twin
 from .shapes import LOSSES, LossShape
 from .timing import Contestant, Plan
 
@@ -62,15 +60,10 @@ def _fastbp(problem: LossProblem, output: str) -> Entry:
 
 def _twin(problem: LossProblem) -> Entry:
     """Return the public function on the NumPy twin."""
-
-    def call() -> fastbp.LossGrad:
-        with _backend.use("reference"):
-            return problem.function(problem.logits, problem.targets)
-
-    started = time.perf_counter()
-    result = call()
-    contestant = Contestant(TWIN, call, first_s=time.perf_counter() - started)
-    return Entry(contestant, problem.residual(float(result.loss), result.grad))
+    return twin(
+        lambda: problem.function(problem.logits, problem.targets),
+        lambda result: problem.residual(float(result.loss), result.grad),
+    )
 
 
 def _peer(kind: type[LossPeer], problem: LossProblem) -> Entry:

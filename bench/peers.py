@@ -57,13 +57,7 @@ class NumpyLoss(Synchronous):
         self.call = {"softmax": self._softmax, "sigmoid": self._sigmoid}[problem.shape.kind]
 
     def _softmax(self) -> tuple[float, np.ndarray]:
-        y = self.logits - self.logits.max(axis=1, keepdims=True)
-        picked = y[self.rows, self.targets]
-        np.exp(y, out=y)
-        total = y.sum(axis=1, keepdims=True)
-        y /= total * len(y)
-        y[self.rows, self.targets] -= 1.0 / len(y)
-        return float(np.mean(np.log(total[:, 0]) - picked)), y
+        return numpy_softmax_error(self.logits, self.targets, self.rows)
 
     def _sigmoid(self) -> tuple[float, np.ndarray]:
         z, t = self.logits, self.targets
@@ -117,13 +111,10 @@ class JaxLoss:
         jax = import_jax(problem.dtype)
         jnp = jax.numpy
 
-        def softmax(z: Any, labels: Any) -> Any:
-            return -jnp.mean(jnp.take_along_axis(jax.nn.log_softmax(z), labels[:, None], axis=1))
-
         def sigmoid(z: Any, t: Any) -> Any:
             return jnp.mean(jnp.sum(jnp.maximum(z, 0) - z * t + jnp.log1p(jnp.exp(-jnp.abs(z))), axis=1))
 
-        error = {"softmax": softmax, "sigmoid": sigmoid}[problem.shape.kind]
+        error = {"softmax": jax_softmax_error, "sigmoid": sigmoid}[problem.shape.kind]
         self.jax, self.function = jax, jax.jit(jax.value_and_grad(error))
         self.logits, self.targets = jnp.asarray(problem.logits), jnp.asarray(problem.targets)
 
@@ -176,6 +167,35 @@ LOSS_PEERS: tuple[type[LossPeer], ...] = (NumpyLoss, TorchLoss, JaxLoss, Sklearn
 # --------------------------------------------------------------------------------------------- libraries
 
 
+def numpy_logits(
+    layers: list[tuple[np.ndarray, np.ndarray]], x: np.ndarray, outputs: list[np.ndarray]
+) -> np.ndarray:
+    """Return the logits of `layers`, [(W, b), ...], with sigmoid hidden units; each layer's into its array of `outputs`."""
+    for (w, b), z in zip(layers, outputs, strict=True):
+        np.matmul(x, w, out=z)
+        z += b
+        x = z
+        if w is not layers[-1][0]:  # 1 / (1 + exp(-z)), in place
+            np.negative(z, out=z)
+            np.exp(z, out=z)
+            z += 1.0
+            np.reciprocal(z, out=z)
+    return x
+
+
+def numpy_softmax_error(
+    z: np.ndarray, labels: np.ndarray, rows: np.ndarray, out: np.ndarray | None = None
+) -> tuple[float, np.ndarray]:
+    """Return the mean cross-entropy and its delta (y - t) / N, in `out`, which may be `z`. `rows`: 0, 1, ... N - 1."""
+    y = np.subtract(z, z.max(axis=1, keepdims=True), out=out)
+    picked = y[rows, labels]
+    np.exp(y, out=y)
+    total = y.sum(axis=1, keepdims=True)
+    y /= total * len(y)
+    y[rows, labels] -= 1.0 / len(y)
+    return float(np.mean(np.log(total[:, 0]) - picked)), y
+
+
 def import_torch(threads: int) -> Any:
     """Return torch, held to `threads` threads."""
     import torch
@@ -190,6 +210,30 @@ def import_jax(dtype: np.dtype) -> Any:
 
     jax.config.update("jax_enable_x64", dtype == np.float64)
     return jax
+
+
+def jax_layers(problem: NetworkProblem) -> list[tuple[Any, Any]]:
+    """Return the problem's parameters, [(W, b), ...], as arrays of JAX."""
+    from jax.numpy import array
+
+    return [(array(w), array(b)) for w, b in problem.layers(problem.parameters)]
+
+
+def jax_logits(layers: Any, x: Any) -> Any:
+    """Return the logits of `layers` with sigmoid hidden units."""
+    from jax.nn import sigmoid
+
+    for w, b in layers[:-1]:
+        x = sigmoid(x @ w + b)
+    w, b = layers[-1]
+    return x @ w + b
+
+
+def jax_softmax_error(z: Any, labels: Any) -> Any:
+    """Return the mean cross-entropy."""
+    from jax import nn, numpy
+
+    return -numpy.mean(numpy.take_along_axis(nn.log_softmax(z), labels[:, None], axis=1))
 
 
 def torch_network(problem: NetworkProblem) -> Any:

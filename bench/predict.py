@@ -6,7 +6,6 @@ own kind of array already, and wait for the result.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable
 from typing import Any, Protocol
 
@@ -15,9 +14,17 @@ import numpy as np
 from fastbp import _backend
 
 from .machine import Peaks
-from .peers import import_jax, import_torch, sklearn_network, torch_network
+from .peers import (
+    import_jax,
+    import_torch,
+    jax_layers,
+    jax_logits,
+    numpy_logits,
+    sklearn_network,
+    torch_network,
+)
 from .problems import PredictProblem
-from .race import TWIN, Entry, Row, Work, race, try_peers
+from .race import Entry, Row, Work, race, try_peers, twin
 from .shapes import PREDICTIONS, PredictShape
 from .timing import Contestant, Plan
 
@@ -48,15 +55,7 @@ def _twin(problem: PredictProblem) -> Entry:
     """Return the public method on the NumPy twin, in the same dtype."""
     with _backend.use("reference"):
         network = problem.network()
-
-    def call() -> np.ndarray:
-        with _backend.use("reference"):
-            return network.predict_proba(problem.x)
-
-    started = time.perf_counter()
-    probabilities = call()
-    contestant = Contestant(TWIN, call, first_s=time.perf_counter() - started)
-    return Entry(contestant, problem.residual(probabilities))
+    return twin(lambda: network.predict_proba(problem.x), problem.residual)
 
 
 def _peer(kind: type[PredictPeer], problem: PredictProblem) -> Entry:
@@ -87,20 +86,11 @@ class NumpyPredict:
 
     def predict(self) -> np.ndarray:
         """Forward."""
-        a = self.x
-        for (w, b), z in zip(self.layers, self.outputs, strict=True):
-            np.matmul(a, w, out=z)
-            z += b
-            a = z
-            if w is not self.layers[-1][0]:  # 1 / (1 + exp(-z))
-                np.negative(z, out=z)
-                np.exp(z, out=z)
-                z += 1.0
-                np.reciprocal(z, out=z)
-        a -= a.max(axis=1, keepdims=True)
-        np.exp(a, out=a)
-        a /= a.sum(axis=1, keepdims=True)
-        return a
+        y = numpy_logits(self.layers, self.x, self.outputs)
+        y -= y.max(axis=1, keepdims=True)
+        np.exp(y, out=y)
+        y /= y.sum(axis=1, keepdims=True)
+        return y
 
 
 class TorchPredict:
@@ -126,17 +116,8 @@ class JaxPredict:
 
     def __init__(self, problem: PredictProblem) -> None:
         jax = import_jax(problem.dtype)
-        jnp = jax.numpy
-
-        def predict(layers: Any, x: Any) -> Any:
-            for w, b in layers[:-1]:
-                x = jax.nn.sigmoid(x @ w + b)
-            w, b = layers[-1]
-            return jax.nn.softmax(x @ w + b)
-
-        self.function = jax.jit(predict)
-        self.layers = [(jnp.array(w), jnp.array(b)) for w, b in problem.layers(problem.parameters)]
-        self.x = jnp.array(problem.x)
+        self.function = jax.jit(lambda layers, x: jax.nn.softmax(jax_logits(layers, x)))
+        self.layers, self.x = jax_layers(problem), jax.numpy.array(problem.x)
 
     def predict(self) -> Any:
         """Wait for it."""

@@ -89,7 +89,7 @@ class StepProblem(NetworkProblem):
         """
         gradient = (self.parameters.astype(np.float64) - updated) / self.learning_rate
         pairs = zip(self.layers(gradient), self.layers(self.judge), strict=True)
-        return max(_relative(got, wanted) for layer in pairs for got, wanted in zip(*layer, strict=True))
+        return max(relative(got, wanted) for layer in pairs for got, wanted in zip(*layer, strict=True))
 
 
 @dataclass
@@ -103,7 +103,7 @@ class PredictProblem(NetworkProblem):
 
     def residual(self, probabilities: np.ndarray) -> float:
         """Return the largest error relative to the largest probability."""
-        return _relative(probabilities, self.judge)
+        return relative(probabilities, self.judge)
 
 
 @dataclass
@@ -145,8 +145,7 @@ class LossProblem:
     @cached_property
     def checked_rows(self) -> np.ndarray:
         """The rows whose gradient is compared: all, or evenly spread ones of a large problem."""
-        count = max(1, min(self.shape.rows, CHECKED_ELEMENTS // self.shape.classes))
-        return np.linspace(0, self.shape.rows - 1, count).astype(np.intp)
+        return spread(self.shape.rows, max(1, CHECKED_ELEMENTS // self.shape.classes))
 
     @cached_property
     def judge(self) -> tuple[float, np.ndarray]:
@@ -170,9 +169,14 @@ class LossProblem:
     def residual(self, loss: float, gradient: np.ndarray) -> float:
         """Return the relative error of the loss, or that of the gradient (to its largest entry) if larger."""
         wanted_loss, wanted = self.judge
-        return max(_relative(gradient[self.checked_rows], wanted), abs(loss - wanted_loss) / abs(wanted_loss))
+        return max(relative(gradient[self.checked_rows], wanted), relative(loss, wanted_loss))
 
 
-def _relative(got: np.ndarray, wanted: np.ndarray) -> float:
+def relative(got: np.ndarray | float, wanted: np.ndarray | float) -> float:
     """Return the largest error relative to the largest value."""
     return float(np.max(np.abs(got - wanted)) / np.max(np.abs(wanted)))
+
+
+def spread(size: int, most: int) -> np.ndarray:
+    """Return the indices of so many of `size` things, evenly spread; of all if there are fewer."""
+    return np.linspace(0, size - 1, min(size, most)).astype(np.intp)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
+
+from fastbp import _backend
 
 from .timing import Contestant, Plan, measure
 
@@ -89,6 +92,22 @@ def race(shape: str, entries: Sequence[Entry], work: Work, plan: Plan) -> list[R
         )
 
     return sorted((row(entry) for entry in entries), key=lambda r: not r.ours)
+
+
+Result = TypeVar("Result")
+
+
+def twin(call: Callable[[], Result], residual: Callable[[Result], float]) -> Entry:
+    """Return the entry of the NumPy twin: a public call on the other backend, whose first time is kept."""
+
+    def on_the_twin() -> Result:
+        with _backend.use("reference"):
+            return call()
+
+    started = time.perf_counter()
+    result = on_the_twin()
+    contestant = Contestant(TWIN, on_the_twin, first_s=time.perf_counter() - started)
+    return Entry(contestant, residual(result))
 
 
 class Peer(Protocol):

@@ -16,7 +16,19 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from .peers import Synchronous, flat, import_jax, import_torch, sklearn_network, torch_network
+from .peers import (
+    Synchronous,
+    flat,
+    import_jax,
+    import_torch,
+    jax_layers,
+    jax_logits,
+    jax_softmax_error,
+    numpy_logits,
+    numpy_softmax_error,
+    sklearn_network,
+    torch_network,
+)
 from .problems import StepProblem
 
 
@@ -56,12 +68,8 @@ class NumpyStep(StepDefaults):
 
     def step(self) -> float:
         """Forward, error, deltas, update."""
-        a = self.x
-        for (w, b), out in zip(self.layers, self.outputs, strict=True):
-            z = np.matmul(a, w, out=out)
-            z += b
-            a = self._sigmoid(z) if w is not self.layers[-1][0] else z
-        loss = self._softmax_error(a)
+        z = numpy_logits(self.layers, self.x, self.outputs)
+        loss, _ = numpy_softmax_error(z, self.labels, self.rows, out=self.deltas[-1])
         for index in range(len(self.layers) - 1, -1, -1):
             (w, b), delta = self.layers[index], self.deltas[index]
             below = self.outputs[index - 1] if index else self.x
@@ -75,25 +83,6 @@ class NumpyStep(StepDefaults):
             w -= gradient
             b -= self.rate * delta.sum(axis=0)
         return loss
-
-    @staticmethod
-    def _sigmoid(z: np.ndarray) -> np.ndarray:
-        """1 / (1 + exp(-z)), in place."""
-        np.negative(z, out=z)
-        np.exp(z, out=z)
-        z += 1.0
-        return np.reciprocal(z, out=z)
-
-    def _softmax_error(self, z: np.ndarray) -> float:
-        """Return the mean error and leave its delta (y - t) / N in the last layer's place."""
-        y = np.subtract(z, z.max(axis=1, keepdims=True), out=z)
-        picked = y[self.rows, self.labels]
-        delta = np.exp(y, out=self.deltas[-1])
-        total = delta.sum(axis=1, keepdims=True)
-        delta /= total
-        delta[self.rows, self.labels] -= 1.0
-        delta /= len(delta)
-        return float(np.mean(np.log(total[:, 0]) - picked))
 
     def parameters(self) -> np.ndarray:
         """Flat."""
@@ -165,18 +154,14 @@ class JaxStep(StepDefaults):
         jnp = jax.numpy
 
         def error(layers: Any, x: Any, labels: Any) -> Any:
-            for w, b in layers[:-1]:
-                x = jax.nn.sigmoid(x @ w + b)
-            w, b = layers[-1]
-            log_y = jax.nn.log_softmax(x @ w + b)
-            return -jnp.mean(jnp.take_along_axis(log_y, labels[:, None], axis=1))
+            return jax_softmax_error(jax_logits(layers, x), labels)
 
         def step(layers: Any, x: Any, labels: Any) -> Any:
             gradients = jax.grad(error)(layers, x, labels)
             return jax.tree.map(lambda p, g: p - problem.learning_rate * g, layers, gradients)
 
         self.jax, self.update = jax, jax.jit(step, donate_argnums=0)
-        self.layers = [(jnp.array(w), jnp.array(b)) for w, b in problem.layers(problem.parameters)]
+        self.layers = jax_layers(problem)
         self.x, self.labels = jnp.array(problem.x), jnp.array(problem.labels)
 
     def step(self) -> None:

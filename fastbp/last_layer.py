@@ -20,7 +20,7 @@ class LastLayerGrad(NamedTuple):
     Attributes
     ----------
     loss : numpy.floating or numpy.ndarray of shape (N,)
-        The reduced error, a scalar of the inputs' dtype; with ``reduction="none"`` the vector w_n E_n.
+        The reduced error, a scalar of the inputs' dtype; with ``reduction="none"`` the vector s_n E_n.
     grad_inputs : numpy.ndarray of shape (N, I)
     grad_weight : numpy.ndarray of shape (I, C)
         Laid out in memory like the weights: by columns if those are the transpose of a (C, I) array.
@@ -124,20 +124,12 @@ def linear_softmax_cross_entropy(
     x = _checks.matrix("inputs", inputs, "(N, I)")
     w = _checks.some_classes("weight", _checks.layer_weight(weight, 0, "inputs", x), "(I, C)")
     n, c = len(x), w.shape[1]
-    ignore_index = _checks.label_to_ignore(ignore_index)
-    labels, rows = _checks.class_targets(targets, "inputs", x, c, ignore_index)
+    options = class_weight, sample_weight, ignore_index, label_smoothing, lse_square_scale, softcap
     arguments = (
         _checks.rows(x),
         w,
         None if bias is None else _checks.layer_bias(bias, w),
-        labels,
-        rows,
-        _checks.weights("class_weight", class_weight, c, "class"),
-        _checks.weights("sample_weight", sample_weight, n, "example"),
-        ignore_index,
-        _checks.number("label_smoothing", label_smoothing, _checks.FRACTION),
-        _checks.number("lse_square_scale", lse_square_scale, _checks.NOT_NEGATIVE),
-        0.0 if softcap is None else _checks.positive_in("softcap", softcap, x.dtype),
+        *_checks.softmax_arguments("inputs", x, c, targets, options),
         _checks.choice("reduction", reduction, _REDUCTIONS) == "mean",
         _checks.memory("max_memory", max_memory),
     )

@@ -165,21 +165,8 @@ def softmax_cross_entropy(
     ([1.2395, 1.0986], True)
     """
     z = _checks.some_classes("logits", _checks.matrix("logits", logits, "(N, C)"), "(N, C)")
-    n, c = z.shape
-    if ignore_index is not _checks.IGNORE_INDEX:
-        ignore_index = _checks.label_to_ignore(ignore_index)
-    labels, rows = _checks.class_targets(targets, "logits", z, c, ignore_index)
-    arguments = (
-        _checks.rows(z),
-        labels,
-        rows,
-        None if class_weight is None else _checks.weights("class_weight", class_weight, c, "class"),
-        None if sample_weight is None else _checks.weights("sample_weight", sample_weight, n, "example"),
-        ignore_index,
-        _checks.number("label_smoothing", label_smoothing, _checks.FRACTION),
-        _checks.number("lse_square_scale", lse_square_scale, _checks.NOT_NEGATIVE),
-        0.0 if softcap is None else _checks.positive_in("softcap", softcap, z.dtype),
-    )
+    options = class_weight, sample_weight, ignore_index, label_smoothing, lse_square_scale, softcap
+    arguments = _checks.rows(z), *_checks.softmax_arguments("logits", z, z.shape[1], targets, options)
     if grad_out is not None:
         inputs = {"targets": targets, "class_weight": class_weight, "sample_weight": sample_weight}
         _checks.output("grad_out", grad_out, z.shape, z.dtype, in_place="logits", logits=logits, **inputs)

@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
-from fastbp import _backend, _checks, activations, losses, persistence, training
+from fastbp import _backend, _checks, _network_checks, activations, losses, persistence, training
 from fastbp.optimizers import SGD, Adam
 from fastbp.training import History
 
@@ -196,7 +196,7 @@ class MLP:
         init: str = "auto",
     ) -> None:
         self._configure(layer_sizes, activation, loss, dtype, n_threads, init)
-        self._generator = np.random.default_rng(_checks.seed("seed", seed))
+        self._generator = np.random.default_rng(_network_checks.seed("seed", seed))
         self._build()
         self._draw_weights()
 
@@ -204,10 +204,10 @@ class MLP:
         self, layer_sizes: Any, activation: str, loss: str, dtype: DTypeLike, n_threads: int | None, init: str
     ) -> None:
         """Check the arguments and keep them."""
-        self.layer_sizes = _checks.layer_sizes("layer_sizes", layer_sizes)
+        self.layer_sizes = _network_checks.layer_sizes("layer_sizes", layer_sizes)
         self.activation = _checks.choice("activation", activation, activations.ACTIVATIONS)
         self.loss_name = _checks.choice("loss", loss, _OUTPUTS)
-        self.dtype = _checks.float_dtype("dtype", dtype)
+        self.dtype = _network_checks.float_dtype("dtype", dtype)
         self.n_threads = n_threads  # checked where it is used
         self.init = _checks.choice("init", init, ("auto", "glorot", "he"))
 
@@ -534,12 +534,12 @@ class MLP:
     # Between the user and the engine ------------------------------------------------------------------------
 
     def _inputs(self, name: str, x: Any) -> np.ndarray:
-        return _checks.network_inputs(name, x, self.layer_sizes[0], self.dtype)
+        return _network_checks.inputs(name, x, self.layer_sizes[0], self.dtype)
 
     def _examples(self, x_name: str, x: Any, t_name: str, t: Any) -> tuple[np.ndarray, np.ndarray]:
-        inputs = _checks.network_inputs(x_name, x, self.layer_sizes[0], self.dtype)
+        inputs = _network_checks.inputs(x_name, x, self.layer_sizes[0], self.dtype)
         by_class = self.loss_name == "softmax_cross_entropy"
-        return inputs, _checks.network_targets(t_name, t, inputs, self.layer_sizes[-1], by_class)
+        return inputs, _network_checks.targets(t_name, t, inputs, self.layer_sizes[-1], by_class)
 
     def _logits(self, inputs: np.ndarray) -> np.ndarray:
         out = np.empty((len(inputs), self.layer_sizes[-1]), self.dtype)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from fastbp import _backend, _checks
+from fastbp import _backend, _checks, _optimizer_checks
 
 
 def sgd_update(
@@ -75,11 +75,11 @@ def sgd_update(
     >>> parameters.tolist(), velocity.tolist()
     ([-0.25, 2.0], [1.5, 0.0])
     """
-    rates = _checks.sgd_hyper_parameters(learning_rate, momentum, nesterov, weight_decay)
-    w = _checks.flat("parameters", parameters)
-    g = _checks.flat_gradient(gradient, w)
+    rates = _optimizer_checks.sgd_hyper_parameters(learning_rate, momentum, nesterov, weight_decay)
+    w = _optimizer_checks.flat("parameters", parameters)
+    g = _optimizer_checks.flat_gradient(gradient, w)
     _checks.apart("parameters", w, "gradient", gradient)
-    v = _checks.velocity(velocity, momentum, parameters=w, gradient=gradient)
+    v = _optimizer_checks.velocity(velocity, momentum, parameters=w, gradient=gradient)
     _backend.kernels.sgd_update(w, g, v, *rates, _checks.threads(n_threads))
 
 
@@ -147,14 +147,16 @@ def adam_update(
     >>> parameters.round(6).tolist()  # the first step is η long in each direction
     [0.9, 2.1]
     """
-    rates = _checks.adam_hyper_parameters(learning_rate, beta_1, beta_2, epsilon, weight_decay)
-    t = _checks.step_number(step)
-    w = _checks.flat("parameters", parameters)
+    rates = _optimizer_checks.adam_hyper_parameters(learning_rate, beta_1, beta_2, epsilon, weight_decay)
+    t = _optimizer_checks.step_number(step)
+    w = _optimizer_checks.flat("parameters", parameters)
     _checks.positive_in("epsilon", epsilon, w.dtype)
-    g = _checks.flat_gradient(gradient, w)
+    g = _optimizer_checks.flat_gradient(gradient, w)
     _checks.apart("parameters", w, "gradient", gradient)
-    m = _checks.flat_like("first_moment", first_moment, w, parameters=w, gradient=gradient)
-    v = _checks.flat_like("second_moment", second_moment, w, parameters=w, gradient=gradient, first_moment=m)
+    m = _optimizer_checks.flat_like("first_moment", first_moment, w, parameters=w, gradient=gradient)
+    v = _optimizer_checks.flat_like(
+        "second_moment", second_moment, w, parameters=w, gradient=gradient, first_moment=m
+    )
     _backend.kernels.adam_update(w, g, m, v, t, *rates, _checks.threads(n_threads))
 
 
@@ -179,10 +181,10 @@ class Optimizer:
 
     def _vectors(self, parameters: np.ndarray, count: int) -> tuple[np.ndarray, ...]:
         """`count` vectors like `parameters`, zeros at first, the same ones at every call."""
-        w = _checks.flat("parameters", parameters)
+        w = _optimizer_checks.flat("parameters", parameters)
         if not self._state:
             self._state = tuple(np.zeros(w.shape, w.dtype) for _ in range(count))
-        _checks.state_of("parameters", w, self._state[0], self)
+        _optimizer_checks.state_of("parameters", w, self._state[0], self)
         return self._state
 
     def __repr__(self) -> str:
@@ -240,15 +242,15 @@ class SGD(Optimizer):
         weight_decay: float = 0.0,
     ) -> None:
         super().__init__()
-        self.learning_rate, self.momentum, self.nesterov, self.weight_decay = _checks.sgd_hyper_parameters(
-            learning_rate, momentum, nesterov, weight_decay
+        self.learning_rate, self.momentum, self.nesterov, self.weight_decay = (
+            _optimizer_checks.sgd_hyper_parameters(learning_rate, momentum, nesterov, weight_decay)
         )
 
     def hyper_parameters(self) -> tuple[float, float, bool, float]:
         """``(learning_rate, momentum, nesterov, weight_decay)``, checked, as the kernel takes them."""
         rates = self.learning_rate, self.momentum, self.nesterov, self.weight_decay
         if rates != self._checked:
-            self._checked = _checks.sgd_hyper_parameters(*rates)
+            self._checked = _optimizer_checks.sgd_hyper_parameters(*rates)
         return rates
 
     def state(self, parameters: np.ndarray) -> tuple[np.ndarray, ...]:
@@ -326,14 +328,14 @@ class Adam(Optimizer):
     ) -> None:
         super().__init__()
         self.learning_rate, self.beta_1, self.beta_2, self.epsilon, self.weight_decay = (
-            _checks.adam_hyper_parameters(learning_rate, beta_1, beta_2, epsilon, weight_decay)
+            _optimizer_checks.adam_hyper_parameters(learning_rate, beta_1, beta_2, epsilon, weight_decay)
         )
 
     def hyper_parameters(self) -> tuple[float, float, float, float, float]:
         """``(learning_rate, beta_1, beta_2, epsilon, weight_decay)``, checked, as the kernel takes them."""
         rates = self.learning_rate, self.beta_1, self.beta_2, self.epsilon, self.weight_decay
         if rates != self._checked:
-            self._checked = _checks.adam_hyper_parameters(*rates)
+            self._checked = _optimizer_checks.adam_hyper_parameters(*rates)
         return rates
 
     def state(self, parameters: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -346,7 +348,7 @@ class Adam(Optimizer):
         """
         first_moment, second_moment = self._vectors(parameters, 2)
         _checks.positive_in("epsilon", self.epsilon, first_moment.dtype)
-        _checks.step_number(self.steps + 1)
+        _optimizer_checks.step_number(self.steps + 1)
         return first_moment, second_moment
 
     def update(self, parameters: np.ndarray, gradient: ArrayLike, *, n_threads: int | None = None) -> None:

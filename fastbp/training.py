@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fastbp import _checks, layers
+from fastbp import _checks, _network_checks, layers
 from fastbp.optimizers import SGD, Adam
 
 if TYPE_CHECKING:
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
 __all__ = ["DivergenceError", "History", "divergence", "fit"]
 
-_MANY = 2**63 - 1
 _Report = Callable[[int, float], object]
 
 
@@ -97,13 +96,14 @@ def fit(
 
     `generator` puts the examples into a new order before each epoch; None leaves them as they are.
     """
-    epochs = _checks.integer("epochs", epochs, 0, _MANY, "an integer >= 0")
-    batch_size = min(_checks.integer("batch_size", batch_size, 1, _MANY, "an integer >= 1"), len(x))
+    epochs = _checks.integer("epochs", epochs, 0, _checks.INT64_MAX, "an integer >= 0")
+    batch_size = _checks.integer("batch_size", batch_size, 1, _checks.INT64_MAX, "an integer >= 1")
     _checks.instance("optimizer", optimizer, SGD, Adam)
     line = _progress_line if _checks.flag("progress", progress) else _no_line
-    _checks.some_examples("X", x)
+    _network_checks.some_examples("X", x)
 
     history = History()
+    batch_size = min(batch_size, len(x))
     n_batches = -(-len(x) // batch_size)
     for epoch in range(1, epochs + 1):
         with line(f"epoch {epoch:{len(str(epochs))}}/{epochs}", n_batches) as report:

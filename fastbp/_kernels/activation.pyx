@@ -10,6 +10,7 @@ from fastbp._kernels.dispatch cimport (
     FBP_GELU, FBP_LEAKY_RELU, FBP_RELU, FBP_SIGMOID, FBP_SILU, FBP_SOFTPLUS, FBP_TANH,
     activation_kind, fbp_kernels, kernels_for, real, threads_for,
 )
+from fastbp._kernels.memory cimport set_element
 from fastbp._kernels.team cimport Work, fbp_team, fbp_team_share, on_team
 
 cdef double ELEMENT_WORK = 1.0        # nanoseconds that one thread needs for an element, roughly
@@ -47,10 +48,7 @@ cdef void softmax_backward_row(const fbp_kernels *k, int kind, Py_ssize_t C, con
 
 cdef void logsumexp_row(const fbp_kernels *k, int element, Py_ssize_t C, const void *g, const void *z, void *y) noexcept nogil:
     """One number of `element` bytes for each row"""
-    if element == sizeof(float):
-        (<float *>y)[0] = <float>k.logsumexp_row(C, z)
-    else:
-        (<double *>y)[0] = k.logsumexp_row(C, z)
+    set_element(<char *>y, 0, element, k.logsumexp_row(C, z))
 
 
 # Rows and the function of each; distances in bytes. The last row may be shorter.

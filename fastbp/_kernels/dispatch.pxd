@@ -1,6 +1,6 @@
 """The C primitives of src_c/ as the kernels see them, and how many threads a kernel takes."""
 
-from libc.stdint cimport int64_t, uintptr_t
+from libc.stdint cimport int64_t
 
 cdef extern from "fastbp.h" nogil:
     ctypedef Py_ssize_t fbp_size
@@ -82,13 +82,3 @@ cdef int threads_for(int n_threads, double work) noexcept nogil
 
 # The number in src_c/fastbp.h of an activation of fastbp.activations.
 cdef int activation_kind(str name) except -1
-
-# Scratch is laid out in whole cache lines, from the start of one.
-cdef enum:
-    LINE = 64
-
-cdef inline Py_ssize_t whole_lines(Py_ssize_t bytes) noexcept nogil:
-    return (bytes + LINE - 1) // LINE * LINE
-
-cdef inline char *line_start(char *memory) noexcept nogil:
-    return memory + (LINE - <uintptr_t>memory % LINE) % LINE

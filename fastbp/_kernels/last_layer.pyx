@@ -13,11 +13,12 @@ from libc.math cimport NAN
 from libc.stdint cimport int64_t
 from libc.string cimport memcpy, memset
 
-from fastbp._kernels.dispatch cimport FBP_IDENTITY, LINE, kernels_for, line_start, real, threads_for, whole_lines
+from fastbp._kernels.dispatch cimport FBP_IDENTITY, kernels_for, real, threads_for
 from fastbp._kernels.linear cimport Product, multiply, product_scratch, product_work
 from fastbp._kernels.loss cimport (
     RowError, Rows, Sum, add_errors, add_weights, error_work, is_read, row_error_named, scratch_bytes, value,
 )
+from fastbp._kernels.memory cimport LINE, line_start, set_element, take, whole_lines
 from fastbp._kernels.team cimport Work, fbp_team, fbp_team_share, on_team
 
 from numpy import empty
@@ -87,12 +88,6 @@ cdef Py_ssize_t rows_read(const LastLayer *layer) noexcept nogil:
     for n in range(layer.rows.N):
         read += is_read(&layer.rows, n)
     return read
-
-
-cdef char *take(char *base, Py_ssize_t *used, Py_ssize_t bytes) noexcept nogil:
-    cdef Py_ssize_t at = used[0]
-    used[0] += whole_lines(bytes)
-    return NULL if base == NULL else base + at
 
 
 cdef Py_ssize_t divide(const LastLayer *layer, Py_ssize_t rows, bint gather, char *base, Blocks *b) noexcept nogil:
@@ -186,20 +181,13 @@ cdef void columns_summed(const void *column_sums, Py_ssize_t i, int thread) noex
         add_to(to, sums, count, element)
 
 
-cdef void store(char *x, Py_ssize_t i, Py_ssize_t element, double y) noexcept nogil:
-    if element == sizeof(float):
-        (<float *>x)[i] = <float>y
-    else:
-        (<double *>x)[i] = y
-
-
 cdef void unread(const LastLayer *layer, Py_ssize_t n) noexcept nogil:
     """The gradient of an example that is not read, and its error"""
     cdef Py_ssize_t element = layer.rows.element
     if layer.grad_x != NULL:
         memset(layer.grad_x + n * layer.grad_x_row * element, 0, layer.inputs * element)
     if layer.losses != NULL:
-        store(layer.losses, n, element, 0)
+        set_element(layer.losses, n, element, 0)
 
 
 cdef Py_ssize_t choose(const LastLayer *layer, Py_ssize_t start, Py_ssize_t rows, const Blocks *b) noexcept nogil:
@@ -258,7 +246,7 @@ cdef int block(const LastLayer *layer, Py_ssize_t rows, bint first, RowError err
     add_errors(&r, error, divisor, pace.team, b.scratch, total)
     if layer.losses != NULL:
         for n in range(rows):
-            store(layer.losses, b.order[n], element, (<double *>b.scratch)[n])
+            set_element(layer.losses, b.order[n], element, (<double *>b.scratch)[n])
     if layer.grad_bias != NULL:
         fbp_team_share(pace.team, columns_summed, &sums, (r.C + COLUMNS - 1) // COLUMNS)
     run(grad_w_of(layer, rows, x, x_row, b.z, first), b, pace)

@@ -9,9 +9,8 @@ from cpython.exc cimport PyErr_CheckSignals
 from libc.stdlib cimport free, malloc
 from libc.string cimport memset
 
-from fastbp._kernels.dispatch cimport (
-    FBP_IDENTITY, LINE, activation_kind, kernels_for, line_start, real, threads_for, whole_lines,
-)
+from fastbp._kernels.dispatch cimport FBP_IDENTITY, activation_kind, kernels_for, real, threads_for
+from fastbp._kernels.memory cimport LINE, line_start, whole_lines
 from fastbp._kernels.team cimport Work, fbp_team_share, on_team
 
 cdef double OPERATION_WORK = 0.02  # nanoseconds that one thread needs for a multiply-add, roughly

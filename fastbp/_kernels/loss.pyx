@@ -8,7 +8,6 @@ C. A row that is ignored or has weight 0 is not read.
 D. Long calls run in slices, between which pending signals are seen.
 """
 
-from cpython.buffer cimport PyBUF_ND, PyBUF_STRIDED, PyBUF_STRIDED_RO, PyBuffer_Release, PyObject_GetBuffer
 from cpython.exc cimport PyErr_CheckSignals
 from libc.math cimport NAN, fabs, isfinite
 from libc.stdint cimport int64_t
@@ -16,6 +15,7 @@ from libc.stdlib cimport free, malloc
 from libc.string cimport memset
 
 from fastbp._kernels.dispatch cimport fbp_cross_entropy, kernels_for, threads_for
+from fastbp._kernels.memory cimport READ, WRITE, Matrix, element_at, matrix_of, set_element, vector_of
 from fastbp._kernels.team cimport Work, fbp_team, fbp_team_share, on_team
 
 cdef double ELEMENT_WORK = 0.5  # nanoseconds that one thread needs for an element, roughly; ten without vector instructions
@@ -125,17 +125,6 @@ cdef RowError row_error_named(str name) except NULL:
 
 
 # -- the weights of rows ---------------------------------------------------------------------------------------------------
-
-
-cdef inline double element_at(const char *x, Py_ssize_t i, Py_ssize_t element) noexcept nogil:
-    return (<const float *>x)[i] if element == sizeof(float) else (<const double *>x)[i]
-
-
-cdef inline void set_element(char *x, Py_ssize_t i, Py_ssize_t element, double to) noexcept nogil:
-    if element == sizeof(float):
-        (<float *>x)[i] = <float>to
-    else:
-        (<double *>x)[i] = to
 
 
 cdef double class_weight_of(const Rows *r, Py_ssize_t n) noexcept nogil:
@@ -292,47 +281,16 @@ cdef double reduced(const Rows *r, RowError error, bint mean, fbp_team *team, ch
 # -- calls from Python -------------------------------------------------------------------------------------------------------
 
 
-cdef char *buffer_of(x, Py_buffer *view, int flags) except? NULL:
-    """The address of x, which the caller keeps alive; shape and strides in `view`. It arrives checked, so the buffer is asked for
-    no format: a memoryview of a dtype would take five times as long."""
-    PyObject_GetBuffer(x, view, flags)
-    PyBuffer_Release(view)
-    return <char *>view.buf
-
-
-cdef char *vector_of(x, Py_ssize_t *size) except? NULL:
-    """The address of a contiguous vector; NULL for None"""
-    cdef Py_buffer view
-    if x is None:
-        return NULL
-    cdef char *data = buffer_of(x, &view, PyBUF_ND)
-    size[0] = view.shape[0]
-    return data
-
-
-cdef struct Matrix:
-    char *data
-    Py_ssize_t rows, columns, row, element
-
-
-cdef Matrix matrix_of(x, int flags=PyBUF_STRIDED_RO) except *:
-    """Rows of elements, `row` bytes apart"""
-    cdef Py_buffer view
-    cdef char *data = buffer_of(x, &view, flags)
-    return Matrix(data, view.shape[0], view.shape[1], view.strides[0], view.itemsize)
-
-
 cdef Rows rows_of(z, t, sample_weight, d) except *:
-    cdef Matrix from_ = matrix_of(z), to = matrix_of(d, PyBUF_STRIDED), rows
-    cdef Py_ssize_t size
+    cdef Matrix from_ = matrix_of(z, READ), to = matrix_of(d, WRITE), rows
     cdef Rows r
     memset(&r, 0, sizeof(r))
     r.element, r.N, r.C = from_.element, from_.rows, from_.columns
     r.z, r.z_row, r.d, r.d_row = from_.data, from_.row, to.data, to.row
     if t is not None:
-        rows = matrix_of(t)
+        rows = matrix_of(t, READ)
         r.t, r.t_row = rows.data, rows.row
-    r.sample_weight = <const double *>vector_of(sample_weight, &size)
+    r.sample_weight = <const double *>vector_of(sample_weight, READ)
     return r
 
 
@@ -351,8 +309,8 @@ cdef int reduce_call(Call *call, fbp_team *team) except -1 nogil:
 
 cdef tuple evaluate(Rows *r, str name, bint mean, losses, int n_threads):
     """Run `reduced` in memory of its own and hand out what the public functions return."""
-    cdef Py_ssize_t n, size
-    cdef char *each = vector_of(losses, &size)
+    cdef Py_ssize_t n
+    cdef char *each = vector_of(losses, WRITE)
     cdef int threads = threads_for(n_threads, error_work(r))
     cdef Call call = Call(r, row_error_named(name), mean, <char *>malloc(scratch_bytes(r, threads) + 1), 0, 0)
     if call.memory == NULL:
@@ -370,11 +328,12 @@ cdef tuple evaluate(Rows *r, str name, bint mean, losses, int n_threads):
 
 
 def first_bad_label(labels, int64_t n_classes, int64_t ignore_index):
-    cdef Py_ssize_t n, size, bad = -1
-    cdef const int64_t *at = <const int64_t *>vector_of(labels, &size)
+    cdef Py_ssize_t n, bad = -1
+    cdef Matrix all = matrix_of(labels, READ)
+    cdef const int64_t *label = <const int64_t *>all.data
     with nogil:
-        for n in range(size):
-            if not 0 <= at[n] < n_classes and at[n] != ignore_index:
+        for n in range(all.rows):
+            if not 0 <= label[n] < n_classes and label[n] != ignore_index:
                 bad = n
                 break
     return bad
@@ -383,9 +342,8 @@ def first_bad_label(labels, int64_t n_classes, int64_t ignore_index):
 def softmax_cross_entropy(logits, labels, targets, class_weight, sample_weight, int64_t ignore_index, double label_smoothing,
                           double lse_square_scale, double softcap, bint mean, losses, grad, int n_threads):
     cdef Rows r = rows_of(logits, targets, sample_weight, grad)
-    cdef Py_ssize_t size
-    r.labels = <const int64_t *>vector_of(labels, &size)
-    r.class_weight = <const double *>vector_of(class_weight, &size)
+    r.labels = <const int64_t *>vector_of(labels, READ)
+    r.class_weight = <const double *>vector_of(class_weight, READ)
     r.ignore_index = ignore_index
     r.smoothing, r.lse_square_scale, r.softcap = label_smoothing, lse_square_scale, softcap
     return evaluate(&r, "softmax_cross_entropy", mean, losses, n_threads)
@@ -394,8 +352,7 @@ def softmax_cross_entropy(logits, labels, targets, class_weight, sample_weight, 
 def sigmoid_cross_entropy(logits, targets, pos_weight, sample_weight, double label_smoothing, bint mean, losses, grad,
                           int n_threads):
     cdef Rows r = rows_of(logits, targets, sample_weight, grad)
-    cdef Py_ssize_t size
-    r.pos_weight = <const double *>vector_of(pos_weight, &size)
+    r.pos_weight = <const double *>vector_of(pos_weight, READ)
     r.smoothing = label_smoothing
     return evaluate(&r, "sigmoid_cross_entropy", mean, losses, n_threads)
 

@@ -7,7 +7,7 @@ B. `step` is for calls of which nothing has to be said: where an argument, the e
 C. An update that could overflow is made on a copy first and given up if it does: finite parameters stay finite.
 """
 
-from cpython.buffer cimport PyBUF_STRIDED_RO, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
+from cpython.buffer cimport PyBUF_STRIDED_RO, PyBuffer_Release, PyObject_GetBuffer
 from libc.math cimport NAN, isfinite
 from libc.stdint cimport int64_t
 from libc.stdlib cimport free, malloc
@@ -15,10 +15,11 @@ from libc.string cimport memcpy, memset
 
 from fastbp._kernels.dispatch cimport FBP_ADAM, FBP_GELU, FBP_SGD, FBP_SILU, activation_kind, threads_for
 from fastbp._kernels.loss cimport row_error_named
+from fastbp._kernels.memory cimport READ, WRITE, Matrix, matrix_in, matrix_of, vector_of
 from fastbp._kernels.optimizer cimport Update, set_step, update_parameters
 from fastbp._kernels.step cimport gradient as form_gradient
 from fastbp._kernels.step cimport (
-    Layer, Matrix, Net, deltas, forward, forward_work, gradient_bound, poll, prepare, step_work, update,
+    Layer, Net, deltas, forward, forward_work, gradient_bound, poll, prepare, step_work, update,
 )
 from fastbp._kernels.team cimport Work, fbp_team, fbp_team_share, on_team
 
@@ -42,31 +43,17 @@ cdef object LABELS = np.dtype(np.int64), ARRAY = np.ndarray
 # -- what comes from Python ------------------------------------------------------------------------------------------------
 
 
-cdef Matrix matrix_of(x) except *:
-    """The address of x, which the caller keeps alive: rows of the dtype, or labels (N,) as one column. It arrives checked, so the
-    buffer is asked for strides and no format: a memoryview of a dtype would take five times as long."""
-    cdef Py_buffer view
-    cdef Matrix m
-    PyObject_GetBuffer(x, &view, PyBUF_STRIDED_RO)
-    m.data, m.rows, m.row = <char *>view.buf, view.shape[0], view.strides[0]
-    m.labels = view.ndim == 1
-    m.columns = 1 if m.labels else view.shape[1]
-    PyBuffer_Release(&view)
-    return m
-
-
 cdef bint plain(x, int axes, dtype, Matrix *m) except -1:
     """Whether x is an array of this dtype with so many axes, in C order and aligned; then m is its address."""
     cdef Py_buffer view
     if type(x) is not ARRAY or x.dtype is not dtype:
         return False
     PyObject_GetBuffer(x, &view, PyBUF_STRIDED_RO)
-    cdef bint fits = view.ndim == axes and view.shape[0] > 0 and view.strides[axes - 1] == view.itemsize and \
-        <size_t>view.buf % view.itemsize == 0
+    cdef bint fits = view.ndim == axes
     if fits:
-        m.data, m.rows, m.row, m.labels = <char *>view.buf, view.shape[0], view.strides[0], axes == 1
-        m.columns = 1 if axes == 1 else view.shape[1]
-        fits = axes == 1 or m.row == m.columns * view.itemsize
+        m[0] = matrix_in(&view)
+        fits = m.rows > 0 and view.strides[axes - 1] == m.element and m.row == m.columns * m.element and \
+            <size_t>view.buf % m.element == 0
     PyBuffer_Release(&view)
     return fits
 
@@ -80,24 +67,15 @@ cdef bint labels_within(Matrix t, Py_ssize_t classes) noexcept nogil:
     return True
 
 
-cdef char *vector_of(x) except? NULL:
-    """The address of a flat writeable vector, which the caller keeps alive."""
-    cdef Py_buffer view
-    PyObject_GetBuffer(x, &view, PyBUF_WRITABLE)
-    cdef char *data = <char *>view.buf
-    PyBuffer_Release(&view)
-    return data
-
-
 cdef Update update_of(optimizer, parameters) except *:
     """What an optimizer of fastbp.optimizers does to `parameters`; it keeps its state vectors alive."""
     cdef Update u
     memset(&u, 0, sizeof(u))
     state = optimizer.state(parameters)
     if len(state) > 0:
-        u.first = vector_of(state[0])
+        u.first = vector_of(state[0], WRITE)
     if len(state) > 1:
-        u.second = vector_of(state[1])
+        u.second = vector_of(state[1], WRITE)
     if optimizer.name == "adam":
         u.numbers.rule = FBP_ADAM
         rate, u.numbers.beta_1, u.numbers.beta_2, u.numbers.epsilon, decay = optimizer.hyper_parameters()
@@ -132,11 +110,6 @@ cdef struct Call:
     double loss            # the sum over the rows, or the mean
     Py_ssize_t start, done  # rows and batches that are finished
     Failure failure
-
-
-cdef Py_ssize_t target_row(Net *net, Matrix t) noexcept nogil:
-    """Bytes of a row of targets"""
-    return t.columns * (<Py_ssize_t>sizeof(int64_t) if t.labels else net.element)
 
 
 cdef struct Rows:
@@ -204,8 +177,8 @@ cdef int train_batches(Call *c, fbp_team *team) except -1 nogil:
     cdef bint careful = may_overflow(net, c.u)
     cdef double loss, next_report = 0
     if c.order != NULL:
-        x.data, x.row = net.batch_x, x.columns * net.element
-        t.data, t.row = net.batch_t, target_row(net, t)
+        x.data, x.row = net.batch_x, x.columns * x.element
+        t.data, t.row = net.batch_t, t.columns * t.element
     while c.start < c.count:
         x.rows = t.rows = min(c.batch_size, c.count - c.start)
         if c.order == NULL:
@@ -279,7 +252,7 @@ cdef class Network:
         self.parameters, self.n_threads = parameters, n_threads
         self.dtype, self.by_class = np.dtype(parameters.dtype.type), loss == "softmax_cross_entropy"
         net.element, net.count, net.n_threads = parameters.itemsize, parameters.size, n_threads
-        net.w = vector_of(parameters)
+        net.w = vector_of(parameters, WRITE)
         net.kind, net.error = activation_kind(activation), row_error_named(loss)
         net.keeps_input = net.kind == FBP_GELU or net.kind == FBP_SILU
         net.depth = len(layer_sizes) - 1
@@ -304,7 +277,7 @@ cdef class Network:
                                "it to be over")
         self.busy = True
         try:
-            prepare(&self.net, rows, target_row(&self.net, call.t))
+            prepare(&self.net, rows, call.t.columns * call.t.element)
             call.net = &self.net
             with nogil:
                 on_team(work, call, threads_for(self.n_threads, nanoseconds))
@@ -313,17 +286,17 @@ cdef class Network:
         return 0
 
     def logits(self, x, out):
-        cdef Matrix to = matrix_of(out)
+        cdef Matrix to = matrix_of(out, WRITE)
         cdef Call call
         memset(&call, 0, sizeof(call))
-        call.x, call.out, call.out_row = matrix_of(x), to.data, to.row
+        call.x, call.out, call.out_row = matrix_of(x, READ), to.data, to.row
         cdef Py_ssize_t rows = min(call.x.rows, PREDICTION_ROWS)
         self.run(&call, <Work>find_logits, rows, forward_work(&self.net, rows))
 
     def gradient(self, x, targets, gradient) -> float:
         cdef Call call
         memset(&call, 0, sizeof(call))
-        call.x, call.t, call.out = matrix_of(x), matrix_of(targets), vector_of(gradient)
+        call.x, call.t, call.out = matrix_of(x, READ), matrix_of(targets, READ), vector_of(gradient, WRITE)
         self.run(&call, <Work>find_gradient, call.x.rows, step_work(&self.net, call.x.rows))
         return call.loss
 
@@ -331,7 +304,7 @@ cdef class Network:
         cdef Call call
         cdef Update u = update_of(optimizer, self.parameters)
         memset(&call, 0, sizeof(call))
-        call.x, call.t, call.batch_size, call.u = matrix_of(x), matrix_of(targets), batch_size, &u
+        call.x, call.t, call.batch_size, call.u = matrix_of(x, READ), matrix_of(targets, READ), batch_size, &u
         call.count, call.first_step = call.x.rows, optimizer.steps + 1
         if order is not None:
             call.count = order.shape[0]

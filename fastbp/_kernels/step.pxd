@@ -4,14 +4,9 @@ from libc.stdint cimport int64_t
 
 from fastbp._kernels.dispatch cimport fbp_kernels
 from fastbp._kernels.loss cimport RowError
+from fastbp._kernels.memory cimport Matrix
 from fastbp._kernels.optimizer cimport Update
 from fastbp._kernels.team cimport fbp_team
-
-# A matrix whose rows lie `row` bytes apart, or labels as one column.
-cdef struct Matrix:
-    char *data
-    Py_ssize_t rows, columns, row
-    bint labels
 
 cdef struct Layer:
     Py_ssize_t inputs, outputs

@@ -19,11 +19,12 @@ from libc.stdint cimport int64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
 
-from fastbp._kernels.dispatch cimport FBP_IDENTITY, FBP_SIGMOID, FBP_TANH, LINE, kernels_for, line_start, whole_lines
+from fastbp._kernels.dispatch cimport FBP_IDENTITY, FBP_SIGMOID, FBP_TANH, kernels_for
 from fastbp._kernels.last_layer cimport Blocks, LastLayer, block_scratch, last_layer
 from fastbp._kernels.last_layer cimport lay_out as lay_out_blocks
 from fastbp._kernels.linear cimport Product, multiply, multiply_at_once, product_scratch, product_work
 from fastbp._kernels.loss cimport Rows, error_work, reduced
+from fastbp._kernels.memory cimport LINE, Matrix, line_start, take
 from fastbp._kernels.optimizer cimport update_parameters
 
 cdef double POLL_WORK = 2e7     # nanoseconds of work between two looks at pending signals
@@ -32,12 +33,6 @@ cdef Py_ssize_t MOST_LOGITS = 64 * 1024 * 1024  # bytes of them that are held at
 
 
 # -- work space ------------------------------------------------------------------------------------------------------------
-
-
-cdef char *take(Net *net, char *base, Py_ssize_t bytes) noexcept nogil:
-    cdef Py_ssize_t at = net.used
-    net.used += whole_lines(bytes)
-    return NULL if base == NULL else base + at
 
 
 cdef Py_ssize_t most_rows(Net *net) noexcept nogil:
@@ -65,17 +60,17 @@ cdef void lay_out(Net *net, char *base, Py_ssize_t rows) noexcept nogil:
     none.rows = min(rows, most_rows(net))
     set_last_layer(net, &whole, none, none, net.w)
     scratch = block_scratch(&whole, none.rows, net.n_threads)
-    last.a = last.z = last.delta = take(net, base, lay_out_blocks(&whole, most_rows(net), NULL, &blocks))
+    last.a = last.z = last.delta = take(base, &net.used, lay_out_blocks(&whole, most_rows(net), NULL, &blocks))
     none.rows = rows
     for i in range(net.depth):
         layer = &net.layers[i]
         outputs += layer.outputs
         if layer != last:
             size = rows * layer.outputs * net.element
-            layer.a = layer.z = take(net, base, size)
-            layer.delta = take(net, base, size)
+            layer.a = layer.z = take(base, &net.used, size)
+            layer.delta = take(base, &net.used, size)
             if net.keeps_input:
-                layer.z = take(net, base, size)
+                layer.z = take(base, &net.used, size)
         set_forward(net, &p, i, none, NULL, 0)
         scratch = max(scratch, product_scratch(&p, net.n_threads))
         set_gradient(net, &p, i, none, NULL)
@@ -83,13 +78,13 @@ cdef void lay_out(Net *net, char *base, Py_ssize_t rows) noexcept nogil:
         if i > 0:
             set_recursion(net, &p, i, rows)
             scratch = max(scratch, product_scratch(&p, net.n_threads))
-    net.batch_x = take(net, base, rows * net.layers[0].inputs * net.element)
-    net.batch_t = take(net, base, rows * net.target_row)
-    net.bias_gradients = take(net, base, outputs * net.element)
+    net.batch_x = take(base, &net.used, rows * net.layers[0].inputs * net.element)
+    net.batch_t = take(base, &net.used, rows * net.target_row)
+    net.bias_gradients = take(base, &net.used, outputs * net.element)
     net.gradient = NULL
     if by_blocks(net, rows) or not fused(net, rows):
-        net.gradient = take(net, base, net.count * net.element)
-    net.scratch = take(net, base, scratch)
+        net.gradient = take(base, &net.used, net.count * net.element)
+    net.scratch = take(base, &net.used, scratch)
 
 
 cdef int prepare(Net *net, Py_ssize_t rows, Py_ssize_t target_row) except -1:
@@ -326,8 +321,8 @@ cdef double largest_input(Net *net, Py_ssize_t i, Matrix x) noexcept nogil:
 
 
 cdef double gradient_bound(Net *net, Matrix x) noexcept nogil:
-    """|Σ_n a_ni δ_no| <= max |a| Σ |δ|, over all layers whose gradient is not there to be looked at; an output of the logistic
-    function or tanh is at most 1."""
+    """|Σ_n a_ni δ_no| <= max |a| Σ |δ|, over all layers whose gradient is not there to be looked at; a is 1 for a bias, and an
+    output of the logistic function or tanh at most 1. The sum 1 + max |a| is NaN where that is, which fmax would drop."""
     cdef Layer *layer
     cdef double bound = 0, of_layer
     cdef char *bias_gradient = net.bias_gradients
@@ -339,7 +334,7 @@ cdef double gradient_bound(Net *net, Matrix x) noexcept nogil:
         else:
             of_layer = net.k.column_sums(x.rows, layer.outputs, layer.delta, layer.outputs, bias_gradient)
             if i == 0 or (net.kind != FBP_SIGMOID and net.kind != FBP_TANH):
-                of_layer *= fmax(1, largest_input(net, i, x))
+                of_layer *= 1 + largest_input(net, i, x)
         bound += of_layer
         bias_gradient += layer.outputs * net.element
     return bound

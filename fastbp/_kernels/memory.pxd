@@ -1,0 +1,71 @@
+"""Memory as the kernels see it: addresses without a dtype. How arrays come from Python, elements, scratch."""
+
+from cpython.buffer cimport PyBUF_ND, PyBUF_STRIDED_RO, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
+from libc.stdint cimport uintptr_t
+
+# -- arrays from Python ------------------------------------------------------------------------------------------------------
+
+# They arrive checked, and the caller keeps them alive. So the buffer is asked for no format, and given back at once: a memoryview
+# of a dtype would take five times as long.
+
+cdef enum:
+    READ = 0
+    WRITE = PyBUF_WRITABLE
+
+# Rows of elements, `row` bytes apart; or labels (N,), as one column.
+cdef struct Matrix:
+    char *data
+    Py_ssize_t rows, columns, row
+    Py_ssize_t element            # bytes
+    bint labels
+
+cdef inline Matrix matrix_in(const Py_buffer *view) noexcept:
+    cdef bint labels = view.ndim == 1
+    return Matrix(<char *>view.buf, view.shape[0], 1 if labels else view.shape[1], view.strides[0], view.itemsize, labels)
+
+cdef inline Matrix matrix_of(x, int access) except *:
+    """A matrix with contiguous rows, or a vector, to READ or WRITE"""
+    cdef Py_buffer view
+    PyObject_GetBuffer(x, &view, PyBUF_STRIDED_RO | access)
+    cdef Matrix m = matrix_in(&view)
+    PyBuffer_Release(&view)
+    return m
+
+cdef inline char *vector_of(x, int access) except? NULL:
+    """The address of a contiguous vector, to READ or WRITE; NULL for None"""
+    cdef Py_buffer view
+    if x is None:
+        return NULL
+    PyObject_GetBuffer(x, &view, PyBUF_ND | access)
+    cdef char *data = <char *>view.buf
+    PyBuffer_Release(&view)
+    return data
+
+# -- elements ----------------------------------------------------------------------------------------------------------------
+
+cdef inline double element_at(const char *x, Py_ssize_t i, Py_ssize_t element) noexcept nogil:
+    return (<const float *>x)[i] if element == sizeof(float) else (<const double *>x)[i]
+
+cdef inline void set_element(char *x, Py_ssize_t i, Py_ssize_t element, double to) noexcept nogil:
+    if element == sizeof(float):
+        (<float *>x)[i] = <float>to
+    else:
+        (<double *>x)[i] = to
+
+# -- scratch -----------------------------------------------------------------------------------------------------------------
+
+# It is laid out in whole cache lines, from the start of one.
+cdef enum:
+    LINE = 64
+
+cdef inline Py_ssize_t whole_lines(Py_ssize_t bytes) noexcept nogil:
+    return (bytes + LINE - 1) // LINE * LINE
+
+cdef inline char *line_start(char *memory) noexcept nogil:
+    return memory + (LINE - <uintptr_t>memory % LINE) % LINE
+
+cdef inline char *take(char *base, Py_ssize_t *used, Py_ssize_t bytes) noexcept nogil:
+    """The next so many bytes of a work space from `base`, or NULL, where only its size is asked for."""
+    cdef Py_ssize_t at = used[0]
+    used[0] += whole_lines(bytes)
+    return NULL if base == NULL else base + at

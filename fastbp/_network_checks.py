@@ -1,0 +1,103 @@
+"""The checks of what a network is made of, and of its examples. The decisions are those of `_checks`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from fastbp import _backend
+from fastbp._checks import (
+    FLOATS,
+    INT64,
+    INT64_MAX,
+    TargetIndexError,
+    array,
+    integer,
+    reals,
+    rows,
+    vector,
+)
+
+# What a network is made of ----------------------------------------------------------------------------------
+
+
+def layer_sizes(name: str, value: Any) -> tuple[int, ...]:
+    """The sizes of at least two layers, inputs first, as Python ints."""
+    text = "at least two integers >= 1, as in [64, 32, 10]"
+    if isinstance(value, (str, bytes)) or not isinstance(value, Iterable):
+        raise TypeError(f"{name}: got {type(value).__name__}, expected {text}")
+    sizes = tuple(integer(name, size, 1, INT64_MAX, text) for size in value)
+    if len(sizes) < 2:
+        raise ValueError(f"{name}: got {list(sizes)}, expected {text}")
+    return sizes
+
+
+def float_dtype(name: str, value: Any) -> np.dtype:
+    """`value` as one of the two dtypes of floats."""
+    try:
+        dtype: np.dtype = np.dtype(value).newbyteorder("=")
+    except TypeError:
+        raise TypeError(f"{name}: got {value!r}, expected float32 or float64") from None
+    if value is None or dtype not in FLOATS:
+        raise TypeError(f"{name}: got {value if value is None else dtype}, expected float32 or float64")
+    return dtype
+
+
+def seed(name: str, value: Any) -> int | None:
+    """`value`, if random numbers can start from it."""
+    return None if value is None else integer(name, value, 0, 2**128 - 1, "None or an integer in [0, 2**128)")
+
+
+# Its examples -----------------------------------------------------------------------------------------------
+
+
+def inputs(name: str, value: Any, n_inputs: int, dtype: np.dtype) -> np.ndarray:
+    """Real numbers (N, I), cast to the network's `dtype`, as rows."""
+    given = reals(name, value)
+    if given.ndim != 2 or given.shape[1] != n_inputs:
+        text = f"got shape {given.shape}, expected (N, {n_inputs}), one row for each example"
+        one = f"; one example is {name}[None, :]" if given.shape == (n_inputs,) else ""
+        raise ValueError(f"{name}: {text}{one}")
+    return rows(given, dtype)
+
+
+def some_examples(name: str, given: np.ndarray) -> np.ndarray:
+    """`given`, if it has rows."""
+    if not len(given):
+        raise ValueError(f"{name}: got shape {given.shape}, expected at least one example")
+    return given
+
+
+def targets(name: str, value: Any, inputs: np.ndarray, n_outputs: int, by_class: bool) -> np.ndarray:
+    """Targets for the rows of `inputs`: rows (N, O) of their dtype, or class indices (N,) if `by_class`.
+
+    For a network of one output that does not choose among classes, (N,) is taken for (N, 1).
+    """
+    given = array(name, value)
+    n = inputs.shape[0]
+    if by_class and given.ndim == 1:
+        return _classes(name, given, n, n_outputs)
+    if given.ndim == 1 and n_outputs == 1:
+        given = given[:, None]
+    if given.shape != (n, n_outputs):
+        other = f" or class indices ({n},)" if by_class else f" or ({n},)" if n_outputs == 1 else ""
+        expected = f"({n}, {n_outputs}){other}, one target for each row of inputs"
+        raise ValueError(f"{name}: got shape {given.shape}, expected {expected}")
+    return rows(reals(name, given), inputs.dtype)
+
+
+def _classes(name: str, given: np.ndarray, n: int, n_classes: int) -> np.ndarray:
+    """Class indices (N,) as int64, each in [0, C): a network ignores no example."""
+    size = given.shape[0]
+    if given.dtype.kind not in "iu" and size:  # [] has no dtype to blame
+        raise TypeError(f"{name}: got dtype {given.dtype} of shape ({size},), expected integer class indices")
+    if size != n:
+        raise ValueError(f"{name}: got {size} class indices, expected {n}, one for each row of inputs")
+    labels = vector(given, INT64)  # an unsigned number beyond int64 turns negative, so it is found as well
+    bad = _backend.kernels.first_bad_label(labels, n_classes, 0)  # to "ignore" class 0 exempts nothing more
+    if bad >= 0:
+        expected = f"a class index in [0, {n_classes})"
+        raise TargetIndexError(f"{name}: row {bad} is {given[bad]}, expected {expected}")
+    return labels

@@ -1,0 +1,98 @@
+"""The checks of what an optimizer updates, and of its hyper-parameters. The decisions are those of `_checks`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from fastbp._checks import (
+    DECAY_RATE,
+    FRACTION,
+    INT64_MAX,
+    NOT_NEGATIVE,
+    POSITIVE,
+    apart,
+    flag,
+    floats,
+    floats_like,
+    integer,
+    ndarray,
+    number,
+    shape,
+    vector,
+    writable,
+)
+
+
+def flat(name: str, value: Any) -> np.ndarray:
+    """`value`, if it is a vector of floats that can be updated where it stands."""
+    dtype = floats(name, ndarray(name, value)).dtype
+    return np.asarray(writable(name, value, (value.size,), dtype))
+
+
+def flat_like(name: str, value: Any, like: np.ndarray, **others: Any) -> np.ndarray:
+    """`value`, if it is a vector like `like`, apart from `others`, that can be updated where it stands."""
+    writable(name, value, like.shape, like.dtype)
+    for other_name, other in others.items():
+        apart(name, value, other_name, other)
+    return np.asarray(value)
+
+
+def flat_gradient(value: Any, parameters: np.ndarray) -> np.ndarray:
+    """`value` as a contiguous vector of the shape and dtype of `parameters`."""
+    gradient = floats_like("gradient", value, "parameters", parameters)
+    return vector(shape("gradient", gradient, parameters.shape, "the shape of parameters"), parameters.dtype)
+
+
+def velocity(value: Any, momentum: float, parameters: np.ndarray, gradient: Any) -> np.ndarray | None:
+    """The velocity that momentum needs; None without momentum, which has no use for one."""
+    if momentum == 0:
+        if value is not None:
+            raise ValueError("velocity: got an array with momentum=0, expected None")
+        return None
+    if value is None:
+        raise TypeError(f"velocity: got None with momentum={momentum}, expected an array like parameters")
+    return flat_like("velocity", value, parameters, parameters=parameters, gradient=gradient)
+
+
+def step_number(step: Any) -> int:
+    """`step` as a count that starts from 1."""
+    return integer("step", step, 1, INT64_MAX, "an integer >= 1")
+
+
+def state_of(name: str, given: np.ndarray, state: np.ndarray, optimizer: object) -> None:
+    """Refuse a parameter vector whose size or dtype is not that of the state an optimizer keeps."""
+    if (given.size, given.dtype) != (state.size, state.dtype):
+        raise ValueError(
+            f"{name}: got {given.size} values of {given.dtype}, expected {state.size} of {state.dtype}, "
+            f"the vector this {type(optimizer).__name__} keeps a state for; reset() forgets it"
+        )
+
+
+def sgd_hyper_parameters(
+    learning_rate: Any, momentum: Any, nesterov: Any, weight_decay: Any
+) -> tuple[float, float, bool, float]:
+    """``(learning_rate, momentum, nesterov, weight_decay)``."""
+    checked = (
+        number("learning_rate", learning_rate, NOT_NEGATIVE),
+        number("momentum", momentum, FRACTION),
+        flag("nesterov", nesterov),
+        number("weight_decay", weight_decay, NOT_NEGATIVE),
+    )
+    if nesterov and momentum == 0:
+        raise ValueError("nesterov: got True with momentum=0, expected momentum > 0")
+    return checked
+
+
+def adam_hyper_parameters(
+    learning_rate: Any, beta_1: Any, beta_2: Any, epsilon: Any, weight_decay: Any
+) -> tuple[float, float, float, float, float]:
+    """``(learning_rate, beta_1, beta_2, epsilon, weight_decay)``."""
+    return (
+        number("learning_rate", learning_rate, NOT_NEGATIVE),
+        number("beta_1", beta_1, DECAY_RATE),
+        number("beta_2", beta_2, DECAY_RATE),
+        number("epsilon", epsilon, POSITIVE),
+        number("weight_decay", weight_decay, NOT_NEGATIVE),
+    )
