@@ -386,8 +386,22 @@ def check(kernels: ModuleType, problem: Problem) -> None:
         raise AssertionError(f"{problem}: {error}") from error
 
 
+@contextlib.contextmanager
+def shared_by(n_threads: int) -> Iterator[None]:
+    """The compiled call inside is large enough for so many threads: it fails if they had nothing to share."""
+    from fastbp._kernels.team import SEVERAL_THREADS, last_team
+
+    _, before = last_team()
+    yield
+    threads, tasks = last_team()
+    if n_threads > 1 and SEVERAL_THREADS:
+        assert (threads, tasks > before) == (n_threads, True), f"not shared by {n_threads} threads"
+
+
 def check_threads(kernels: ModuleType, problem: Problem) -> None:
-    """A problem that is large enough to be shared out: the same bits on one, two and three threads."""
-    one, *others = (solve(kernels, problem, n_threads=n, memory=Compact()) for n in (1, 2, 3))
-    for other in others:
-        assert_same_bits(one, other, f"on more threads of {problem}")
+    """The same bits on one, two and three threads, which share the work."""
+    one = solve(kernels, problem, memory=Compact())
+    for n in (2, 3):
+        with shared_by(n):
+            several = solve(kernels, problem, n_threads=n, memory=Compact())
+        assert_same_bits(one, several, f"on {n} threads of {problem}")

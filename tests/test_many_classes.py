@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import NATIVE_ONLY, generator
+from conftest import NATIVE_ONLY, generator, shared_by
 from test_network_kernels import RULES, parts, problem, training
 from tolerances import product_of
 
@@ -68,7 +68,10 @@ def test_training_is_gradient_and_update(isa, dtype, sizes, rule):
     each = problem(sizes, ROWS, dtype)
     sizes, activation, loss, parameters, x, targets = parts(each)
     order = generator("order").integers(0, ROWS, ROWS + 50)
-    on_threads = [training(each, rule)(_backend.kernels, n, order, ROWS) for n in (1, 2, 3)]
+    on_threads = []
+    for n in (1, 2, 3):
+        with shared_by(n):
+            on_threads.append(training(each, rule)(_backend.kernels, n, order, ROWS))
 
     w, optimizer, gradient, total = parameters.copy(), RULES[rule](), np.empty_like(parameters), 0.0
     net = _backend.kernels.Network(sizes, activation, loss, w, 1)
