@@ -78,6 +78,7 @@ class BuildKernels(build_ext):
                 "-fsanitize=address,undefined",
                 "-fno-sanitize-recover=undefined",
                 "-fno-omit-frame-pointer",
+                "-DFBP_LOOPS_STAY",
                 "-g1",  # with -g each of the unrolled tiles takes minutes
                 "-O1",
             ]

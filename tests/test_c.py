@@ -37,8 +37,8 @@ class Toolchain:
     emulator: str = ""
     points: int = 200_000
     isa: str = "generic"
-    optimize: str = "-O1"
-    generic: str = "-Og"
+    optimize: tuple[str, ...] = ("-O1",)
+    generic: tuple[str, ...] = ("-Og",)
 
     def run(self, program: Path, *arguments: str) -> subprocess.CompletedProcess:
         command = [self.emulator, str(program), *arguments] if self.emulator else [str(program), *arguments]
@@ -48,7 +48,7 @@ class Toolchain:
         def compile_one(source: Path) -> Path:
             target = folder / f"{source.stem}.o"
             optimize = self.generic if "generic" in source.name else self.optimize
-            _must([self.compiler, optimize, *FLAGS, "-c", str(source), "-o", str(target)])
+            _must([self.compiler, *optimize, *FLAGS, "-c", str(source), "-o", str(target)])
             return target
 
         objects = _at_once(compile_one, sources)
@@ -79,8 +79,8 @@ def _must(command: list[str]) -> None:
 
 
 TOOLCHAINS = [
-    Toolchain("cc", points=50_000, optimize="-Og"),
-    Toolchain("clang", points=20_000, generic="-O0"),
+    Toolchain("cc", points=50_000, optimize=("-Og",)),
+    Toolchain("clang", points=20_000, optimize=("-O1", "-DFBP_LOOPS_STAY"), generic=("-O0",)),
     Toolchain("aarch64-linux-gnu-gcc", ("-static",), "qemu-aarch64", points=1_000, isa="neon"),
 ]
 

@@ -126,7 +126,7 @@ def test_every_size(dtype, engine):
 
 @pytest.mark.parametrize(
     ("size", "max_memory"),
-    [((300, 70, 200), 2**26), ((40, 100, 1500), 2**26), ((201, 10, 12_001), 2**22)],  # the last in blocks
+    [((300, 70, 200), 2**26), ((40, 100, 1500), 2**26), ((131, 10, 12_001), 2**22)],  # the last in blocks
 )
 def test_threads(isa, dtype, size, max_memory):
     rng = generator(size)

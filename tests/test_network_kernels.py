@@ -61,7 +61,7 @@ def problem(layer_sizes, rows, dtype, activation="tanh", loss="softmax_cross_ent
     parameters = (scales * rng.standard_normal(len(scales))).astype(dtype)
     targets = rng.integers(0, layer_sizes[-1], rows)
     if not labels or loss != "softmax_cross_entropy":
-        targets = rng.random((rows, layer_sizes[-1])).astype(dtype)
+        targets = rng.random((rows, layer_sizes[-1]), dtype)
     arguments = {
         "layer_sizes": layer_sizes,
         "activation": activation,

@@ -619,7 +619,7 @@ static void products(const line *l, int thorough)
 {
     static const fbp_size EDGES[] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 12, 13, 14, 15, 16, 17, 23, 24, 28, 29, 31, 32, 33, 65};
     static const fbp_size DEPTHS[] = {0, 1, 2, 7, 33};
-    static const fbp_size LARGE[][3] = {{5, 9, 255}, {5, 9, 257}, {15, 3, 600}, {540, 35, 3}, {2, 4130, 3}, {150, 290, 9}, {20, 600, 70}};
+    static const fbp_size LARGE[][3] = {{5, 9, 255}, {5, 9, 257}, {15, 3, 600}, {540, 35, 3}, {2, 4130, 3}, {150, 290, 9}, {20, 600, 35}};
     for (int i = 0; i < 24 * 24; i += thorough ? 1 : 5) {
         const int strides = (int)uniform(0, 8), then = (int)uniform(0, 4), flavour = one_in(9) ? ONE_NAN : ORDINARY;
         if (l->id == is_column_sums) one_product(l, 1, EDGES[i % 24], EDGES[i / 24], 0, 0, ORDINARY);
