@@ -34,6 +34,8 @@ with warnings.catch_warnings():  # that fastbp runs on its NumPy twin: the tests
 
 from tolerances import BOUNDS, BY_HAND, NO_WORSE
 
+pytest.register_assert_rewrite("good_calls")  # its assertions tell what differs, too
+
 Array = np.ndarray
 
 # -- which engines there are ---------------------------------------------------------------------------------------------------
@@ -105,6 +107,14 @@ def engine(request: pytest.FixtureRequest) -> Iterator[ModuleType]:
 @pytest.fixture(params=[np.float32, np.float64], ids=["float32", "float64"])
 def dtype(request: pytest.FixtureRequest) -> type[np.floating]:
     return request.param
+
+
+@pytest.fixture
+def no_warnings() -> Iterator[None]:
+    """The twin promises to be silent, whatever the input."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        yield
 
 
 # -- inputs --------------------------------------------------------------------------------------------------------------------
