@@ -1,6 +1,6 @@
 """Builds fastbp/_kernels from Cython and src_c/; everything else stands in pyproject.toml.
 
-FASTBP_DEBUG=1      bounds checks, assertions, no optimization
+FASTBP_DEBUG=1      bounds checks, assertions, little optimization
 FASTBP_SANITIZE=1   address and undefined-behaviour sanitizers (run Python with the compiler's libasan preloaded)
 
 Without a working C compiler the package still installs, and runs on its NumPy twin.
@@ -66,18 +66,18 @@ class BuildKernels(build_ext):
     def flags(self) -> tuple[list[str], list[str]]:
         if self.compiler.compiler_type == "msvc":
             return ["/O2", "/openmp", "/std:c11"], []
-        compiling = ["-std=c11", "-O3", "-ffp-contract=off", "-g0", "-fno-math-errno", "-pthread"]
-        linking = ["-pthread", "-Wl,-s"] if sys.platform == "linux" else ["-pthread"]
+        compiling, linking = ["-std=c11", "-ffp-contract=off", "-pthread"], ["-pthread"]
         if DEBUG:
-            compiling, linking = (
-                ["-std=c11", "-O1", "-ffp-contract=off", "-g", "-UNDEBUG", "-pthread"],
-                ["-pthread"],
-            )
+            compiling += ["-O1", "-g", "-UNDEBUG"]
+        else:
+            compiling += ["-O3", "-g0", "-fno-math-errno"]
+            linking += ["-Wl,-s"] if sys.platform == "linux" else []
         if SANITIZE:
             checks = [
                 "-fsanitize=address,undefined",
                 "-fno-sanitize-recover=undefined",
                 "-fno-omit-frame-pointer",
+                "-DFBP_LOOPS_STAY",
                 "-g1",  # with -g each of the unrolled tiles takes minutes
                 "-O1",
             ]

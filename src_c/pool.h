@@ -87,10 +87,21 @@ static void fbp_give_back(fbp_team *team)
     pthread_mutex_unlock(&fbp_office);
 }
 
+/* Of the team that was given back last: the threads of its call, and how many tasks it has ever shared out. Both are 0 before the
+ * first. */
+static void fbp_last_team(int *threads, uint32_t *tasks)
+{
+    pthread_mutex_lock(&fbp_office);
+    *threads = fbp_idle ? fbp_idle->team.threads : 0;
+    *tasks = fbp_idle ? atomic_load(&fbp_idle->team.news) : 0;
+    pthread_mutex_unlock(&fbp_office);
+}
+
 #else
 
 static fbp_team *fbp_hire(int threads) { return NULL; }
 static void fbp_give_back(fbp_team *team) {}
+static void fbp_last_team(int *threads, uint32_t *tasks) { *threads = 0, *tasks = 0; }
 
 #endif
 #endif

@@ -18,7 +18,7 @@ typedef double real;
 
 #if defined(__GNUC__)
 #define ALWAYS_INLINE inline __attribute__((always_inline))
-#ifdef __SANITIZE_ADDRESS__ /* every access in every copy of a loop would be checked: minutes of compilation, for nothing */
+#ifdef FBP_LOOPS_STAY /* for the sanitizers, which would check every access in every copy of a loop: minutes of compilation */
 #define UNROLL
 #else
 #define UNROLL _Pragma("GCC unroll 32")

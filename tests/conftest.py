@@ -34,6 +34,8 @@ with warnings.catch_warnings():  # that fastbp runs on its NumPy twin: the tests
 
 from tolerances import BOUNDS, BY_HAND, NO_WORSE
 
+pytest.register_assert_rewrite("good_calls")  # its assertions tell what differs, too
+
 Array = np.ndarray
 
 # -- which engines there are ---------------------------------------------------------------------------------------------------
@@ -105,6 +107,14 @@ def engine(request: pytest.FixtureRequest) -> Iterator[ModuleType]:
 @pytest.fixture(params=[np.float32, np.float64], ids=["float32", "float64"])
 def dtype(request: pytest.FixtureRequest) -> type[np.floating]:
     return request.param
+
+
+@pytest.fixture
+def no_warnings() -> Iterator[None]:
+    """The twin promises to be silent, whatever the input."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        yield
 
 
 # -- inputs --------------------------------------------------------------------------------------------------------------------
@@ -386,8 +396,22 @@ def check(kernels: ModuleType, problem: Problem) -> None:
         raise AssertionError(f"{problem}: {error}") from error
 
 
+@contextlib.contextmanager
+def shared_by(n_threads: int) -> Iterator[None]:
+    """The compiled call inside is large enough for so many threads: it fails if they had nothing to share."""
+    from fastbp._kernels.team import SEVERAL_THREADS, last_team
+
+    _, before = last_team()
+    yield
+    threads, tasks = last_team()
+    if n_threads > 1 and SEVERAL_THREADS:
+        assert (threads, tasks > before) == (n_threads, True), f"not shared by {n_threads} threads"
+
+
 def check_threads(kernels: ModuleType, problem: Problem) -> None:
-    """A problem that is large enough to be shared out: the same bits on one, two and three threads."""
-    one, *others = (solve(kernels, problem, n_threads=n, memory=Compact()) for n in (1, 2, 3))
-    for other in others:
-        assert_same_bits(one, other, f"on more threads of {problem}")
+    """The same bits on one, two and three threads, which share the work."""
+    one = solve(kernels, problem, memory=Compact())
+    for n in (2, 3):
+        with shared_by(n):
+            several = solve(kernels, problem, n_threads=n, memory=Compact())
+        assert_same_bits(one, several, f"on {n} threads of {problem}")

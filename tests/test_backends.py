@@ -15,7 +15,7 @@ from types import ModuleType
 
 import numpy as np
 import pytest
-from conftest import ISAS, NATIVE_ONLY, generator, running_on
+from conftest import ISAS, NATIVE_ONLY, generator, running_on, shared_by
 
 import fastbp
 from fastbp import _backend, _reference
@@ -263,9 +263,17 @@ def large_calls() -> list:
         lambda n: (fastbp.gelu(x, n_threads=n),),
         lambda n: (fastbp.linear(x, w, n_threads=n),),
         lambda n: fastbp.linear_backward_weight(x, x[:, :70], n_threads=n),
-        lambda n: fastbp.linear_softmax_cross_entropy(x, x.T, labels, max_memory=2**21, n_threads=n),
+        lambda n: fastbp.linear_softmax_cross_entropy(x, x.T, labels, max_memory=2**22, n_threads=n),
         lambda n: fastbp.MLP([500, 64, 500], seed=0, n_threads=n).gradients(x, labels),
     ]
+
+
+@NATIVE_ONLY
+def test_large_calls_are_shared_out():
+    with _backend.use("native"):
+        for call in large_calls():
+            with shared_by(2):
+                call(2)
 
 
 def bits(answer) -> list[bytes]:

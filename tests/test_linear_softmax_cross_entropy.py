@@ -124,12 +124,14 @@ def test_every_size(dtype, engine):
         check(engine, each)
 
 
-@pytest.mark.parametrize("size", [(300, 70, 200), (40, 100, 1500)])
-def test_threads(isa, dtype, size):
+@pytest.mark.parametrize(
+    ("size", "max_memory"),
+    [((300, 70, 200), 2**26), ((40, 100, 1500), 2**26), ((131, 10, 12_001), 2**22)],  # the last in blocks
+)
+def test_threads(isa, dtype, size, max_memory):
     rng = generator(size)
     for chosen in ({}, sampled_options(rng)):
-        check_threads(_backend.kernels, problem(rng, size, dtype, **chosen))
-        check_threads(_backend.kernels, problem(rng, size, dtype, max_memory=2**21, **chosen))
+        check_threads(_backend.kernels, problem(rng, size, dtype, max_memory=max_memory, **chosen))
 
 
 def test_finite_differences(backend):

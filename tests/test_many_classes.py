@@ -13,15 +13,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import NATIVE_ONLY, generator
+from conftest import NATIVE_ONLY, generator, shared_by
 from test_network_kernels import RULES, parts, problem, training
 from tolerances import product_of
 
 import fastbp
 from fastbp import _backend
 
-ROWS, CLASSES = 300, 60_000  # 72 MB of logits in float32
-NETWORKS = [(3, CLASSES), (3, 2, CLASSES), (3, 5, 2, CLASSES)]
+ROWS, LOGITS = 300, 72_000_000  # bytes of the logits of all rows: more than are held at a time
+NETWORKS = [(3,), (3, 2), (3, 5, 2)]  # the layers below the last
+
+
+def classes(dtype):
+    return LOGITS // ROWS // np.dtype(dtype).itemsize
 
 
 def layers(sizes, flat):
@@ -31,11 +35,13 @@ def layers(sizes, flat):
         yield flat[end - (i + 1) * o : end - o].reshape(i, o), flat[end - o : end]
 
 
-@pytest.mark.parametrize("sizes", NETWORKS, ids=str)
+@pytest.mark.parametrize("below", NETWORKS, ids=str)
 @pytest.mark.parametrize("loss", ["softmax_cross_entropy", "squared_error"])
-def test_the_gradient_is_that_of_the_functions(isa, dtype, sizes, loss):
+def test_the_gradient_is_that_of_the_functions(isa, dtype, below, loss):
     """In every bit, but for the last layer's, which is a sum over blocks."""
-    sizes, activation, loss, parameters, x, targets = parts(problem(sizes, ROWS, dtype, "gelu", loss))
+    sizes, activation, loss, parameters, x, targets = parts(
+        problem((*below, classes(dtype)), ROWS, dtype, "gelu", loss)
+    )
     gradient = np.full_like(parameters, np.nan)
     got = _backend.kernels.Network(sizes, activation, loss, parameters, 2).gradient(x, targets, gradient)
 
@@ -43,7 +49,8 @@ def test_the_gradient_is_that_of_the_functions(isa, dtype, sizes, loss):
     for weight, bias in weights[:-1]:
         slopes.append(fastbp.linear(inputs[-1], weight, bias))
         inputs.append(fastbp.gelu(slopes[-1]))
-    want, delta, _ = getattr(fastbp, loss)(fastbp.linear(inputs[-1], *weights[-1]), targets)
+    delta = fastbp.linear(inputs[-1], *weights[-1])
+    want, _, _ = getattr(fastbp, loss)(delta, targets, grad_out=delta)
     assert dtype(got) == want
     parts_of_gradient = list(layers(sizes, gradient))
     for found, expected, size in zip(
@@ -61,17 +68,20 @@ def test_the_gradient_is_that_of_the_functions(isa, dtype, sizes, loss):
             assert found.tobytes() == expected.tobytes()
 
 
-@pytest.mark.parametrize("sizes", NETWORKS[:2], ids=str)
+@pytest.mark.parametrize("below", NETWORKS[:2], ids=str)
 @pytest.mark.parametrize("rule", ["sgd", "adam"])
-def test_training_is_gradient_and_update(isa, dtype, sizes, rule):
+def test_training_is_gradient_and_update(isa, dtype, below, rule):
     """To the bit, on any number of threads; the last batch is small enough to hold its logits."""
-    each = problem(sizes, ROWS, dtype)
+    each = problem((*below, classes(dtype)), ROWS, dtype)
     sizes, activation, loss, parameters, x, targets = parts(each)
     order = generator("order").integers(0, ROWS, ROWS + 50)
-    on_threads = [training(each, rule)(_backend.kernels, n, order, ROWS) for n in (1, 2, 3)]
+    on_threads = []
+    for n in (1, 2, 3):
+        with shared_by(n):
+            on_threads.append(training(each, rule)(_backend.kernels, n, order, ROWS))
 
     w, optimizer, gradient, total = parameters.copy(), RULES[rule](), np.empty_like(parameters), 0.0
-    net = _backend.kernels.Network(sizes, activation, loss, w, 1)
+    net = _backend.kernels.Network(sizes, activation, loss, w, 2)
     for rows in (order[:ROWS], order[ROWS:]):
         total += net.gradient(x[rows], targets[rows], gradient) * len(rows)
         optimizer.update(w, gradient, n_threads=1)
@@ -84,10 +94,11 @@ def test_training_is_gradient_and_update(isa, dtype, sizes, rule):
 def test_a_gradient_that_overflows_changes_nothing(dtype):
     """Every delta and every activation is finite, but not their product."""
     with _backend.use("native"):
-        each = problem((3, CLASSES), ROWS, dtype, loss="squared_error")
+        count = classes(dtype)
+        each = problem((3, count), ROWS, dtype, loss="squared_error")
         sizes, activation, loss, parameters, x, targets = parts(each)
         most = np.finfo(dtype).max
-        parameters[2 * CLASSES : 3 * CLASSES], x[:, 2] = 1 / most**0.8, 0
+        parameters[2 * count : 3 * count], x[:, 2] = 1 / most**0.8, 0
         x[25, 2], targets[25] = most**0.8, most**0.3
         before, optimizer = parameters.copy(), RULES["momentum"]()
         net = _backend.kernels.Network(sizes, activation, loss, parameters, 2)

@@ -8,7 +8,18 @@ from functools import lru_cache
 
 import numpy as np
 import pytest
-from conftest import ISAS, Out, Problem, Updated, check, check_threads, generator, running_on, solve
+from conftest import (
+    ISAS,
+    Out,
+    Problem,
+    Updated,
+    check,
+    check_threads,
+    generator,
+    running_on,
+    shared_by,
+    solve,
+)
 from tolerances import ACTIVATIONS
 
 from fastbp import SGD, Adam, _backend, _reference
@@ -50,7 +61,7 @@ def problem(layer_sizes, rows, dtype, activation="tanh", loss="softmax_cross_ent
     parameters = (scales * rng.standard_normal(len(scales))).astype(dtype)
     targets = rng.integers(0, layer_sizes[-1], rows)
     if not labels or loss != "softmax_cross_entropy":
-        targets = rng.random((rows, layer_sizes[-1])).astype(dtype)
+        targets = rng.random((rows, layer_sizes[-1]), dtype)
     arguments = {
         "layer_sizes": layer_sizes,
         "activation": activation,
@@ -186,8 +197,10 @@ def test_training_is_gradient_and_update(dtype, rule, loss, engine):
 def test_training_on_threads(dtype, rule, isa):
     train = training(problem((60, 300, 30), 500, dtype, "relu"), rule)
     order = generator("order").permutation(500)
-    one, *others = (train(_backend.kernels, n_threads, order, 200) for n_threads in (1, 2, 2, 3))
-    for mean, arrays in others:
+    one = train(_backend.kernels, 1, order, 200)
+    for n_threads in (2, 2, 3):
+        with shared_by(n_threads):
+            mean, arrays = train(_backend.kernels, n_threads, order, 200)
         assert mean == one[0]
         assert [a.tobytes() for a in arrays] == [a.tobytes() for a in one[1]]
 

@@ -31,7 +31,7 @@ cdef extern from * nogil:
 # Nanoseconds of work that make it worth waking one more thread, which takes some 30 µs.
 cdef double GRAIN = 30_000.0
 
-# The child of a fork has none of its parent's threads, and some OpenMP run times wait for them for ever: it uses one thread.
+# The child of a fork has none of its parent's threads, and perhaps a lock that one of them held: it uses one thread.
 cdef bint forked = False
 
 
@@ -74,7 +74,7 @@ def thread_limit() -> int:
 
 
 def openmp() -> bool:
-    """Whether the kernels were compiled with OpenMP."""
+    """Whether the kernels were compiled with OpenMP, which says how many threads a call may use by default."""
     return FBP_OPENMP
 
 

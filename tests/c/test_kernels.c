@@ -8,8 +8,8 @@
  *    the result; one written outside an output is seen.
  * D. A second run gives the same bits; so does one in place, or one of a product in parts, where the comments in src_c allow it.
  *
- * Usage: test_kernels [points in a sweep of an elementary function over all its arguments; 200000 unless told]
- * With less than 100000, for an emulated machine, there are fewer rows and products as well.
+ * Usage: test_kernels [points [dtype]], with so many points in a sweep of an elementary function over all its arguments; 200000
+ * unless told. With less than 100000, for an emulated machine, there are fewer rows and products as well.
  */
 #include <float.h>
 #include <math.h>
@@ -284,13 +284,13 @@ static void expect_product(problem *p)
 static void expect_yes(problem *p) { p->result = (estimate){1, 0, 0}; }
 
 /* -- inputs ------------------------------------------------------------------------------------------------------------------- */
-static exact uniform(exact low, exact high) /* splitmix64 */
+static double uniform(double low, double high) /* splitmix64 */
 {
     static uint64_t state;
     uint64_t z = (state += 0x9E3779B97F4A7C15u);
     z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9u;
     z = (z ^ (z >> 27)) * 0x94D049BB133111EBu;
-    return low + (high - low) * (exact)((z ^ (z >> 31)) >> 11) * 0x1p-53L;
+    return low + (high - low) * (double)((z ^ (z >> 31)) >> 11) * 0x1p-53;
 }
 static int one_in(int n) { return uniform(0, n) < 1; }
 static exact sign(void) { return one_in(2) ? 1 : -1; }
@@ -316,14 +316,20 @@ static exact argument(int flavour)
 }
 /* what: z any argument, t targets from 0 to 1, c counts (of TIES: near e^z, or negative), w positive weights, g signed numbers up
  * to 1, 0 and 1 themselves */
+static exact drawn(char what, int flavour, exact z)
+{
+    switch (what) {
+    case 'z': return argument(flavour);
+    case 't': return fmin(1, fmax(0, uniform(-0.3, 1.3)));
+    case 'c': return flavour != TIES ? fmax(0, uniform(-1, 2)) : one_in(10) ? -1 : uniform(0.9, 1.1) * expl(z);
+    case 'w': return uniform(0.25, 1.25);
+    case 'g': return uniform(-1, 1);
+    default: return what - '0';
+    }
+}
 static void fill(exact *x, fbp_size n, char what, int flavour)
 {
-    for (fbp_size i = 0; i < n; i++) {
-        exact u = uniform(0, 1), t = fminl(1, fmaxl(0, 1.6L * u - 0.3L));
-        exact count = flavour != TIES ? fmaxl(0, 3 * u - 1) : u < 0.1L ? -1 : (0.9L + u / 5) * expl(in[0][i]);
-        x[i] = rounded(what == 'z' ? argument(flavour) : what == 't' ? t : what == 'c' ? count : what == 'w' ? 0.25L + u
-                                                       : what == 'g' ? 2 * u - 1 : what - '0');
-    }
+    for (fbp_size i = 0; i < n; i++) x[i] = rounded(drawn(what, flavour, in[0][i]));
     if (what != 'z' || n == 0) return;
     fbp_size at = (fbp_size)uniform(0, n);
     if (flavour == CERTAIN) x[at] = 60;
@@ -342,6 +348,7 @@ static block place(fbp_size n, const exact *x)
     for (fbp_size i = 0; x && i < n; i++) put(contents(b), i, x[i]);
     return b;
 }
+static block copy_of(block b) { return (block){memcpy(malloc(b.bytes), b.start, b.bytes), b.bytes}; }
 static int same(block a, block b) { return memcmp(a.start, b.start, a.bytes) == 0; }
 static int intact(block b)
 {
@@ -497,9 +504,12 @@ static run solve(const line *l, const problem *p, int shared) /* the first outpu
 {
     const int inputs = (int)strlen(l->inputs);
     run r = {.outputs = l->outputs, .clean = 1};
-    block from[INPUTS], before;
+    block from[INPUTS], before[INPUTS];
     void *x[INPUTS] = {0}, *y[OUTPUTS] = {0};
-    for (int i = 0; i < inputs; i++) from[i] = place(p->in_length[i], in[i]), x[i] = contents(from[i]);
+    for (int i = 0; i < inputs; i++) {
+        from[i] = place(p->in_length[i], in[i]), before[i] = copy_of(from[i]);
+        x[i] = contents(from[i]);
+    }
     for (int o = 0; o < r.outputs; o++) {
         const int begins_as = l->in_place == UPDATES ? o + 1 : o == 0 ? shared : -1;
         r.out[o] = place(p->out_length[o], begins_as < 0 ? NULL : in[begins_as]), y[o] = contents(r.out[o]);
@@ -507,8 +517,7 @@ static run solve(const line *l, const problem *p, int shared) /* the first outpu
     if (shared >= 0) x[shared] = y[0];
     r.result = call(p, x, y);
     for (int o = 0; o < r.outputs; o++) r.clean &= intact(r.out[o]);
-    for (int i = 0; i < inputs; free(before.start), free(from[i++].start))
-        before = place(p->in_length[i], in[i]), r.clean &= same(from[i], before);
+    for (int i = 0; i < inputs; free(before[i].start), free(from[i++].start)) r.clean &= same(from[i], before[i]);
     return r;
 }
 static int agrees(const run *a, run b) /* in every bit; that is the end of b */
@@ -610,7 +619,7 @@ static void products(const line *l, int thorough)
 {
     static const fbp_size EDGES[] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 12, 13, 14, 15, 16, 17, 23, 24, 28, 29, 31, 32, 33, 65};
     static const fbp_size DEPTHS[] = {0, 1, 2, 7, 33};
-    static const fbp_size LARGE[][3] = {{5, 9, 255}, {5, 9, 257}, {15, 3, 600}, {540, 35, 3}, {2, 4130, 3}, {150, 290, 9}, {20, 600, 70}};
+    static const fbp_size LARGE[][3] = {{5, 9, 255}, {5, 9, 257}, {15, 3, 600}, {540, 35, 3}, {2, 4130, 3}, {150, 290, 9}, {20, 600, 35}};
     for (int i = 0; i < 24 * 24; i += thorough ? 1 : 5) {
         const int strides = (int)uniform(0, 8), then = (int)uniform(0, 4), flavour = one_in(9) ? ONE_NAN : ORDINARY;
         if (l->id == is_column_sums) one_product(l, 1, EDGES[i % 24], EDGES[i / 24], 0, 0, ORDINARY);
@@ -626,9 +635,11 @@ int main(int argc, char **argv)
     const long asked = argc > 1 ? atol(argv[1]) : 200000, points = asked < LONGEST ? asked : LONGEST;
     const int thorough = points >= 100000;
     long passed = 0, failed = fbp_use_isa("none") == 0;
-    for (type = DTYPES; type < DTYPES + (LDBL_MANT_DIG > DBL_MANT_DIG ? 2 : 1); type++) /* the formulas need a wider type */
+    for (type = DTYPES; type < DTYPES + (LDBL_MANT_DIG > DBL_MANT_DIG ? 2 : 1); type++) { /* the formulas need a wider type */
+        if (argc > 2 && strcmp(argv[2], type->name) != 0) continue;
         for (const line *l = LINES; l < LINES + COUNT; l++)
             l->id == is_matrix_product || l->id == is_column_sums ? products(l, thorough) : rows(l, points, thorough);
+    }
     printf("%-34s %-8s %-8s %10s %10s %8s\n", "primitive", "isa", "dtype", "error/eps", "bound", "cases");
     for (int i = 0; i < COUNT * ISAS * 2; i++) {
         const int l = i / 2 / ISAS, number = i / 2 % ISAS, t = i % 2;
