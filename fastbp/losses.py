@@ -26,7 +26,9 @@ from numpy.typing import ArrayLike
 from fastbp import _backend, _checks
 
 Reduction = Literal["mean", "sum", "none"]
-_REDUCTIONS = ("mean", "sum", "none")
+_MEAN: Reduction = "mean"
+_REDUCTIONS = (_MEAN, "sum", "none")
+_OFF = 0.0  # an option that was not given is this very object
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
 _new_tuple = tuple.__new__  # LossGrad(...) from its three fields takes twice as long
 
@@ -64,10 +66,10 @@ def softmax_cross_entropy(
     class_weight: ArrayLike | None = None,
     sample_weight: ArrayLike | None = None,
     ignore_index: int = _checks.IGNORE_INDEX,
-    label_smoothing: float = 0.0,
-    lse_square_scale: float = 0.0,
+    label_smoothing: float = _OFF,
+    lse_square_scale: float = _OFF,
     softcap: float | None = None,
-    reduction: Reduction = "mean",
+    reduction: Reduction = _MEAN,
     grad_out: np.ndarray | None = None,
     n_threads: int | None = None,
 ) -> LossGrad:
@@ -164,6 +166,17 @@ def softmax_cross_entropy(
     >>> losses.round(4).tolist(), grad is logits
     ([1.2395, 1.0986], True)
     """
+    if (
+        class_weight is sample_weight is softcap is None
+        and ignore_index is _checks.IGNORE_INDEX
+        and label_smoothing is lse_square_scale is _OFF
+        and reduction is _MEAN
+    ):
+        threads = _checks.threads(n_threads)
+        at_once = _backend.kernels.softmax_cross_entropy_at_once(logits, targets, grad_out, threads)
+        if at_once is not None:
+            loss, grad, weight_sum = at_once
+            return _new_tuple(LossGrad, (_in_dtype(loss, grad.dtype), grad, weight_sum))
     z = _checks.some_classes("logits", _checks.matrix("logits", logits, "(N, C)"), "(N, C)")
     options = class_weight, sample_weight, ignore_index, label_smoothing, lse_square_scale, softcap
     arguments = _checks.rows(z), *_checks.softmax_arguments("logits", z, z.shape[1], targets, options)

@@ -32,6 +32,7 @@ from fastbp._kernels.loss import (
     sigmoid_cross_entropy,
     sigmoid_squared_error,
     softmax_cross_entropy,
+    softmax_cross_entropy_at_once,
     squared_error,
 )
 from fastbp._kernels.network import Network
@@ -66,6 +67,7 @@ __all__ = [
     "softmax",
     "softmax_backward",
     "softmax_cross_entropy",
+    "softmax_cross_entropy_at_once",
     "softplus",
     "squared_error",
     "tanh",

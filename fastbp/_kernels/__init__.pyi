@@ -28,6 +28,9 @@ def softmax_cross_entropy(
     grad: _Array,
     n_threads: int,
 ) -> tuple[float, float]: ...
+def softmax_cross_entropy_at_once(
+    logits: Any, labels: Any, grad: Any, n_threads: int
+) -> tuple[float, np.ndarray, float] | None: ...
 def sigmoid_cross_entropy(
     logits: _Array,
     targets: _Array,

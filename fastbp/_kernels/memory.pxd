@@ -41,6 +41,14 @@ cdef inline char *vector_of(x, int access) except? NULL:
     PyBuffer_Release(&view)
     return data
 
+# Whether x is an array of this very dtype, with two axes and a row at least, in C order and aligned, or such a vector of int64; then
+# m is its address.
+cdef bint plain_matrix(x, dtype, Matrix *m) except -1
+cdef bint plain_labels(x, Matrix *m) except -1
+
+# Whether all of them are in [0, classes)
+cdef bint labels_within(Matrix labels, Py_ssize_t classes) noexcept nogil
+
 # -- elements ----------------------------------------------------------------------------------------------------------------
 
 cdef inline double element_at(const char *x, Py_ssize_t i, Py_ssize_t element) noexcept nogil:

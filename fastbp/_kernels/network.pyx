@@ -7,7 +7,6 @@ B. `step` is for calls of which nothing has to be said: where an argument, the e
 C. An update that could overflow is made on a copy first and given up if it does: finite parameters stay finite.
 """
 
-from cpython.buffer cimport PyBUF_STRIDED_RO, PyBuffer_Release, PyObject_GetBuffer
 from libc.math cimport NAN, isfinite
 from libc.stdint cimport int64_t
 from libc.stdlib cimport free, malloc
@@ -15,7 +14,7 @@ from libc.string cimport memcpy, memset
 
 from fastbp._kernels.dispatch cimport FBP_ADAM, FBP_GELU, FBP_SGD, FBP_SILU, activation_kind, threads_for
 from fastbp._kernels.loss cimport row_error_named
-from fastbp._kernels.memory cimport READ, WRITE, Matrix, matrix_in, matrix_of, vector_of
+from fastbp._kernels.memory cimport READ, WRITE, Matrix, labels_within, matrix_of, plain_labels, plain_matrix, vector_of
 from fastbp._kernels.optimizer cimport Update, set_step, update_parameters
 from fastbp._kernels.step cimport gradient as form_gradient
 from fastbp._kernels.step cimport (
@@ -37,34 +36,9 @@ cdef double LARGE_RATE = 1e3      # of a learning rate
 cdef double LARGE_DECAY = 1.0     # of a weight decay, and of its product with the learning rate
 cdef double SMALL_EPSILON = 1e-12  # of what Adam divides by
 
-cdef object LABELS = np.dtype(np.int64), ARRAY = np.ndarray
 
 
 # -- what comes from Python ------------------------------------------------------------------------------------------------
-
-
-cdef bint plain(x, int axes, dtype, Matrix *m) except -1:
-    """Whether x is an array of this dtype with so many axes, in C order and aligned; then m is its address."""
-    cdef Py_buffer view
-    if type(x) is not ARRAY or x.dtype is not dtype:
-        return False
-    PyObject_GetBuffer(x, &view, PyBUF_STRIDED_RO)
-    cdef bint fits = view.ndim == axes
-    if fits:
-        m[0] = matrix_in(&view)
-        fits = m.rows > 0 and view.strides[axes - 1] == m.element and m.row == m.columns * m.element and \
-            <size_t>view.buf % m.element == 0
-    PyBuffer_Release(&view)
-    return fits
-
-
-cdef bint labels_within(Matrix t, Py_ssize_t classes) noexcept nogil:
-    cdef const int64_t *labels = <const int64_t *>t.data
-    cdef Py_ssize_t n
-    for n in range(t.rows):
-        if not 0 <= labels[n] < classes:
-            return False
-    return True
 
 
 cdef Update update_of(optimizer, parameters) except *:
@@ -323,9 +297,9 @@ cdef class Network:
         """Train on one batch and return its mean error; None, and nothing is done, unless all is in order at first sight."""
         cdef Call call
         memset(&call, 0, sizeof(call))
-        if not plain(x, 2, self.dtype, &call.x) or call.x.columns != self.net.layers[0].inputs:
+        if not plain_matrix(x, self.dtype, &call.x) or call.x.columns != self.net.layers[0].inputs:
             return None
-        if not (plain(targets, 1, LABELS, &call.t) if self.by_class else plain(targets, 2, self.dtype, &call.t)):
+        if not (plain_labels(targets, &call.t) if self.by_class else plain_matrix(targets, self.dtype, &call.t)):
             return None
         cdef Py_ssize_t outputs = self.net.layers[self.net.depth - 1].outputs
         if call.t.rows != call.x.rows or not (labels_within(call.t, outputs) if self.by_class else call.t.columns == outputs):
