@@ -179,7 +179,7 @@ def softmax_cross_entropy(
             return _new_tuple(LossGrad, (_in_dtype(loss, grad.dtype), grad, weight_sum))
     z = _checks.some_classes("logits", _checks.matrix("logits", logits, "(N, C)"), "(N, C)")
     options = class_weight, sample_weight, ignore_index, label_smoothing, lse_square_scale, softcap
-    arguments = _checks.rows(z), *_checks.softmax_arguments("logits", z, z.shape[1], targets, options)
+    arguments = _checks.softmax_arguments("logits", z, z.shape[1], targets, options)
     if grad_out is not None:
         inputs = {"targets": targets, "class_weight": class_weight, "sample_weight": sample_weight}
         _checks.output("grad_out", grad_out, z.shape, z.dtype, in_place="logits", logits=logits, **inputs)
@@ -267,8 +267,7 @@ def sigmoid_cross_entropy(
     """
     z, t, s = _checks.elementwise("logits", logits, targets, sample_weight)
     p = _checks.output_weights("pos_weight", pos_weight, t.shape[1])
-    smoothing = _checks.number("label_smoothing", label_smoothing, _checks.FRACTION)
-    arguments = (_checks.examples(z), t, p, s, smoothing)
+    arguments = t, p, s, _checks.number("label_smoothing", label_smoothing, _checks.FRACTION)
     if grad_out is not None:
         inputs = {"targets": targets, "pos_weight": pos_weight, "sample_weight": sample_weight}
         _checks.output("grad_out", grad_out, z.shape, z.dtype, in_place="logits", logits=logits, **inputs)
@@ -493,11 +492,10 @@ def _elementwise(
 ) -> LossGrad:
     """The errors that know nothing but outputs (called `name`), targets and sample weights."""
     z, t, s = _checks.elementwise(name, outputs, targets, sample_weight)
-    arguments = (_checks.examples(z), t, s)
     if grad_out is not None:
         inputs = {name: outputs, "targets": targets, "sample_weight": sample_weight}
         _checks.output("grad_out", grad_out, z.shape, z.dtype, in_place=name, **inputs)
-    return _evaluate(kernel, arguments, z, reduction, grad_out, n_threads)
+    return _evaluate(kernel, (t, s), z, reduction, grad_out, n_threads)
 
 
 def _evaluate(
@@ -508,7 +506,7 @@ def _evaluate(
     grad_out: np.ndarray | None,
     n_threads: int | None,
 ) -> LossGrad:
-    """Enter the kernel with its own `arguments` and those common to all; the gradient is shaped like `z`."""
+    """Enter the kernel with its own `arguments` between those common to all; the gradient is shaped like `z`."""
     _checks.choice("reduction", reduction, _REDUCTIONS)
     threads = _checks.threads(n_threads)
     dtype = z.dtype
@@ -516,7 +514,7 @@ def _evaluate(
     losses = np.empty(len(z), dtype) if reduction == "none" else None
     rows = grad if grad.ndim == 2 else grad[:, None]  # (N, O)
     call = getattr(_backend.kernels, kernel)
-    loss, weight_sum = call(*arguments, reduction == "mean", losses, rows, threads)
+    loss, weight_sum = call(_checks.examples(z), *arguments, reduction == "mean", losses, rows, threads)
     error = _in_dtype(loss, dtype) if losses is None else losses
     return _new_tuple(LossGrad, (error, grad, weight_sum))
 
