@@ -172,12 +172,12 @@ def softmax_cross_entropy(
     return _reduce(errors, deltas, s, weights, read, mean, losses, grad)
 
 
-@_quiet
 def softmax_cross_entropy_at_once(logits, labels, grad, n_threads):
     """Return None: there is no shorter way than `softmax_cross_entropy` with all the checks before it."""
     return None
 
 
+@_quiet
 def sigmoid_cross_entropy(
     logits, targets, pos_weight, sample_weight, label_smoothing, mean, losses, grad, n_threads
 ):  # fmt: skip
