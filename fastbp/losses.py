@@ -172,11 +172,9 @@ def softmax_cross_entropy(
         and label_smoothing is lse_square_scale is _OFF
         and reduction is _MEAN
     ):
-        threads = _checks.threads(n_threads)
-        at_once = _backend.kernels.softmax_cross_entropy_at_once(logits, targets, grad_out, threads)
+        at_once = _backend.kernels.softmax_cross_entropy_at_once(logits, targets, grad_out, n_threads)
         if at_once is not None:
-            loss, grad, weight_sum = at_once
-            return _new_tuple(LossGrad, (_in_dtype(loss, grad.dtype), grad, weight_sum))
+            return _new_tuple(LossGrad, at_once)
     z = _checks.some_classes("logits", _checks.matrix("logits", logits, "(N, C)"), "(N, C)")
     options = class_weight, sample_weight, ignore_index, label_smoothing, lse_square_scale, softcap
     arguments = _checks.softmax_arguments("logits", z, z.shape[1], targets, options)

@@ -29,8 +29,8 @@ def softmax_cross_entropy(
     n_threads: int,
 ) -> tuple[float, float]: ...
 def softmax_cross_entropy_at_once(
-    logits: Any, labels: Any, grad: Any, n_threads: int
-) -> tuple[float, np.ndarray, float] | None: ...
+    logits: Any, labels: Any, grad: Any, n_threads: Any
+) -> tuple[np.floating[Any], np.ndarray, float] | None: ...
 def sigmoid_cross_entropy(
     logits: _Array,
     targets: _Array,

@@ -73,6 +73,14 @@ def thread_limit() -> int:
     return 1 if forked else _MOST_THREADS
 
 
+cdef int plain_threads(n_threads) except -1:
+    if n_threads is None:
+        return max_threads()
+    if type(n_threads) is not int or n_threads < 1:
+        return 0
+    return min(n_threads, thread_limit())
+
+
 def openmp() -> bool:
     """Whether the kernels were compiled with OpenMP, which says how many threads a call may use by default."""
     return FBP_OPENMP

@@ -14,7 +14,7 @@ from libc.stdint cimport int64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memset
 
-from fastbp._kernels.dispatch cimport fbp_cross_entropy, kernels_for, threads_for
+from fastbp._kernels.dispatch cimport fbp_cross_entropy, kernels_for, plain_threads, threads_for
 from fastbp._kernels.memory cimport (
     READ, WRITE, Matrix, element_at, labels_within, matrix_of, plain_labels, plain_matrix, set_element, vector_of,
 )
@@ -24,6 +24,7 @@ import numpy as np
 from numpy import empty
 
 cdef object ARRAY = np.ndarray, FLOAT32 = np.dtype(np.float32), FLOAT64 = np.dtype(np.float64)
+cdef object FLOAT32_SCALAR = np.float32, FLOAT64_SCALAR = np.float64
 cdef double ELEMENT_WORK = 0.5  # nanoseconds that one thread needs for an element, roughly; ten without vector instructions
 cdef double SLICE = 4e6         # nanoseconds, at that rate, between two looks at pending signals
 cdef Py_ssize_t PIECES = 4      # of a slice, for each thread, so that none waits long for the others;
@@ -360,12 +361,13 @@ cdef bint apart(Matrix a, Matrix b) noexcept nogil:
     return a.data + a.rows * a.row <= b.data or b.data + b.rows * b.row <= a.data
 
 
-def softmax_cross_entropy_at_once(logits, labels, grad, int n_threads):
+def softmax_cross_entropy_at_once(logits, labels, grad, n_threads):
     """The mean error without options, its gradient, to `grad` or a new array, and the number of rows; None, and nothing is done, unless
     all is in order at first sight."""
     cdef Matrix z, t, d
     cdef Rows r
-    if type(logits) is not ARRAY:
+    cdef int threads = plain_threads(n_threads)
+    if threads == 0 or type(logits) is not ARRAY:
         return None
     dtype = logits.dtype
     if not ((dtype is FLOAT32 or dtype is FLOAT64) and plain_matrix(logits, dtype, &z) and plain_labels(labels, &t)):
@@ -383,8 +385,8 @@ def softmax_cross_entropy_at_once(logits, labels, grad, int n_threads):
     memset(&r, 0, sizeof(r))
     r.element, r.N, r.C, r.ignore_index = z.element, z.rows, z.columns, -1
     r.z, r.z_row, r.d, r.d_row, r.labels = z.data, z.row, d.data, d.row, <const int64_t *>t.data
-    loss, weight_sum = evaluate(&r, "softmax_cross_entropy", True, None, n_threads)
-    return loss, grad, weight_sum
+    loss, weight_sum = evaluate(&r, "softmax_cross_entropy", True, None, threads)
+    return FLOAT64_SCALAR(loss) if dtype is FLOAT64 else FLOAT32_SCALAR(<float>loss), grad, weight_sum
 
 
 def sigmoid_cross_entropy(logits, targets, pos_weight, sample_weight, double label_smoothing, bint mean, losses, grad,

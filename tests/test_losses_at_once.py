@@ -1,0 +1,99 @@
+"""The shorter way of an ordinary softmax cross-entropy: the same bits as the way with all checks, and not taken when in doubt."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import fastbp
+from fastbp import _backend
+
+pytestmark = pytest.mark.skipif(_backend.name != "native", reason="the twin has one way only")
+
+SHAPES = [(1, 1), (1, 3), (3, 16), (65, 10), (128, 17), (7, 257), (130, 4000)]
+
+
+def problem(n: int, c: int, dtype: str) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(n * c)
+    return (10 * rng.standard_normal((n, c))).astype(dtype), rng.integers(0, c, n)
+
+
+def long_way(z: np.ndarray, labels: np.ndarray, **options) -> fastbp.LossGrad:
+    """An integer 0 is no smoothing either, but it was given, so everything is checked."""
+    return fastbp.softmax_cross_entropy(z, labels, label_smoothing=0, **options)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_same_bits(shape: tuple[int, int], dtype: str) -> None:
+    z, labels = problem(*shape, dtype)
+    z[0, 0], z[-1, -1] = np.inf, -np.inf
+    expected = long_way(z, labels)
+    buffer, logits = np.full_like(z, np.nan), z.copy()
+    for grad_out in (None, buffer, logits):
+        given = z if grad_out is not logits else logits
+        got = _backend.kernels.softmax_cross_entropy_at_once(given, labels, grad_out, 2)
+        assert got is not None
+        assert [x.tobytes() for x in got[:2]] == [x.tobytes() for x in expected[:2]]
+        assert (type(got[0]), got[2]) == (type(expected.loss), expected.weight_sum)
+        assert grad_out is None or got[1] is grad_out
+
+
+def test_the_public_function_takes_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    z, labels = problem(5, 4, "float64")
+    taken = []
+    at_once = _backend.kernels.softmax_cross_entropy_at_once
+    monkeypatch.setattr(
+        _backend.kernels, "softmax_cross_entropy_at_once", lambda *a: taken.append(1) or at_once(*a)
+    )
+    short, long = fastbp.softmax_cross_entropy(z, labels), long_way(z, labels)
+    assert taken == [1]
+    assert type(short) is type(long)
+    assert short.grad.tobytes() == long.grad.tobytes()
+    for options in ({"reduction": "sum"}, {"ignore_index": -1}, {"sample_weight": np.ones(5)}, {"softcap": 9.0}):
+        fastbp.softmax_cross_entropy(z, labels, **options)
+    assert taken == [1]
+
+
+def readonly(x: np.ndarray) -> np.ndarray:
+    x = x.copy()
+    x.flags.writeable = False
+    return x
+
+
+Z, LABELS = problem(6, 4, "float64")
+MEMORY = np.zeros(100)
+NOT_IN_ORDER = {
+    "another kind of logits": (Z.tolist(), LABELS, None, 1),
+    "a subclass": (Z.view(np.matrix), LABELS, None, 1),
+    "another dtype": (Z.astype(np.float16), LABELS, None, 1),
+    "another byte order": (Z.astype(">f8"), LABELS, None, 1),
+    "columns first": (np.asfortranarray(Z), LABELS, None, 1),
+    "rows apart": (np.zeros((6, 8))[:, :4], LABELS, None, 1),
+    "three axes": (Z[None], LABELS, None, 1),
+    "no rows": (Z[:0], LABELS[:0], None, 1),
+    "no classes": (Z[:, :0], LABELS, None, 1),
+    "rows of targets": (Z, Z, None, 1),
+    "short integers": (Z, LABELS.astype(np.int32), None, 1),
+    "labels in a list": (Z, LABELS.tolist(), None, 1),
+    "labels apart": (Z, np.zeros(12, np.int64)[::2], None, 1),
+    "too few labels": (Z, LABELS[:5], None, 1),
+    "a label too large": (Z, np.full(6, 4), None, 1),
+    "a label to ignore": (Z, np.full(6, -100), None, 1),
+    "a gradient that is read-only": (Z, LABELS, readonly(Z), 1),
+    "a gradient of another dtype": (Z, LABELS, Z.astype(np.float32), 1),
+    "a gradient of another shape": (Z, LABELS, np.zeros((4, 6)), 1),
+    "a gradient with rows apart": (Z, LABELS, np.zeros((6, 8))[:, :4], 1),
+    "a gradient over a part of the logits": (MEMORY[:24].reshape(6, 4), LABELS, MEMORY[4:28].reshape(6, 4), 1),
+    "a gradient over the labels": (Z, MEMORY[20:26].view(np.int64), MEMORY[:24].reshape(6, 4), 1),
+    "no threads": (Z, LABELS, None, 0),
+    "a number of threads that is none": (Z, LABELS, None, True),
+}
+
+
+@pytest.mark.parametrize("case", NOT_IN_ORDER)
+def test_left_to_the_way_with_all_checks(case: str) -> None:
+    logits, labels, grad, threads = NOT_IN_ORDER[case]
+    before = None if grad is None else grad.tobytes()
+    assert _backend.kernels.softmax_cross_entropy_at_once(logits, labels, grad, threads) is None
+    assert grad is None or grad.tobytes() == before
