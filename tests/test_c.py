@@ -108,6 +108,21 @@ def test_kernels(toolchain: Toolchain, tmp_path: Path) -> None:
             assert {(toolchain.isa, dtype), ("generic", dtype)} <= set(tested)
 
 
+RACES = "-fsanitize=thread"  # where it is there: a race is a failure
+
+
+@pytest.mark.parametrize("flags", [(), (RACES,)], ids=["plain", "races"])
+def test_teams(flags: tuple[str, ...], tmp_path: Path) -> None:
+    """Every part of every task once, whoever else calls, on teams of up to five threads."""
+    toolchain = Toolchain("cc", ("-pthread", *flags), optimize=("-O1", "-pthread", *flags))
+    toolchain.skip_unless_it_works(tmp_path)
+    done = toolchain.run(toolchain.build([ROOT / "tests/c/test_team.c"], tmp_path))
+    lines = done.stdout.splitlines()
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert len(lines) == 15
+    assert all(line.endswith(": ok") for line in lines)
+
+
 @pytest.mark.filterwarnings(
     "ignore:Descending:DeprecationWarning"
 )  # mpmath 1.3 fits polynomials in no other order
