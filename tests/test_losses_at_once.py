@@ -50,7 +50,12 @@ def test_the_public_function_takes_it(monkeypatch: pytest.MonkeyPatch) -> None:
     assert taken == [1]
     assert type(short) is type(long)
     assert short.grad.tobytes() == long.grad.tobytes()
-    for options in ({"reduction": "sum"}, {"ignore_index": -1}, {"sample_weight": np.ones(5)}, {"softcap": 9.0}):
+    for options in (
+        {"reduction": "sum"},
+        {"ignore_index": -1},
+        {"sample_weight": np.ones(5)},
+        {"softcap": 9.0},
+    ):
         fastbp.softmax_cross_entropy(z, labels, **options)
     assert taken == [1]
 
@@ -84,7 +89,12 @@ NOT_IN_ORDER = {
     "a gradient of another dtype": (Z, LABELS, Z.astype(np.float32), 1),
     "a gradient of another shape": (Z, LABELS, np.zeros((4, 6)), 1),
     "a gradient with rows apart": (Z, LABELS, np.zeros((6, 8))[:, :4], 1),
-    "a gradient over a part of the logits": (MEMORY[:24].reshape(6, 4), LABELS, MEMORY[4:28].reshape(6, 4), 1),
+    "a gradient over a part of the logits": (
+        MEMORY[:24].reshape(6, 4),
+        LABELS,
+        MEMORY[4:28].reshape(6, 4),
+        1,
+    ),
     "a gradient over the labels": (Z, MEMORY[20:26].view(np.int64), MEMORY[:24].reshape(6, 4), 1),
     "no threads": (Z, LABELS, None, 0),
     "a number of threads that is none": (Z, LABELS, None, True),

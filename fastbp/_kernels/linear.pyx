@@ -41,7 +41,8 @@ cdef Py_ssize_t equal_parts(Py_ssize_t length, Py_ssize_t parts, Py_ssize_t unit
 
 
 cdef Py_ssize_t piece_length(const Product *p, int threads) noexcept nogil:
-    """Rows, or columns, of a piece: as many for each thread, one or several where they are long, fewer where they would be short work."""
+    """Rows, or columns, of a piece: as many pieces for each thread, several where they are long, fewer where they would be short
+    work."""
     cdef Py_ssize_t length = longer_side(p), unit = 8 if by_rows(p) else p.k.tile_columns()
     cdef Py_ssize_t for_each = max(1, min(4, length // (threads * LONG_PIECE)))
     cdef Py_ssize_t pieces = min(threads * for_each, <Py_ssize_t>(product_work(p) / PIECE_WORK))

@@ -362,8 +362,8 @@ cdef bint apart(Matrix a, Matrix b) noexcept nogil:
 
 
 def softmax_cross_entropy_at_once(logits, labels, grad, n_threads):
-    """The mean error without options, its gradient, to `grad` or a new array, and the number of rows; None, and nothing is done, unless
-    all is in order at first sight."""
+    """The mean error without options, its gradient, to `grad` or a new array, and the number of rows; None, and nothing is done,
+    unless all is in order at first sight."""
     cdef Matrix z, t, d
     cdef Rows r
     cdef int threads = plain_threads(n_threads)

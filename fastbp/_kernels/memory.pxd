@@ -41,8 +41,8 @@ cdef inline char *vector_of(x, int access) except? NULL:
     PyBuffer_Release(&view)
     return data
 
-# Whether x is an array of this very dtype, with two axes and a row at least, in C order and aligned, or such a vector of int64; then
-# m is its address.
+# Whether x is an array of this very dtype, with two axes and a row at least, in C order and aligned, or such a vector of int64;
+# then m is its address.
 cdef bint plain_matrix(x, dtype, Matrix *m) except -1
 cdef bint plain_labels(x, Matrix *m) except -1
 

@@ -37,7 +37,6 @@ cdef double LARGE_DECAY = 1.0     # of a weight decay, and of its product with t
 cdef double SMALL_EPSILON = 1e-12  # of what Adam divides by
 
 
-
 # -- what comes from Python ------------------------------------------------------------------------------------------------
 
 
