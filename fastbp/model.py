@@ -382,8 +382,11 @@ class MLP:
         True
         """
         if isinstance(optimizer, _OPTIMIZERS):
-            with self._lock:
+            self._lock.acquire()  # without `with`, which takes twice as long
+            try:
                 at_once: float | None = self._engine.step(x, t, optimizer)
+            finally:
+                self._lock.release()
             if at_once is not None:
                 return at_once
         inputs, targets = self._examples("x", x, "t", t)
