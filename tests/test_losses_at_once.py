@@ -85,6 +85,8 @@ NOT_IN_ORDER = {
     "too few labels": (Z, LABELS[:5], None, 1),
     "a label too large": (Z, np.full(6, 4), None, 1),
     "a label to ignore": (Z, np.full(6, -100), None, 1),
+    "a gradient that is no array": (Z, LABELS, Z.tolist(), 1),
+    "a gradient that is a subclass": (Z, LABELS, np.zeros((6, 4)).view(np.matrix), 1),
     "a gradient that is read-only": (Z, LABELS, readonly(Z), 1),
     "a gradient of another dtype": (Z, LABELS, Z.astype(np.float32), 1),
     "a gradient of another shape": (Z, LABELS, np.zeros((4, 6)), 1),
@@ -104,6 +106,12 @@ NOT_IN_ORDER = {
 @pytest.mark.parametrize("case", NOT_IN_ORDER)
 def test_left_to_the_way_with_all_checks(case: str) -> None:
     logits, labels, grad, threads = NOT_IN_ORDER[case]
-    before = None if grad is None else grad.tobytes()
+    before = np.array(grad)
     assert _backend.kernels.softmax_cross_entropy_at_once(logits, labels, grad, threads) is None
-    assert grad is None or grad.tobytes() == before
+    assert np.array(grad).tobytes() == before.tobytes()
+
+
+@pytest.mark.parametrize("grad_out", [Z.tolist(), 3, "x", object(), memoryview(Z)], ids=lambda x: type(x).__name__)
+def test_what_is_no_gradient_is_named(grad_out: object) -> None:
+    with pytest.raises(TypeError, match=r"^grad_out: got \w+, expected numpy.ndarray$"):
+        fastbp.softmax_cross_entropy(Z, LABELS, grad_out=grad_out)

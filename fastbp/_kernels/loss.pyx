@@ -374,13 +374,12 @@ def softmax_cross_entropy_at_once(logits, labels, grad, n_threads):
         return None
     if t.rows != z.rows or not labels_within(t, z.columns):
         return None
-    if grad is None:
+    cdef bint given = grad is not None
+    if not given:
         grad = empty((z.rows, z.columns), dtype)
-    elif not grad.flags.writeable:
-        return None
     if not plain_matrix(grad, dtype, &d) or d.rows != z.rows or d.columns != z.columns:
         return None
-    if not (apart(d, t) and (d.data == z.data or apart(d, z))):
+    if given and not (grad.flags.writeable and apart(d, t) and (d.data == z.data or apart(d, z))):
         return None
     memset(&r, 0, sizeof(r))
     r.element, r.N, r.C, r.ignore_index = z.element, z.rows, z.columns, -1
