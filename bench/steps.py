@@ -66,7 +66,6 @@ def fastbp_step(problem: StepProblem, check: Check) -> Entry:
 
     network, optimizer = problem.network(), fastbp.SGD(problem.learning_rate)
     x, labels = problem.x, problem.labels
-    network.step(x, labels, optimizer)  # as every peer has made one: its memory is new no more
     contestant = Contestant("fastbp step", lambda: network.step(x, labels, optimizer))
     return Entry(contestant, check(step), ours=True)
 
@@ -98,7 +97,6 @@ def _train(name: str, problem: StepProblem, check: Check, backend: ModuleType, b
     x, labels = np.tile(problem.x, (batches, 1)), np.tile(problem.labels, batches)
     order = np.random.default_rng(1).permutation(len(x))
     network, optimizer = engine(problem.parameters.copy()), fastbp.SGD(problem.learning_rate)
-    network.train(x, labels, order[:size], size, optimizer, None)  # likewise
 
     def epoch() -> object:
         return network.train(x, labels, order, size, optimizer, None)
