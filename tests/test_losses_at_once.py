@@ -111,7 +111,9 @@ def test_left_to_the_way_with_all_checks(case: str) -> None:
     assert np.array(grad).tobytes() == before.tobytes()
 
 
-@pytest.mark.parametrize("grad_out", [Z.tolist(), 3, "x", object(), memoryview(Z)], ids=lambda x: type(x).__name__)
+@pytest.mark.parametrize(
+    "grad_out", [Z.tolist(), 3, "x", object(), memoryview(Z)], ids=lambda x: type(x).__name__
+)
 def test_what_is_no_gradient_is_named(grad_out: object) -> None:
     with pytest.raises(TypeError, match=r"^grad_out: got \w+, expected numpy.ndarray$"):
         fastbp.softmax_cross_entropy(Z, LABELS, grad_out=grad_out)
