@@ -131,7 +131,7 @@ static ALWAYS_INLINE void multiply_tile(int rows, int vectors, int by_line, fbp_
         UNROLL for (int j = 0; j < vectors; j++)
             acc[i][j] = v_all(0);
     }
-    for (fbp_size k = 0; k < K; k++, b += b_stride) {
+    UNROLL_TWICE for (fbp_size k = 0; k < K; k++, b += b_stride) {
         vec v_b[TILE_VECTORS];
         UNROLL for (int j = 0; j < vectors; j++)
             v_b[j] = v_load(b + j * W);
