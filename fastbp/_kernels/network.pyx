@@ -26,6 +26,10 @@ from time import perf_counter
 
 import numpy as np
 
+cdef extern from "gather.h" nogil:
+    # `count` rows of `row` bytes, those of `source` named by `order`, one below the other
+    void fbp_gather(Py_ssize_t count, Py_ssize_t row, const char *source, Py_ssize_t source_row, const int64_t *order, char *to)
+
 cdef double REPORT_SECONDS = 0.1  # between two calls of `report`
 cdef Py_ssize_t GATHERED_BYTES = 64 * 1024  # that pay for handing them to another thread
 cdef Py_ssize_t PREDICTION_ROWS = 512  # of a block in which the logits of many rows are formed
@@ -93,9 +97,9 @@ cdef struct Rows:
 
 cdef void gather_some(const void *rows, Py_ssize_t part, int thread) noexcept nogil:
     cdef const Rows *r = <const Rows *>rows
-    cdef Py_ssize_t i, start = part * r.count
-    for i in range(start, min(start + r.count, r.to.rows)):
-        memcpy(r.to.data + i * r.to.row, r.source.data + r.order[i] * r.source.row, r.to.row)
+    cdef Py_ssize_t start = part * r.count
+    cdef Py_ssize_t count = min(r.count, r.to.rows - start)
+    fbp_gather(count, r.to.row, r.source.data, r.source.row, r.order + start, r.to.data + start * r.to.row)
 
 
 cdef void gather(Matrix source, const int64_t *order, Matrix to, fbp_team *team) noexcept nogil:
