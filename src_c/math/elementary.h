@@ -12,6 +12,9 @@
  */
 #include "coefficients.h"
 
+#define LN_2 0.69314718055994530942
+#define LOG2_E_DOUBLE 1.44269504088896340736
+
 #ifdef FBP_FLOAT32
 #define LOG2_E 1.44269504f
 #define LN2_HIGH 0.693359375f /* 9 bits of ln 2, so that k·LN2_HIGH is exact for |k| < 2^15 */
@@ -81,6 +84,22 @@ static ALWAYS_INLINE void v_exp_each(int n, vec *y)
     UNROLL for (int i = 0; i < 2; i++)
         UNROLL for (int j = 0; j < n; j++) y[j] = v_fma(y[j], r[j], one);
     UNROLL for (int j = 0; j < n; j++) y[j] = v_ldexp(y[j], k[j]);
+}
+/* y_j = 2^(y_j) */
+static ALWAYS_INLINE void v_exp2_each(int n, vec *y)
+{
+    enum { TERMS = sizeof EXP2_TAIL / sizeof EXP2_TAIL[0] };
+    const vec rounder = v_all(ROUNDER);
+    vec k[IN_STEP], r[IN_STEP];
+    UNROLL for (int j = 0; j < n; j++) {
+        y[j] = v_max(v_all(LEAST_POWER), y[j]);
+        k[j] = v_sub(v_add(y[j], rounder), rounder);
+        r[j] = v_sub(y[j], k[j]);
+        y[j] = v_all(EXP2_TAIL[0]);
+    }
+    UNROLL for (int i = 1; i < TERMS; i++)
+        UNROLL for (int j = 0; j < n; j++) y[j] = v_fma(y[j], r[j], v_all(EXP2_TAIL[i]));
+    UNROLL for (int j = 0; j < n; j++) y[j] = v_ldexp(v_fma(y[j], r[j], v_all(1)), k[j]);
 }
 static ALWAYS_INLINE vec v_exp_below(vec x)
 {
@@ -188,7 +207,7 @@ static ALWAYS_INLINE void v_far_tanh_each(int n, const vec *x, vec *minus_tanh, 
 
 /* z_j = c tanh(z_j/c), and its slope. Up to x² = 1/2, x = z/c, a polynomial in x² gives tanh x, and 1 - tanh² loses nothing yet; the
  * vectors are seldom in which a lane needs more. What a lane gives depends on it alone. */
-static ALWAYS_INLINE void v_softcap_each(int n, vec c, vec inverse_c, vec *z, vec *slope)
+static ALWAYS_INLINE void v_softcap_each(int n, vec c, vec inverse_c, vec *z, vec *minus_slope)
 {
     enum { TERMS = sizeof TANH_TAIL / sizeof TANH_TAIL[0] };
     const vec near = v_all((real)0.5);
@@ -203,7 +222,7 @@ static ALWAYS_INLINE void v_softcap_each(int n, vec c, vec inverse_c, vec *z, ve
         UNROLL for (int j = 0; j < n; j++) tanh[j] = v_fma(tanh[j], u[j], v_all(TANH_TAIL[i]));
     UNROLL for (int j = 0; j < n; j++) {
         tanh[j] = v_fma(v_mul(x[j], u[j]), tanh[j], x[j]);
-        slope[j] = v_fma(v_negative(tanh[j]), tanh[j], v_all(1));
+        minus_slope[j] = v_fma(tanh[j], tanh[j], v_all(-1));
     }
     if (v_any(v_lt(near, farthest))) {
         v_far_tanh_each(n, x, minus_far, far_slope);
@@ -211,7 +230,7 @@ static ALWAYS_INLINE void v_softcap_each(int n, vec c, vec inverse_c, vec *z, ve
             const mask far = v_lt(near, u[j]);
             vec signed_far = v_select(v_lt(x[j], v_all(0)), minus_far[j], v_negative(minus_far[j]));
             tanh[j] = v_select(far, signed_far, tanh[j]);
-            slope[j] = v_select(far, far_slope[j], slope[j]);
+            minus_slope[j] = v_select(far, v_negative(far_slope[j]), minus_slope[j]);
         }
     }
     UNROLL for (int j = 0; j < n; j++) z[j] = v_mul(c, tanh[j]);
