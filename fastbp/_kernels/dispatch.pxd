@@ -33,7 +33,7 @@ cdef extern from "fastbp.h" nogil:
         double lse_square_scale
         double softcap
         double weight_sum, weight_sum_lost
-        int weight_of_0
+        bint share_of_0
 
     # One dtype on one instruction set; src_c/kernels.def is the list, the comments in src_c/ tell what each does.
     ctypedef struct fbp_kernels:

@@ -26,7 +26,7 @@ from numpy import empty
 cdef object ARRAY = np.ndarray, FLOAT32 = np.dtype(np.float32), FLOAT64 = np.dtype(np.float64)
 cdef object FLOAT32_SCALAR = np.float32, FLOAT64_SCALAR = np.float64
 cdef double ELEMENT_WORK = 0.5  # nanoseconds that one thread needs for an element, roughly; ten without vector instructions
-cdef double SMALL = 1e-37       # a product below may underflow in float32
+cdef double SMALL = 1e-37       # less than this may underflow in float32
 cdef double SLICE = 4e6         # nanoseconds, at that rate, between two looks at pending signals
 cdef Py_ssize_t PIECES = 4      # of a slice, for each thread, so that none waits long for the others;
 cdef double PIECE_WORK = 8e3    # but a piece takes so many nanoseconds at least, to pay for handing it over

@@ -404,7 +404,7 @@ static double call(const problem *p, void **x, void **y)
         for (fbp_size c = 0; o.weighted && c < n; c++) {
             const exact w = get(x[2], c), sum = how.weight_sum + w;
             how.weight_sum_lost += (double)(how.weight_sum - (double)sum + w), how.weight_sum = (double)sum;
-            how.weight_of_0 |= o.smoothing != 0 && fabsl(w) * o.smoothing / n < type->tiny / type->eps;
+            how.share_of_0 |= o.smoothing != 0 && fabsl(w) * o.smoothing / n < type->tiny / type->eps;
         }
         return k->softmax_cross_entropy_row(n, x[0], o.rows ? x[1] : NULL, p->label, &how, o.scale, y[1], y[0]);
     case is_sigmoid_cross_entropy_row:
