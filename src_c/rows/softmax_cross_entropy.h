@@ -148,10 +148,12 @@ static ALWAYS_INLINE vec target_at(int form, const targets *u, fbp_size i, fbp_s
     return form == BY_CLASS || u->w ? v_mul(v, load_at(u->w + i, left, 0)) : v;
 }
 
-/* What a softcap makes of a row: z'/ln 2 to x, of which the maximum is returned, and -dz'/dz to minus_slope. x may be z. */
+/* What a softcap makes of a row: z'/ln 2 to x, of which the maximum is returned, and -dz'/dz to minus_slope. x may be z. A softcap
+ * counts as a quarter of the largest number at most: no z'/ln 2 overflows, and 1/softcap does not underflow. */
 static real softcap_row(fbp_size C, const real *z, double softcap, real *minus_slope, real *x)
 {
-    const vec c = v_all((real)fmin(softcap / LN_2, LARGEST)), inverse = v_all((real)(1 / softcap));
+    const double most = (double)LARGEST / 4, cap = softcap < most ? softcap : most;
+    const vec c = v_all((real)(cap / LN_2)), inverse = v_all((real)(1 / cap));
     vec m = v_all(-INFINITY), a[IN_STEP], minus[IN_STEP];
     fbp_size i = 0;
     for (; i + IN_STEP * W <= C; i += IN_STEP * W) {
