@@ -48,6 +48,8 @@ typedef struct {
     double smoothing;
     double lse_square_scale;  /* s: the error gains s lse² */
     double softcap;           /* c > 0:  c tanh(z/c) takes the place of z */
+    double weight_sum, weight_sum_lost; /* Σ w, and what its rounding lost; asked for with labels and smoothing, as is */
+    int share_of_0;           /* whether some w_c smoothing / C may be 0 in the dtype, with smoothing > 0 */
 } fbp_cross_entropy;
 
 #define REAL void

@@ -119,6 +119,32 @@ def test_minus_infinity_with_options(dtype, engine):
         assert_near(weighted.grad, [[0, 0.9 / 4 - 0.1, 0.9 * 0.75 - 0.8]])
 
 
+def test_a_share_of_the_smoothing_that_underflows(dtype, engine):
+    """It is 0, and a class that cannot be costs nothing then."""
+    z, tiny = np.array([[-INF, 0, np.log(3)]], dtype), float(np.finfo(dtype).smallest_subnormal)
+    options = {"label_smoothing": 0.3, "class_weight": [tiny, 1, 1], "reduction": "sum"}
+    for targets in ([2], [[0, 0, 1]]):
+        assert_near(
+            fastbp.softmax_cross_entropy(z, targets, **options).loss, 0.1 * np.log(4) + 0.8 * np.log(4 / 3)
+        )
+
+
+def test_a_class_that_outweighs_all_others(dtype, engine):
+    """At a certain answer the delta is the others' share of the smoothing, whatever the answer weighs itself."""
+    z, weights = np.array([[900, 0, 0]], dtype), [1e20, 1, 2]
+    options = {"label_smoothing": 0.3, "class_weight": weights, "reduction": "sum"}
+    for targets in ([0], [[1, 0, 0]]):
+        assert_near(fastbp.softmax_cross_entropy(z, targets, **options).grad[0, 0], 0.3)
+
+
+def test_the_largest_softcap(dtype, engine):
+    """Nothing overflows, and small logits stay what they are."""
+    z = np.array([[0, np.log(3)]], dtype)
+    capped = fastbp.softmax_cross_entropy(z, [0], softcap=float(np.finfo(dtype).max))
+    assert_near(capped.loss, np.log(4))
+    assert_near(capped.grad, [[-0.75, 0.75]])
+
+
 def test_softcap_makes_infinite_logits_finite(dtype, engine):
     """c tanh(±inf/c) = ±c, where nothing can be learnt any more."""
     for targets in ([0], [[1.0, 0, 0]]):

@@ -32,6 +32,8 @@ cdef extern from "fastbp.h" nogil:
         double smoothing
         double lse_square_scale
         double softcap
+        double weight_sum, weight_sum_lost
+        bint share_of_0
 
     # One dtype on one instruction set; src_c/kernels.def is the list, the comments in src_c/ tell what each does.
     ctypedef struct fbp_kernels:

@@ -22,11 +22,17 @@ cdef struct Rows:
     char *d
     Py_ssize_t d_row
 
+# A sum and what its roundings lost: A. Neumaier, ZAMM 54 (1974). Its error does not grow with the number of terms.
+cdef struct Sum:
+    double rounded, lost
+
 # Work space for a call with a given number of rows, classes and threads.
 cdef struct Scratch:
     double *errors                # (N) weights of the rows, then their weighted errors
     char *weight                  # (C) class_weight or pos_weight in the dtype, NULL where there are none
     bint weight_of_0              # whether one of these is 0
+    bint share_of_0               # whether the share of smoothing that one of these leaves may underflow to 0
+    Sum weight_sum                # of all of these
     char *rows                    # (threads, C) slopes of a softcap, if there is one
 
 # Rows from `start` up to `stop`, for one thread.
@@ -37,10 +43,6 @@ cdef struct Piece:
 
 # The weighted errors of a piece, which take the place of the weights, and their gradient.
 ctypedef void (*RowError)(const Rows *rows, const Scratch *scratch, Piece piece) noexcept nogil
-
-# A sum and what its roundings lost: A. Neumaier, ZAMM 54 (1974). Its error does not grow with the number of terms.
-cdef struct Sum:
-    double rounded, lost
 
 cdef double value(Sum sum) noexcept nogil
 

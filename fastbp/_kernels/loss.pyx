@@ -26,6 +26,7 @@ from numpy import empty
 cdef object ARRAY = np.ndarray, FLOAT32 = np.dtype(np.float32), FLOAT64 = np.dtype(np.float64)
 cdef object FLOAT32_SCALAR = np.float32, FLOAT64_SCALAR = np.float64
 cdef double ELEMENT_WORK = 0.5  # nanoseconds that one thread needs for an element, roughly; ten without vector instructions
+cdef double SMALL = 1e-37       # less than this may underflow in float32
 cdef double SLICE = 4e6         # nanoseconds, at that rate, between two looks at pending signals
 cdef Py_ssize_t PIECES = 4      # of a slice, for each thread, so that none waits long for the others;
 cdef double PIECE_WORK = 8e3    # but a piece takes so many nanoseconds at least, to pay for handing it over
@@ -73,7 +74,8 @@ cdef inline const char *target(const Rows *r, Py_ssize_t n) noexcept nogil:
 
 cdef double softmax_cross_entropy_row(const Rows *r, const Scratch *s, Py_ssize_t n, double scale, void *slope) noexcept nogil:
     cdef Py_ssize_t label = 0 if r.labels == NULL else r.labels[n]
-    cdef fbp_cross_entropy how = fbp_cross_entropy(s.weight, r.smoothing, r.lse_square_scale, r.softcap)
+    cdef fbp_cross_entropy how = fbp_cross_entropy(s.weight, r.smoothing, r.lse_square_scale, r.softcap, s.weight_sum.rounded,
+                                                   s.weight_sum.lost, s.share_of_0)
     return r.k.softmax_cross_entropy_row(r.C, r.z + n * r.z_row, target(r, n), label, &how, scale, slope, r.d + n * r.d_row)
 
 
@@ -190,7 +192,8 @@ cdef Scratch divided(const Rows *r, char *memory) noexcept nogil:
     s.errors = <double *>memory
     s.weight = <char *>(s.errors + r.N)
     s.rows = s.weight
-    s.weight_of_0 = False
+    s.weight_of_0 = s.share_of_0 = False
+    s.weight_sum = Sum(0, 0)
     if weight == NULL:
         s.weight = NULL
     else:
@@ -198,6 +201,8 @@ cdef Scratch divided(const Rows *r, char *memory) noexcept nogil:
         for c in range(r.C):
             set_element(s.weight, c, r.element, weight[c])
             s.weight_of_0 = s.weight_of_0 or weight[c] == 0
+            s.share_of_0 = s.share_of_0 or (r.smoothing != 0 and fabs(weight[c]) * r.smoothing / r.C < SMALL)
+            add(&s.weight_sum, element_at(s.weight, c, r.element))
     return s
 
 

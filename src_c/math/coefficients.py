@@ -18,6 +18,11 @@ def exp_tail(r):
     return (exp(r) - 1 - r) / r**2 if abs(r) > mpf("1e-12") else mpf(1) / 2 + r / 6
 
 
+def exp2_tail(r):
+    """(2^r - 1) / r for |r| <= 1/2."""
+    return (mpf(2) ** r - 1) / r if abs(r) > mpf("1e-12") else log(2) + r * log(2) ** 2 / 2
+
+
 def log_tail(z):
     """2 (atanh(s)/s - 1) / s² at z = s², for s = x/(2 + x) with |s| <= 1/3: log1p(x) = x - s (x - z·log_tail(z))."""
     s = sqrt(z)
@@ -25,7 +30,7 @@ def log_tail(z):
 
 
 def tanh_tail(u):
-    """(tanh(x)/x - 1) / x² at u = x² <= 1/2: tanh(x) = x + x·u·tanh_tail(u)."""
+    """(tanh(x)/x - 1) / x² at u = x² <= 0.3: tanh(x) = x + x·u·tanh_tail(u)."""
     x = sqrt(u)
     return (tanh(x) / x - 1) / u if u > mpf("1e-20") else -mpf(1) / 3 + 2 * u / 15
 
@@ -47,8 +52,9 @@ def normal_tail(t):
 #         name          function     interval                                  terms: float32, float64
 TABLES = [
     ("EXP_TAIL", exp_tail, (-log(2) / 2 * mpf("1.0005"), log(2) / 2 * mpf("1.0005")), (5, 10)),
+    ("EXP2_TAIL", exp2_tail, (-mpf("0.5005"), mpf("0.5005")), (6, 11)),
     ("LOG_TAIL", log_tail, (mpf(0), mpf(1) / 9), (4, 10)),
-    ("TANH_TAIL", tanh_tail, (mpf(0), mpf(1) / 2), (6, 13)),
+    ("TANH_TAIL", tanh_tail, (mpf(0), mpf(3) / 10), (5, 11)),
     ("NORMAL_TAIL", normal_tail, (mpf(-1), mpf(1)), (12, 25)),
 ]
 

@@ -4,13 +4,15 @@
  * tests/c/test_kernels.c measures them:
  *
  *   v_exp 1   v_expm1_nonpositive 1   v_log1p_unit 1.5   v_log1p_nonnegative 2   v_log 1.5   v_sigmoid 2   v_tanh 2   v_softplus 2.5
- *   v_silu 2.5   v_softcap_each 3, relative to each of its results
+ *   v_silu 2.5   v_exp2_each 1   v_softcap_each 3, relative to each of its results
  *   v_normal_tail 4, v_gelu 4.5; times 1 + x²/4 where v_fma rounds twice
  *
  * Every function takes every input: NaN gives NaN, infinities their limits; results below the normal range underflow gradually,
  * where the unit is the smallest subnormal number (times |x| in v_silu and v_gelu, which multiply such a result by x).
  */
 #include "coefficients.h"
+
+#define LN_2 0.69314718055994530942
 
 #ifdef FBP_FLOAT32
 #define LOG2_E 1.44269504f
@@ -81,6 +83,22 @@ static ALWAYS_INLINE void v_exp_each(int n, vec *y)
     UNROLL for (int i = 0; i < 2; i++)
         UNROLL for (int j = 0; j < n; j++) y[j] = v_fma(y[j], r[j], one);
     UNROLL for (int j = 0; j < n; j++) y[j] = v_ldexp(y[j], k[j]);
+}
+/* y_j = 2^(y_j) for y_j <= 0: three operations less than e^(y_j), since the remainder of a whole number is exact */
+static ALWAYS_INLINE void v_exp2_each(int n, vec *y)
+{
+    enum { TERMS = sizeof EXP2_TAIL / sizeof EXP2_TAIL[0] };
+    const vec rounder = v_all(ROUNDER);
+    vec k[IN_STEP], r[IN_STEP];
+    UNROLL for (int j = 0; j < n; j++) {
+        y[j] = v_max(v_all(LEAST_POWER), y[j]);
+        k[j] = v_sub(v_add(y[j], rounder), rounder);
+        r[j] = v_sub(y[j], k[j]);
+        y[j] = v_all(EXP2_TAIL[0]);
+    }
+    UNROLL for (int i = 1; i < TERMS; i++)
+        UNROLL for (int j = 0; j < n; j++) y[j] = v_fma(y[j], r[j], v_all(EXP2_TAIL[i]));
+    UNROLL for (int j = 0; j < n; j++) y[j] = v_ldexp(v_fma(y[j], r[j], v_all(1)), k[j]);
 }
 static ALWAYS_INLINE vec v_exp_below(vec x)
 {
@@ -186,15 +204,15 @@ static ALWAYS_INLINE void v_far_tanh_each(int n, const vec *x, vec *minus_tanh, 
     }
 }
 
-/* z_j = c tanh(z_j/c), and its slope. Up to x² = 1/2, x = z/c, a polynomial in x² gives tanh x, and 1 - tanh² loses nothing yet; the
- * vectors are seldom in which a lane needs more. What a lane gives depends on it alone. */
-static ALWAYS_INLINE void v_softcap_each(int n, vec c, vec inverse_c, vec *z, vec *slope)
+/* z_j = c tanh x_j with x_j = z_j inverse, and tanh² x_j - 1, minus its slope if c = 1/inverse. Up to x² = 0.3 a polynomial in x² gives
+ * tanh x, and tanh² - 1 loses nothing yet; the vectors are seldom in which a lane needs more. What a lane gives depends on it alone. */
+static ALWAYS_INLINE void v_softcap_each(int n, vec c, vec inverse, vec *z, vec *minus_slope)
 {
     enum { TERMS = sizeof TANH_TAIL / sizeof TANH_TAIL[0] };
-    const vec near = v_all((real)0.5);
+    const vec near = v_all((real)0.3);
     vec x[IN_STEP], u[IN_STEP], tanh[IN_STEP], minus_far[IN_STEP], far_slope[IN_STEP], farthest = v_all(0);
     UNROLL for (int j = 0; j < n; j++) {
-        x[j] = v_mul(z[j], inverse_c);
+        x[j] = v_mul(z[j], inverse);
         u[j] = v_mul(x[j], x[j]);
         farthest = v_max(u[j], farthest);
         tanh[j] = v_all(TANH_TAIL[0]);
@@ -203,7 +221,7 @@ static ALWAYS_INLINE void v_softcap_each(int n, vec c, vec inverse_c, vec *z, ve
         UNROLL for (int j = 0; j < n; j++) tanh[j] = v_fma(tanh[j], u[j], v_all(TANH_TAIL[i]));
     UNROLL for (int j = 0; j < n; j++) {
         tanh[j] = v_fma(v_mul(x[j], u[j]), tanh[j], x[j]);
-        slope[j] = v_fma(v_negative(tanh[j]), tanh[j], v_all(1));
+        minus_slope[j] = v_fma(tanh[j], tanh[j], v_all(-1));
     }
     if (v_any(v_lt(near, farthest))) {
         v_far_tanh_each(n, x, minus_far, far_slope);
@@ -211,7 +229,7 @@ static ALWAYS_INLINE void v_softcap_each(int n, vec c, vec inverse_c, vec *z, ve
             const mask far = v_lt(near, u[j]);
             vec signed_far = v_select(v_lt(x[j], v_all(0)), minus_far[j], v_negative(minus_far[j]));
             tanh[j] = v_select(far, signed_far, tanh[j]);
-            slope[j] = v_select(far, far_slope[j], slope[j]);
+            minus_slope[j] = v_select(far, v_negative(far_slope[j]), minus_slope[j]);
         }
     }
     UNROLL for (int j = 0; j < n; j++) z[j] = v_mul(c, tanh[j]);

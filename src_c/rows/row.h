@@ -27,10 +27,8 @@ static ALWAYS_INLINE void map(fbp_size n, const real *x, real *y, vec (*f)(vec))
 /* a in the first `left` lanes, rest in the others */
 static ALWAYS_INLINE vec first_lanes_of(vec a, fbp_size left, real rest)
 {
-    if (left >= W) return a;
-    real lanes[W];
-    v_store(lanes, a);
-    return v_load_n(lanes, left, v_all(rest));
+    static const real number[] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+    return left >= W ? a : v_select(v_lt(v_load(number), v_all((real)left)), a, v_all(rest));
 }
 
 /* Σ_i term(row, i). A register sums BLOCK elements, a double the blocks: the rounding error does not grow with the row. `term` gives

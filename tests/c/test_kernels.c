@@ -400,7 +400,12 @@ static double call(const problem *p, void **x, void **y)
         k->softmax_cross_entropy_rows(1, n, x[0], n, (const int64_t[]){p->label}, (const double[]){1}, 1 / o.scale, y[0], n, &error);
         return error;
     case is_softmax_cross_entropy_row:
-        how = (fbp_cross_entropy){o.weighted ? x[2] : NULL, o.smoothing, o.lse_square_scale, o.softcap};
+        how = (fbp_cross_entropy){o.weighted ? x[2] : NULL, o.smoothing, o.lse_square_scale, o.softcap, 0, 0, 0};
+        for (fbp_size c = 0; o.weighted && c < n; c++) {
+            const exact w = get(x[2], c), sum = how.weight_sum + w;
+            how.weight_sum_lost += (double)(how.weight_sum - (double)sum + w), how.weight_sum = (double)sum;
+            how.share_of_0 |= o.smoothing != 0 && fabsl(w) * o.smoothing / n < type->tiny / type->eps;
+        }
         return k->softmax_cross_entropy_row(n, x[0], o.rows ? x[1] : NULL, p->label, &how, o.scale, y[1], y[0]);
     case is_sigmoid_cross_entropy_row:
         return k->sigmoid_cross_entropy_row(n, x[0], x[1], o.weighted ? x[2] : NULL, o.smoothing, o.scale, y[0]);
