@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from . import machine, shapes
-from .race import TWIN, Row
+from .race import TWIN, Row, Setting
 from .timing import Plan
 
 TABLES = ("steps", "losses", "linear", "predict", "mnist")  # the others draw or print something else
@@ -75,19 +75,19 @@ def _table(options: argparse.Namespace, dtype: np.dtype, threads: int) -> dict[s
     bench = importlib.import_module(f".{options.bench}", __package__)
     if options.worker == "first":
         print(report.legend(dtype))
-    plan, peaks = Plan.of(options.quick, threads), machine.measure_peaks(threads, dtype)
+    setting = Setting(dtype, threads, machine.measure_peaks(threads, dtype), Plan.of(options.quick, threads))
     kinds = peers.choose(bench.PEERS, options.peers, options.quick, options.isa)
     others = [TWIN, *(kind.name for kind in kinds)]
-    print(report.title(options.bench, dtype, threads, peaks, others), flush=True)
+    print(report.title(options.bench, dtype, threads, setting.peaks, others), flush=True)
     table: list[Row] = []
     for shape in shapes.select(bench.SHAPES, options.only):
-        rows = bench.rows(shape, kinds, dtype, threads, peaks, plan)
+        rows = bench.rows(shape, kinds, setting)
         if rows:
             print(report.block(rows, others, dtype), flush=True)
         table += rows
     print(report.summary(table, dtype))
     saved = [{**dataclasses.asdict(row), "best_peer": row.best_peer} for row in table]
-    return {"peaks": dataclasses.asdict(peaks), "rows": saved}
+    return {"peaks": dataclasses.asdict(setting.peaks), "rows": saved}
 
 
 def _sweep(options: argparse.Namespace, dtype: np.dtype, threads: int) -> dict[str, Any]:

@@ -19,11 +19,10 @@ import numpy as np
 import fastbp
 from fastbp import _backend
 
-from .machine import Peaks
 from .peers import import_torch, numpy_softmax_error
 from .problems import relative, spread
-from .race import TWIN, Entry, Row, Work, race, try_peers
-from .timing import Contestant, Plan
+from .race import TWIN, Entry, Row, Setting, Work, race, try_peers
+from .timing import Contestant
 
 JUDGED_ROWS, JUDGED_CLASSES = 16, 64  # whose gradients are compared, evenly spread
 BLOCK_ROWS = 64  # of logits that the judge forms at a time
@@ -207,16 +206,9 @@ PEERS: tuple[type[LinearPeer], ...] = (NumpyLinear, TorchLinear, TorchChunkedLin
 # -------------------------------------------------------------------------------------------------- rows
 
 
-def rows(
-    shape: LinearShape,
-    peers: Iterable[type[LinearPeer]],
-    dtype: np.dtype,
-    threads: int,
-    peaks: Peaks,
-    plan: Plan,
-) -> list[Row]:
+def rows(shape: LinearShape, peers: Iterable[type[LinearPeer]], setting: Setting) -> list[Row]:
     """Check and measure all contestants of one shape."""
-    problem = LinearProblem(shape, dtype, threads)
+    problem = LinearProblem(shape, setting.dtype, setting.threads)
     transposed = problem.embedding.T
     by_rows = np.ascontiguousarray(transposed)
     ours = (
@@ -226,7 +218,7 @@ def rows(
     )
     entries = [_entry(problem, each, ours=each.name != TWIN) for each in ours]
     entries += try_peers(peers, lambda kind: _entry(problem, kind(problem)))
-    return race(shape.name, entries, Work(shape.operations, "GFLOP/s", peaks.gflops), plan)
+    return race(shape.name, entries, Work(shape.operations, "GFLOP/s", setting.peaks.gflops), setting.plan)
 
 
 def _entry(problem: LinearProblem, contestant: Linear, ours: bool = False) -> Entry:

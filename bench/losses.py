@@ -13,32 +13,29 @@ import numpy as np
 
 import fastbp
 
-from .machine import Peaks
 from .peers import LOSS_PEERS, LossPeer
 from .problems import LossProblem
-from .race import Entry, Row, Work, race, try_peers, twin
+from .race import Entry, Row, Setting, Work, race, try_peers, twin
 from .shapes import LOSSES, LossShape
-from .timing import Contestant, Plan
+from .timing import Contestant
 
 SHAPES, PEERS = LOSSES, LOSS_PEERS
 
 
-def rows(
-    shape: LossShape,
-    peers: Iterable[type[LossPeer]],
-    dtype: np.dtype,
-    threads: int,
-    peaks: Peaks,
-    plan: Plan,
-) -> list[Row]:
+def rows(shape: LossShape, peers: Iterable[type[LossPeer]], setting: Setting) -> list[Row]:
     """Check and measure all contestants of one shape."""
-    problem = LossProblem(shape, dtype, threads)
+    problem = LossProblem(shape, setting.dtype, setting.threads)
     entries = [_fastbp(problem, output) for output in shape.outputs]
     if shape.kind == "softmax":
-        entries.append(_fastbp(LossProblem(shape, dtype, threads, every_option=True), "new"))
+        entries.append(_fastbp(LossProblem(shape, setting.dtype, setting.threads, every_option=True), "new"))
     entries.append(_twin(problem))
     entries += try_peers(peers, lambda kind: _peer(kind, problem))
-    return race(shape.name, entries, Work(shape.traffic(dtype.itemsize), "GB/s", peaks.copy_gbs), plan)
+    return race(
+        shape.name,
+        entries,
+        Work(shape.traffic(setting.dtype.itemsize), "GB/s", setting.peaks.copy_gbs),
+        setting.plan,
+    )
 
 
 def _fastbp(problem: LossProblem, output: str) -> Entry:

@@ -37,7 +37,8 @@ ISA_ENVIRONMENT = {
         "ATEN_CPU_CAPABILITY": "avx2",
         "MKL_ENABLE_INSTRUCTIONS": "AVX2",
         "ONEDNN_MAX_CPU_ISA": "AVX2",
-        "XLA_FLAGS": "--xla_cpu_max_isa=AVX2 --xla_cpu_experimental_ynn_fusion_type=",  # YNNPACK obeys nothing; oneDNN takes its place
+        # YNNPACK, which XLA calls for products, obeys nothing; without it oneDNN takes its place.
+        "XLA_FLAGS": "--xla_cpu_max_isa=AVX2 --xla_cpu_experimental_ynn_fusion_type=",
         "NUMBA_CPU_NAME": "haswell",
         "NUMBA_CPU_FEATURES": "",  # else those of the machine are added
     },

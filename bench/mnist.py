@@ -22,32 +22,31 @@ import numpy as np
 
 import fastbp
 
-from .machine import Peaks
 from .peers import import_torch
-from .race import Entry, Row, Work, race, try_peers
+from .race import Entry, Row, Setting, Work, race, try_peers
 from .shapes import FITS, FitShape
-from .timing import Contestant, Plan
+from .timing import Contestant
 
 FOLDER = Path(__file__).parents[2] / "shared/data/mnist"
 LEARNING_RATE = 1e-3  # everybody's default
 
 
-def rows(
-    shape: FitShape,
-    peers: Iterable[type[FitPeer]],
-    dtype: np.dtype,
-    threads: int,
-    peaks: Peaks,
-    plan: Plan,
-) -> list[Row]:
+def rows(shape: FitShape, peers: Iterable[type[FitPeer]], setting: Setting) -> list[Row]:
     """Train and measure all contestants; none where the data is missing, which is told."""
     try:
-        problem = FitProblem.read(Path(os.environ.get("FASTBP_MNIST", FOLDER)), shape, dtype, threads)
+        problem = FitProblem.read(
+            Path(os.environ.get("FASTBP_MNIST", FOLDER)), shape, setting.dtype, setting.threads
+        )
     except FileNotFoundError as missing:
         print(f"MNIST is left out: {missing}; FASTBP_MNIST names its folder")
         return []
     entries = [_entry(FastbpFit, problem), *try_peers(peers, lambda kind: _entry(kind, problem))]
-    return race(shape.name, entries, Work(shape.operations(len(problem.x)), "GFLOP/s", peaks.gflops), plan)
+    return race(
+        shape.name,
+        entries,
+        Work(shape.operations(len(problem.x)), "GFLOP/s", setting.peaks.gflops),
+        setting.plan,
+    )
 
 
 @dataclass

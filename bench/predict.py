@@ -13,7 +13,6 @@ import numpy as np
 
 from fastbp import _backend
 
-from .machine import Peaks
 from .peers import (
     import_jax,
     import_torch,
@@ -24,24 +23,17 @@ from .peers import (
     torch_network,
 )
 from .problems import PredictProblem
-from .race import Entry, Row, Work, race, try_peers, twin
+from .race import Entry, Row, Setting, Work, race, try_peers, twin
 from .shapes import PREDICTIONS, PredictShape
-from .timing import Contestant, Plan
+from .timing import Contestant
 
 
-def rows(
-    shape: PredictShape,
-    peers: Iterable[type[PredictPeer]],
-    dtype: np.dtype,
-    threads: int,
-    peaks: Peaks,
-    plan: Plan,
-) -> list[Row]:
+def rows(shape: PredictShape, peers: Iterable[type[PredictPeer]], setting: Setting) -> list[Row]:
     """Check and measure all contestants of one shape."""
-    problem = PredictProblem(shape, dtype, threads)
+    problem = PredictProblem(shape, setting.dtype, setting.threads)
     entries = [_fastbp(problem), _twin(problem)]
     entries += try_peers(peers, lambda kind: _peer(kind, problem))
-    return race(shape.name, entries, Work(shape.operations, "GFLOP/s", peaks.gflops), plan)
+    return race(shape.name, entries, Work(shape.operations, "GFLOP/s", setting.peaks.gflops), setting.plan)
 
 
 def _fastbp(problem: PredictProblem) -> Entry:

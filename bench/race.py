@@ -7,11 +7,24 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
+import numpy as np
+
 from fastbp import _backend
 
+from .machine import Peaks
 from .timing import Contestant, Plan, measure
 
 TWIN = "NumPy twin"
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What is the same for all rows of a table."""
+
+    dtype: np.dtype
+    threads: int
+    peaks: Peaks
+    plan: Plan
 
 
 @dataclass(frozen=True)

@@ -15,12 +15,11 @@ import numpy as np
 import fastbp
 from fastbp import _backend, _reference
 
-from .machine import Peaks
 from .problems import ACTIVATION, CHECK_RATE, LOSS, StepProblem
-from .race import TWIN, Entry, Row, Work, race, try_peers
+from .race import TWIN, Entry, Row, Setting, Work, race, try_peers
 from .shapes import STEPS, StepShape
 from .step_peers import STEP_PEERS, StepPeer
-from .timing import Contestant, Plan
+from .timing import Contestant
 
 SHAPES, PEERS = STEPS, STEP_PEERS
 
@@ -29,20 +28,13 @@ IN_FIT_OPERATIONS = 500_000_000
 IN_FIT_BATCHES = 2, 256
 
 
-def rows(
-    shape: StepShape,
-    peers: Iterable[type[StepPeer]],
-    dtype: np.dtype,
-    threads: int,
-    peaks: Peaks,
-    plan: Plan,
-) -> list[Row]:
+def rows(shape: StepShape, peers: Iterable[type[StepPeer]], setting: Setting) -> list[Row]:
     """Check and measure all contestants of one shape."""
-    problem = StepProblem(shape, dtype, threads)
+    problem = StepProblem(shape, setting.dtype, setting.threads)
     check = Check(problem)
     entries = [fastbp_step(problem, check), _in_fit(problem, check), _twin(problem, check)]
     entries += try_peers(peers, lambda kind: _peer(kind, problem, check))
-    return race(shape.name, entries, Work(shape.operations, "GFLOP/s", peaks.gflops), plan)
+    return race(shape.name, entries, Work(shape.operations, "GFLOP/s", setting.peaks.gflops), setting.plan)
 
 
 class Check:

@@ -16,14 +16,23 @@ sys.path.append(str(Path(__file__).parents[1]))  # at the end: an installed fast
 from bench import linear, losses, mnist, peers, predict, report, step_peers, steps, sweep
 from bench.machine import Peaks
 from bench.problems import StepProblem
-from bench.race import TWIN, Row
+from bench.race import TWIN, Row, Setting
 from bench.shapes import FitShape, LossShape, PredictShape, StepShape
 from bench.timing import Plan
 
-PEAKS = Peaks(gflops=100.0, copy_gbs=10.0)
-PLAN = Plan(sample_s=1e-5, budget_s=0.0, max_rounds=2, min_rounds=2)
 STEP = StepShape((5, 7, 3), 6)
 DTYPES = [np.dtype(name) for name in ("float32", "float64")]
+
+
+def setting(dtype):
+    return Setting(
+        dtype,
+        1,
+        Peaks(gflops=100.0, copy_gbs=10.0),
+        Plan(sample_s=1e-5, budget_s=0.0, max_rounds=2, min_rounds=2),
+    )
+
+
 BENCHES = [
     (steps, STEP, step_peers.NumpyStep),
     (losses, LossShape("softmax", 6, 5, ("new", "buffer", "in place")), peers.NumpyLoss),
@@ -43,7 +52,7 @@ def needs(package: str) -> pytest.MarkDecorator:
     "bench, shape, peer", BENCHES, ids=lambda value: getattr(value, "name", "").replace(" ", "-")
 )
 def test_all_contestants_compute_the_same(bench, shape, peer, dtype, backend):
-    rows = bench.rows(shape, [peer], dtype, 1, PEAKS, PLAN)
+    rows = bench.rows(shape, [peer], setting(dtype))
     assert {TWIN, "NumPy"} < {row.contestant for row in rows}
     for row in rows:
         assert row.residual < report.SUSPECT * np.finfo(dtype).eps and row.seconds > 0
@@ -57,7 +66,7 @@ def test_a_wrong_contestant_is_marked(backend):
             self.layers[0][0][0, 0] += 1
             return super().step()
 
-    rows = steps.rows(STEP, [Wrong], DTYPES[0], 1, PEAKS, PLAN)
+    rows = steps.rows(STEP, [Wrong], setting(DTYPES[0]))
     marked = [
         line.split()[0] for line in report.block(rows, [TWIN, "NumPy"], DTYPES[0]).splitlines() if "!" in line
     ]
@@ -71,7 +80,7 @@ def test_one_that_breaks_leaves_the_others(backend, capsys):
         def step(self):
             raise ArithmeticError("worn out")
 
-    rows = steps.rows(STEP, [Broken, step_peers.NumpyStep], DTYPES[0], 1, PEAKS, PLAN)
+    rows = steps.rows(STEP, [Broken, step_peers.NumpyStep], setting(DTYPES[0]))
     assert "Broken is left out of the next row: ArithmeticError: worn out" in capsys.readouterr().out
     assert [row.contestant for row in rows if not row.ours] == [TWIN, "NumPy"]
 
@@ -84,9 +93,7 @@ def test_numba(products, dtype, monkeypatch, backend):
     monkeypatch.setattr(numba_step, "by_loops", getattr(numba_step, products))
     monkeypatch.setattr(numba_step, "by_blas", getattr(numba_step, products))
     (row,) = (
-        row
-        for row in steps.rows(STEP, [step_peers.NumbaStep], dtype, 1, PEAKS, PLAN)
-        if row.contestant == "Numba"
+        row for row in steps.rows(STEP, [step_peers.NumbaStep], setting(dtype)) if row.contestant == "Numba"
     )
     assert row.residual < report.SUSPECT * np.finfo(dtype).eps
 
@@ -96,9 +103,7 @@ def test_numba(products, dtype, monkeypatch, backend):
 def test_fann(dtype, backend):
     """What it computes is not comparable, so it has no residual; but a note says why."""
     (row,) = (
-        row
-        for row in steps.rows(STEP, [step_peers.FannStep], dtype, 1, PEAKS, PLAN)
-        if row.contestant == "FANN"
+        row for row in steps.rows(STEP, [step_peers.FannStep], setting(dtype)) if row.contestant == "FANN"
     )
     assert row.residual is None
     assert f"FANN {step_peers.FannStep.incomparable}" in report.summary([row], dtype)
@@ -147,14 +152,14 @@ def test_idx_files(digits, tmp_path):
 
 
 def test_whole_training(digits, backend):
-    (row,) = mnist.rows(FitShape((4, 30, 4), 4, epochs=30), [], DTYPES[0], 1, PEAKS, PLAN)
+    (row,) = mnist.rows(FitShape((4, 30, 4), 4, epochs=30), [], setting(DTYPES[0]))
     assert row.ours and row.accuracy == 1.0 and row.residual is None
     assert "100.00%" in report.block([row], [TWIN], DTYPES[0])
 
 
 def test_without_the_data(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("FASTBP_MNIST", str(tmp_path))
-    assert mnist.rows(FitShape((784, 100, 10), 200, 3), [], DTYPES[0], 1, PEAKS, PLAN) == []
+    assert mnist.rows(FitShape((784, 100, 10), 200, 3), [], setting(DTYPES[0])) == []
     assert "MNIST is left out" in (out := capsys.readouterr().out) and str(tmp_path) in out
 
 
