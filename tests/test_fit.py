@@ -289,10 +289,10 @@ def test_data_that_are_not_finite_are_named(backend, what):
 
 
 def long_training(backend):
-    """A network and examples of which an epoch takes a second or so."""
+    """A network and examples of which an epoch takes a second or more."""
     n = 40_000 if backend == "native" else 10_000
     x = np.random.default_rng(0).normal(size=(n, 256)).astype(np.float32)
-    return MLP([256, 256, 10], seed=0, n_threads=1), x, np.arange(n) % 10
+    return MLP([256, 4096, 10], seed=0, n_threads=1), x, np.arange(n) % 10
 
 
 def assert_valid(net, x, t):
