@@ -29,6 +29,7 @@ C_HEADERS = [str(path) for pattern in ("**/*.h", "*.def") for path in Path("src_
 
 def extensions() -> list[Extension]:
     """One extension per .pyx. The primitives are linked into `dispatch` alone; the others reach them through its tables."""
+    import numpy
     from Cython.Build import cythonize
 
     directives = {
@@ -45,7 +46,8 @@ def extensions() -> list[Extension]:
         Extension(
             f"fastbp._kernels.{path.stem}",
             [str(path), *(C_SOURCES if path.stem == "dispatch" else [])],
-            include_dirs=["src_c"],
+            include_dirs=["src_c", numpy.get_include()],
+            define_macros=[("NPY_NO_DEPRECATED_API", "NPY_1_7_API_VERSION")],
             depends=C_HEADERS,
         )
         for path in sorted(KERNELS.glob("*.pyx"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from functools import lru_cache
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -255,6 +256,27 @@ def test_tail_is_like_the_body(dtype, engine):
             equal = {first: np.full((1, width), -3.3, dtype), "targets": np.full((1, width), 0.7, dtype)}
             each = each.changed(**equal)
             assert len(set(solve(engine, each).grad[0])) == 1, str(each)
+
+
+@pytest.mark.parametrize("classes", [1, 3, 10, 16, 17, 33, 64, 65])
+def test_a_row_is_the_same_in_any_company(dtype, classes, isa):
+    """Few classes go by blocks of rows, whose last ones are summed otherwise; and rows of weight 1 need no weights."""
+    rng = generator("company", classes)
+    z, labels = (8 * rng.standard_normal((81, classes))).astype(dtype), rng.integers(0, classes, 81)
+    z[::7] = z[::7].round()  # with maxima that are not alone
+    z[5], z[6, 0] = NAN, INF
+
+    def of(rows, **options):
+        loss, grad, _ = fastbp.softmax_cross_entropy(z[rows], labels[rows], reduction="none", **options)
+        return SimpleNamespace(loss=loss, grad=grad)
+
+    everyone = of(slice(None))
+    assert_same_bits(of(slice(None), sample_weight=np.ones(81)), everyone, "weights of 1")
+    for n in (1, 2, 3, 4, 5, 8, 15, 16, 17, 63, 64, 65):
+        rows = slice(4, 4 + n)
+        assert_same_bits(
+            of(rows), SimpleNamespace(loss=everyone.loss[rows], grad=everyone.grad[rows]), f"{n} rows"
+        )
 
 
 def test_shift_changes_nothing(dtype, engine):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 
@@ -66,6 +69,17 @@ def readonly(x: np.ndarray) -> np.ndarray:
     return x
 
 
+def misaligned(x: np.ndarray) -> np.ndarray:
+    memory = np.zeros(x.nbytes + 1, np.uint8)
+    y = memory[1:].view(x.dtype).reshape(x.shape)
+    y[...] = x
+    return y
+
+
+class Subclass(np.ndarray):
+    """Of which nothing is known."""
+
+
 Z, LABELS = problem(6, 4, "float64")
 MEMORY = np.zeros(100)
 NOT_IN_ORDER = {
@@ -73,6 +87,8 @@ NOT_IN_ORDER = {
     "a subclass": (Z.view(np.matrix), LABELS, None, 1),
     "another dtype": (Z.astype(np.float16), LABELS, None, 1),
     "another byte order": (Z.astype(">f8"), LABELS, None, 1),
+    "a dtype of its own": (Z.astype(np.dtype("f8", metadata={"unit": "nat"})), LABELS, None, 1),
+    "logits that are misaligned": (misaligned(Z), LABELS, None, 1),
     "columns first": (np.asfortranarray(Z), LABELS, None, 1),
     "rows apart": (np.zeros((6, 8))[:, :4], LABELS, None, 1),
     "three axes": (Z[None], LABELS, None, 1),
@@ -80,6 +96,9 @@ NOT_IN_ORDER = {
     "no classes": (Z[:, :0], LABELS, None, 1),
     "rows of targets": (Z, Z, None, 1),
     "short integers": (Z, LABELS.astype(np.int32), None, 1),
+    "labels of another byte order": (Z, LABELS.astype(">i8"), None, 1),
+    "labels that are misaligned": (Z, misaligned(LABELS), None, 1),
+    "labels that are a subclass": (Z, LABELS.view(Subclass), None, 1),
     "labels in a list": (Z, LABELS.tolist(), None, 1),
     "labels apart": (Z, np.zeros(12, np.int64)[::2], None, 1),
     "too few labels": (Z, LABELS[:5], None, 1),
@@ -87,6 +106,8 @@ NOT_IN_ORDER = {
     "a label to ignore": (Z, np.full(6, -100), None, 1),
     "a gradient that is no array": (Z, LABELS, Z.tolist(), 1),
     "a gradient that is a subclass": (Z, LABELS, np.zeros((6, 4)).view(np.matrix), 1),
+    "a gradient of another byte order": (Z, LABELS, Z.astype(">f8"), 1),
+    "a gradient that is misaligned": (Z, LABELS, misaligned(Z), 1),
     "a gradient that is read-only": (Z, LABELS, readonly(Z), 1),
     "a gradient of another dtype": (Z, LABELS, Z.astype(np.float32), 1),
     "a gradient of another shape": (Z, LABELS, np.zeros((4, 6)), 1),
@@ -109,6 +130,37 @@ def test_left_to_the_way_with_all_checks(case: str) -> None:
     before = np.array(grad)
     assert _backend.kernels.softmax_cross_entropy_at_once(logits, labels, grad, threads) is None
     assert np.array(grad).tobytes() == before.tobytes()
+
+
+def outcome(call: Callable[[], fastbp.LossGrad]) -> object:
+    """The bits that it returns, or how it fails."""
+    try:
+        loss, grad, weight_sum = call()
+    except (TypeError, ValueError) as error:
+        return type(error), str(error)
+    return type(loss), loss.tobytes(), np.asarray(grad).dtype, np.asarray(grad).tobytes(), weight_sum
+
+
+@pytest.mark.parametrize("case", NOT_IN_ORDER)
+def test_which_gives_the_same_answer_or_error(case: str) -> None:
+    logits, labels, grad, threads = NOT_IN_ORDER[case]
+    before = copy.deepcopy(grad)
+    options = {"grad_out": grad, "n_threads": threads}
+    with np.errstate(all="raise"):
+        short = outcome(lambda: fastbp.softmax_cross_entropy(logits, labels, **options))
+    if isinstance(grad, np.ndarray) and grad.flags.writeable:
+        grad[...] = before
+    assert short == outcome(lambda: long_way(logits, labels, **options))
+    if isinstance(grad, np.ndarray) and grad.flags.writeable:
+        grad[...] = before
+
+
+def test_beyond_float32() -> None:
+    """An error that is larger than the largest number is inf, and nobody is warned."""
+    z = np.array([[np.finfo(np.float32).max, -np.finfo(np.float32).max]], np.float32)
+    loss = fastbp.softmax_cross_entropy(z, np.array([1])).loss
+    assert type(loss) is np.float32
+    assert loss == np.inf
 
 
 @pytest.mark.parametrize(

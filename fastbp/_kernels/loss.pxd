@@ -28,7 +28,8 @@ cdef struct Sum:
 
 # Work space for a call with a given number of rows, classes and threads.
 cdef struct Scratch:
-    double *errors                # (N) weights of the rows, then their weighted errors
+    double *errors                # (N) weights of the rows if they are weighted, then their weighted errors
+    bint weighted                 # whether the weight of any row may be another than 1
     char *weight                  # (C) class_weight or pos_weight in the dtype, NULL where there are none
     bint weight_of_0              # whether one of these is 0
     bint share_of_0               # whether the share of smoothing that one of these leaves may underflow to 0

@@ -16,15 +16,11 @@ from libc.string cimport memset
 
 from fastbp._kernels.dispatch cimport fbp_cross_entropy, kernels_for, plain_threads, threads_for
 from fastbp._kernels.memory cimport (
-    READ, WRITE, Matrix, element_at, labels_within, matrix_of, plain_labels, plain_matrix, set_element, vector_of,
+    READ, WRITE, Matrix, element_at, labels_within, matrix_of, new_matrix, plain_dtype, plain_labels, plain_matrix,
+    plain_output, scalar_of, set_element, vector_of,
 )
 from fastbp._kernels.team cimport Work, fbp_team, fbp_team_share, on_team
 
-import numpy as np
-from numpy import empty
-
-cdef object ARRAY = np.ndarray, FLOAT32 = np.dtype(np.float32), FLOAT64 = np.dtype(np.float64)
-cdef object FLOAT32_SCALAR = np.float32, FLOAT64_SCALAR = np.float64
 cdef double ELEMENT_WORK = 0.5  # nanoseconds that one thread needs for an element, roughly; ten without vector instructions
 cdef double SMALL = 1e-37       # less than this may underflow in float32
 cdef double SLICE = 4e6         # nanoseconds, at that rate, between two looks at pending signals
@@ -102,7 +98,8 @@ cdef void softmax_cross_entropy_rows(const Rows *r, const Scratch *s, Piece p) n
         each_row(softmax_cross_entropy_row, r, s, p)
     else:
         r.k.softmax_cross_entropy_rows(p.stop - p.start, r.C, r.z + p.start * r.z_row, r.z_row // r.element, r.labels + p.start,
-                                       errors, p.divisor, r.d + p.start * r.d_row, r.d_row // r.element, errors)
+                                       errors if s.weighted else NULL, p.divisor, r.d + p.start * r.d_row,
+                                       r.d_row // r.element, errors)
 
 
 cdef void sigmoid_cross_entropy_rows(const Rows *r, const Scratch *s, Piece p) noexcept nogil:
@@ -161,6 +158,17 @@ cdef bint is_read(const Rows *r, Py_ssize_t n) noexcept nogil:
     return sample_weight_of(r, n) != 0
 
 
+cdef bint may_be_weighted(const Rows *r) noexcept nogil:
+    """Whether the weight of any row may be another than 1"""
+    cdef Py_ssize_t n, ignored = 0
+    if r.sample_weight != NULL or r.class_weight != NULL:
+        return True
+    if r.labels != NULL:
+        for n in range(r.N):
+            ignored += r.labels[n] == r.ignore_index
+    return ignored > 0
+
+
 cdef void weights_of_rows(const Rows *r, const Scratch *s, Piece p) noexcept nogil:
     """errors_n = w_n = s_n times the class weight of row n's target"""
     cdef Py_ssize_t n
@@ -190,6 +198,7 @@ cdef Scratch divided(const Rows *r, char *memory) noexcept nogil:
     cdef const double *weight = r.class_weight if r.class_weight != NULL else r.pos_weight
     cdef Py_ssize_t c
     s.errors = <double *>memory
+    s.weighted = may_be_weighted(r)
     s.weight = <char *>(s.errors + r.N)
     s.rows = s.weight
     s.weight_of_0 = s.share_of_0 = False
@@ -254,6 +263,9 @@ cdef void add_rows(const Rows *r, const Scratch *s, Sum *total) noexcept nogil:
 
 cdef int weigh(const Rows *r, const Scratch *s, fbp_team *team, Sum *total) except -1 nogil:
     """The weights of a row of targets take a pass over it; all others are looked up."""
+    if not s.weighted:
+        add(total, r.N)
+        return 0
     if r.class_weight != NULL and r.t != NULL:
         over_rows(weights_of_rows, r, s, 1, team)
     else:
@@ -269,7 +281,7 @@ cdef int add_weights(const Rows *r, fbp_team *team, char *memory, Sum *total) ex
 
 cdef int add_errors(const Rows *r, RowError error, double divisor, fbp_team *team, char *memory, Sum *total) except -1 nogil:
     cdef Scratch s = divided(r, memory)
-    if r.t == NULL:  # the primitive of many labels takes their weights
+    if s.weighted and r.t == NULL:  # the primitive of many labels takes their weights
         weights_of_rows(r, &s, Piece(0, r.N, 1, 0))
     over_rows(error, r, &s, divisor, team)
     add_rows(r, &s, total)
@@ -319,10 +331,9 @@ cdef int reduce_call(Call *call, fbp_team *team) except -1 nogil:
     return 0
 
 
-cdef tuple evaluate(Rows *r, str name, bint mean, losses, int n_threads):
-    """Run `reduced` in memory of its own and hand out what the public functions return."""
+cdef double evaluate(Rows *r, str name, bint mean, char *losses, int n_threads, double *weight_sum) except? -1:
+    """Run `reduced` in memory of its own; the weighted errors to `losses`, unless it is NULL."""
     cdef Py_ssize_t n
-    cdef char *each = vector_of(losses, WRITE)
     cdef int threads = threads_for(n_threads, error_work(r))
     cdef Call call = Call(r, row_error_named(name), mean, <char *>malloc(scratch_bytes(r, threads) + 1), 0, 0)
     if call.memory == NULL:
@@ -331,12 +342,19 @@ cdef tuple evaluate(Rows *r, str name, bint mean, losses, int n_threads):
     try:
         with nogil:
             on_team(<Work>reduce_call, &call, threads)
-            if each != NULL:
+            if losses != NULL:
                 for n in range(r.N):
-                    set_element(each, n, r.element, (<double *>call.memory)[n])
+                    set_element(losses, n, r.element, (<double *>call.memory)[n])
     finally:
         free(call.memory)
-    return call.loss, call.weight_sum
+    weight_sum[0] = call.weight_sum
+    return call.loss
+
+
+cdef tuple answer(Rows *r, str name, bint mean, losses, int n_threads):
+    """What the functions below return"""
+    cdef double weight_sum, loss = evaluate(r, name, mean, vector_of(losses, WRITE), n_threads, &weight_sum)
+    return loss, weight_sum
 
 
 def first_bad_label(labels, int64_t n_classes, int64_t ignore_index):
@@ -358,7 +376,7 @@ def softmax_cross_entropy(logits, labels, targets, class_weight, sample_weight, 
     r.class_weight = <const double *>vector_of(class_weight, READ)
     r.ignore_index = ignore_index
     r.smoothing, r.lse_square_scale, r.softcap = label_smoothing, lse_square_scale, softcap
-    return evaluate(&r, "softmax_cross_entropy", mean, losses, n_threads)
+    return answer(&r, "softmax_cross_entropy", mean, losses, n_threads)
 
 
 cdef bint apart(Matrix a, Matrix b) noexcept nogil:
@@ -371,26 +389,25 @@ def softmax_cross_entropy_at_once(logits, labels, grad, n_threads):
     unless all is in order at first sight."""
     cdef Matrix z, t, d
     cdef Rows r
+    cdef double loss, weight_sum
     cdef int threads = plain_threads(n_threads)
-    if threads == 0 or type(logits) is not ARRAY:
-        return None
-    dtype = logits.dtype
-    if not ((dtype is FLOAT32 or dtype is FLOAT64) and plain_matrix(logits, dtype, &z) and plain_labels(labels, &t)):
+    dtype = plain_dtype(logits)
+    if threads == 0 or dtype is None or not plain_matrix(logits, dtype, &z) or not plain_labels(labels, &t):
         return None
     if t.rows != z.rows or not labels_within(t, z.columns):
         return None
-    cdef bint given = grad is not None
-    if not given:
-        grad = empty((z.rows, z.columns), dtype)
-    if not plain_matrix(grad, dtype, &d) or d.rows != z.rows or d.columns != z.columns:
+    if grad is None:
+        grad = new_matrix(z.rows, z.columns, z.element)
+        plain_matrix(grad, dtype, &d)
+    elif not plain_output(grad, dtype, &d) or d.rows != z.rows or d.columns != z.columns:
         return None
-    if given and not (grad.flags.writeable and apart(d, t) and (d.data == z.data or apart(d, z))):
+    elif not (apart(d, t) and (d.data == z.data or apart(d, z))):
         return None
     memset(&r, 0, sizeof(r))
     r.element, r.N, r.C, r.ignore_index = z.element, z.rows, z.columns, -1
     r.z, r.z_row, r.d, r.d_row, r.labels = z.data, z.row, d.data, d.row, <const int64_t *>t.data
-    loss, weight_sum = evaluate(&r, "softmax_cross_entropy", True, None, threads)
-    return FLOAT64_SCALAR(loss) if dtype is FLOAT64 else FLOAT32_SCALAR(<float>loss), grad, weight_sum
+    loss = evaluate(&r, "softmax_cross_entropy", True, NULL, threads, &weight_sum)
+    return scalar_of(loss, dtype), grad, weight_sum
 
 
 def sigmoid_cross_entropy(logits, targets, pos_weight, sample_weight, double label_smoothing, bint mean, losses, grad,
@@ -398,19 +415,19 @@ def sigmoid_cross_entropy(logits, targets, pos_weight, sample_weight, double lab
     cdef Rows r = rows_of(logits, targets, sample_weight, grad)
     r.pos_weight = <const double *>vector_of(pos_weight, READ)
     r.smoothing = label_smoothing
-    return evaluate(&r, "sigmoid_cross_entropy", mean, losses, n_threads)
+    return answer(&r, "sigmoid_cross_entropy", mean, losses, n_threads)
 
 
 def squared_error(outputs, targets, sample_weight, bint mean, losses, grad, int n_threads):
     cdef Rows r = rows_of(outputs, targets, sample_weight, grad)
-    return evaluate(&r, "squared_error", mean, losses, n_threads)
+    return answer(&r, "squared_error", mean, losses, n_threads)
 
 
 def sigmoid_squared_error(logits, targets, sample_weight, bint mean, losses, grad, int n_threads):
     cdef Rows r = rows_of(logits, targets, sample_weight, grad)
-    return evaluate(&r, "sigmoid_squared_error", mean, losses, n_threads)
+    return answer(&r, "sigmoid_squared_error", mean, losses, n_threads)
 
 
 def poisson_deviance(logits, targets, sample_weight, bint mean, losses, grad, int n_threads):
     cdef Rows r = rows_of(logits, targets, sample_weight, grad)
-    return evaluate(&r, "poisson_deviance", mean, losses, n_threads)
+    return answer(&r, "poisson_deviance", mean, losses, n_threads)

@@ -41,10 +41,18 @@ cdef inline char *vector_of(x, int access) except? NULL:
     PyBuffer_Release(&view)
     return data
 
-# Whether x is an array of this very dtype, with two axes and a row at least, in C order and aligned, or such a vector of int64;
-# then m is its address.
+# Whether x is an array of this very dtype, with two axes and a row at least, in C order and aligned, and one that may be written
+# to; or such a vector of int64. Then m is its address. They look into the array itself, a fifth of the time of a buffer.
 cdef bint plain_matrix(x, dtype, Matrix *m) except -1
+cdef bint plain_output(x, dtype, Matrix *m) except -1
 cdef bint plain_labels(x, Matrix *m) except -1
+
+# The dtype of x, an array of float32 or float64, or None
+cdef object plain_dtype(x)
+
+# A new array of float32 or float64, by the bytes of an element; and a number of either dtype, beyond float32 inf.
+cdef object new_matrix(Py_ssize_t rows, Py_ssize_t columns, Py_ssize_t element)
+cdef object scalar_of(double x, dtype)
 
 # Whether all of them are in [0, classes)
 cdef bint labels_within(Matrix labels, Py_ssize_t classes) noexcept nogil

@@ -1,40 +1,63 @@
-"""Which arrays are plain: of these a kernel needs to ask nothing more."""
+"""What the kernels ask of NumPy itself: which arrays are plain, so that nothing more needs to be asked, and new ones."""
 
-from cpython.buffer cimport PyBUF_STRIDED_RO, PyBuffer_Release, PyObject_GetBuffer
-from libc.stdint cimport int64_t
+cimport numpy as cnp
+from libc.stdint cimport uint64_t
 
-import numpy as np
+cdef extern from "numpy/arrayobject.h":
+    void *descr_of "PyArray_DESCR"(cnp.ndarray)  # in the same words for every NumPy
+    object PyArray_Scalar(void *data, void *descr, object base)
 
-cdef object ARRAY = np.ndarray, INT64 = np.dtype(np.int64)
+cnp.import_array()
+
+cdef object FLOAT32 = cnp.PyArray_DescrFromType(cnp.NPY_FLOAT32), FLOAT64 = cnp.PyArray_DescrFromType(cnp.NPY_FLOAT64)
+cdef object INT64 = cnp.PyArray_DescrFromType(cnp.NPY_INT64)
 
 
-cdef bint plain(x, int axes, dtype, Matrix *m) except -1:
+cdef bint plain(x, int axes, dtype, Matrix *m) noexcept:
     """Whether x is an array of this dtype with so many axes, in C order and aligned; then m is its address."""
-    cdef Py_buffer view
-    if type(x) is not ARRAY or x.dtype is not dtype:
+    if not cnp.PyArray_CheckExact(x):
         return False
-    PyObject_GetBuffer(x, &view, PyBUF_STRIDED_RO)
-    cdef bint fits = view.ndim == axes
-    if fits:
-        m[0] = matrix_in(&view)
-        fits = m.rows > 0 and view.strides[axes - 1] == m.element and m.row == m.columns * m.element and \
-            <size_t>view.buf % m.element == 0
-    PyBuffer_Release(&view)
-    return fits
+    cdef cnp.ndarray array = <cnp.ndarray>x
+    if descr_of(array) != <void *>dtype or cnp.PyArray_NDIM(array) != axes or not cnp.PyArray_ISCARRAY_RO(array):
+        return False
+    cdef const cnp.npy_intp *shape = cnp.PyArray_DIMS(array)
+    cdef Py_ssize_t columns = shape[1] if axes == 2 else 1, element = cnp.PyArray_ITEMSIZE(array)
+    m[0] = Matrix(<char *>cnp.PyArray_DATA(array), shape[0], columns, columns * element, element, axes == 1)
+    return m.rows > 0
 
 
 cdef bint plain_matrix(x, dtype, Matrix *m) except -1:
     return plain(x, 2, dtype, m)
 
 
+cdef bint plain_output(x, dtype, Matrix *m) except -1:
+    return plain(x, 2, dtype, m) and cnp.PyArray_ISWRITEABLE(<cnp.ndarray>x)
+
+
 cdef bint plain_labels(x, Matrix *m) except -1:
     return plain(x, 1, INT64, m)
 
 
+cdef object plain_dtype(x):
+    if not cnp.PyArray_CheckExact(x):
+        return None
+    cdef void *descr = descr_of(<cnp.ndarray>x)
+    return FLOAT32 if descr == <void *>FLOAT32 else FLOAT64 if descr == <void *>FLOAT64 else None
+
+
+cdef object new_matrix(Py_ssize_t rows, Py_ssize_t columns, Py_ssize_t element):
+    cdef cnp.npy_intp[2] shape = [rows, columns]
+    return cnp.PyArray_EMPTY(2, shape, cnp.NPY_FLOAT32 if element == sizeof(float) else cnp.NPY_FLOAT64, 0)
+
+
+cdef object scalar_of(double x, dtype):
+    cdef float single = <float>x
+    return PyArray_Scalar(<void *>&single if dtype is FLOAT32 else <void *>&x, <void *>dtype, None)
+
+
 cdef bint labels_within(Matrix t, Py_ssize_t classes) noexcept nogil:
-    cdef const int64_t *labels = <const int64_t *>t.data
-    cdef Py_ssize_t n
+    cdef const uint64_t *labels = <const uint64_t *>t.data  # as which those below 0 are the largest
+    cdef Py_ssize_t n, beyond = 0
     for n in range(t.rows):
-        if not 0 <= labels[n] < classes:
-            return False
-    return True
+        beyond += labels[n] >= <uint64_t>classes
+    return beyond == 0

@@ -24,6 +24,28 @@ static ALWAYS_INLINE void map(fbp_size n, const real *x, real *y, vec (*f)(vec))
     for (fbp_size i = 0; i < n; i += W) store_at(y + i, f(load_at(x + i, n - i, 0)), n - i);
 }
 
+/* f over the lanes of each of n vectors to y_0 … y_(n-1), with n <= W a power of 2. Each round halves the lanes of a result, and as long as
+ * there are pairs of vectors their number: 3 operations for a pair, where each vector by itself would take twice log2 W. A result
+ * comes from the same operations whatever n is. */
+static ALWAYS_INLINE void store_each(int n, vec (*f)(vec, vec), vec *x, real *y)
+{
+    const int apart = W / n; /* lanes from one result to the next */
+    real lanes[W];
+    UNROLL for (int left = W / 2; left > 0; left /= 2) {
+        const int pairs = left / apart; /* 0 where one vector is left: it is halved against itself */
+        UNROLL for (int i = 0; i < pairs + !pairs; i++) {
+            vec high, low = v_zip(x[i], x[i + pairs], &high);
+            x[i] = f(low, high);
+        }
+    }
+    if (n == W) {
+        v_store(y, x[0]);
+    } else {
+        v_store(lanes, x[0]);
+        UNROLL for (int i = 0; i < n; i++) y[i] = lanes[i * apart];
+    }
+}
+
 /* a in the first `left` lanes, rest in the others */
 static ALWAYS_INLINE vec first_lanes_of(vec a, fbp_size left, real rest)
 {

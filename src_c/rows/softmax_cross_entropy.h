@@ -8,28 +8,32 @@
  */
 
 /* Rows whose targets are labels:  E = log1p(rest) + gap, gap = m - z_label;  dE/dz = y - onehot(label). The gradient of row n is
- * scaled by weights_n / divisor; a row of weight 0 is not read, and its gradient is 0. */
+ * scaled by weights_n / divisor; a row of weight 0 is not read, and its gradient is 0. Without weights all are 1. */
 typedef struct {
-    fbp_size C;
+    fbp_size N, C;
     const real *z;
     fbp_size z_row;
     const int64_t *labels;
-    const double *weights;
+    const double *weights; /* or NULL */
     double divisor;
+    real scale; /* 1 / divisor */
     real *d;
     fbp_size d_row;
 } labelled_rows;
 
+static inline double weight_of(const labelled_rows *p, fbp_size n) { return p->weights ? p->weights[n] : 1; }
+static inline real scale_of(const labelled_rows *p, fbp_size n) { return p->weights ? (real)(p->weights[n] / p->divisor) : p->scale; }
+
 /* What one row leaves to be done for all of them: logarithms and divisions are best taken many at a time. */
-enum { TOGETHER = 64 };
-typedef struct { real rest[TOGETHER], gap[TOGETHER], scale[TOGETHER]; double exact_gap[TOGETHER]; } row_numbers;
+enum { TOGETHER = 64, FEW = IN_STEP * W };
+typedef struct { real rest[TOGETHER]; double gap[TOGETHER]; } row_numbers;
 
 static void many_classes(const labelled_rows *p, fbp_size n, row_numbers *of)
 {
     const fbp_size C = p->C, label = (fbp_size)p->labels[n];
     const real *z = p->z + n * p->z_row, m = row_max(C, z);
     real *d = p->d + n * p->d_row;
-    const double gap = (double)m - (double)z[label], scale = p->weights[n] / p->divisor;
+    const double gap = (double)m - (double)z[label], scale = weight_of(p, n) / p->divisor;
     const double rest = exp_rest(C, z, m, d, 0), inverse = 1 / (1 + rest), e_label = (double)d[label];
     const vec factor = v_all((real)(scale * inverse));
     fbp_size i = 0;
@@ -38,96 +42,144 @@ static void many_classes(const labelled_rows *p, fbp_size n, row_numbers *of)
     for (; i < C; i += W) store_at(d + i, v_mul(load_at(d + i, C - i, 0), factor), C - i);
     d[label] = (real)(scale * (gap == 0 ? -rest * inverse : e_label * inverse - 1));
     of->rest[n] = (real)rest;
-    of->exact_gap[n] = gap;
+    of->gap[n] = gap;
 }
 
-/* The exponentials of as many rows as fit into IN_STEP vectors, V for each, to e in whole vectors: to load from d what has just been
- * stored there in part, as the end of one row and right before the next, would stall. */
-static ALWAYS_INLINE void few_exponentials(const labelled_rows *p, fbp_size n, int rows, int V, real *e, row_numbers *of)
+/* Few classes: up to TOGETHER rows of up to IN_STEP vectors. Each pass goes over all rows, since what a row needs next comes at the end of
+ * a long chain; and what goes over the lanes of a row goes over those of W rows at once. */
+typedef struct {
+    const real *row[TOGETHER + IN_STEP]; /* of logits; zeros in place of one that is not read, or that only fills the last step */
+    real at_label[TOGETHER], scale[TOGETHER], maximum[TOGETHER + IN_STEP], sum[TOGETHER + IN_STEP], ties[TOGETHER + IN_STEP];
+    real factor[TOGETHER], delta_label[TOGETHER];
+    real e[(TOGETHER + IN_STEP) * FEW]; /* whole vectors: to load from d what has just been stored there in part would stall */
+} few_rows;
+
+static ALWAYS_INLINE void few_inputs(const labelled_rows *p, few_rows *of)
 {
-    const fbp_size C = p->C;
-    const vec zero = v_all(0), one = v_all(1);
-    vec a[IN_STEP], x[IN_STEP], y[IN_STEP], maxima[IN_STEP];
-    UNROLL for (int r = 0; r < rows; r++) {
-        const real *z = p->z + (n + r) * p->z_row;
-        const int read = p->weights[n + r] != 0;
-        vec m = v_all(-INFINITY);
-        UNROLL for (int v = 0; v < V; v++) {
-            a[r * V + v] = read ? load_at(z + v * W, C - v * W, -INFINITY) : zero;
-            m = v_max(a[r * V + v], m);
-        }
-        const real maximum = v_hmax(m);
-        maxima[r] = v_all(maximum);
-        UNROLL for (int v = 0; v < V; v++) y[r * V + v] = x[r * V + v] = v_sub(a[r * V + v], maxima[r]);
-        of->exact_gap[n + r] = read ? (double)maximum - (double)z[p->labels[n + r]] : 0;
-        of->gap[n + r] = read ? maximum - z[p->labels[n + r]] : 0;
-        of->scale[n + r] = (real)(p->weights[n + r] / p->divisor);
+    static const real zeros[FEW];
+    for (fbp_size n = 0; n < p->N; n++) {
+        const int read = weight_of(p, n) != 0;
+        of->row[n] = read ? p->z + n * p->z_row : zeros;
+        of->at_label[n] = of->row[n][read ? p->labels[n] : 0];
+        of->scale[n] = read ? scale_of(p, n) : 0;
     }
-    v_exp_each(rows * V, y);
-    UNROLL for (int r = 0; r < rows; r++) {
-        vec sum = zero, ties = zero;
-        UNROLL for (int v = 0; v < V; v++) {
-            mask top = v_eq(x[r * V + v], zero);
-            y[r * V + v] = v_regain(a[r * V + v], maxima[r], x[r * V + v], y[r * V + v]);
-            sum = v_add(sum, v_select(top, zero, y[r * V + v]));
-            ties = v_select(top, v_add(ties, one), ties);
-            v_store(e + ((n + r) * V + v) * W, y[r * V + v]);
-        }
-        of->rest[n + r] = v_sum(sum) + (v_sum(ties) - 1);
-    }
+    for (int i = 0; i < IN_STEP; i++) of->row[p->N + i] = zeros;
 }
 
-/* At most TOGETHER rows of V vectors each. */
-static ALWAYS_INLINE void few_classes(const labelled_rows *p, fbp_size N, int V, row_numbers *of)
+/* m of R rows from row n on, each of V vectors */
+static ALWAYS_INLINE void few_maxima(fbp_size C, fbp_size n, int R, int V, few_rows *of)
 {
-    const int rows = IN_STEP / V;
-    const vec zero = v_all(0), one = v_all(1);
-    real e[TOGETHER * IN_STEP * W], factor[TOGETHER], delta_label[TOGETHER];
-    fbp_size n = 0;
-    for (; n + rows <= N; n += rows) few_exponentials(p, n, rows, V, e, of);
-    for (; n < N; n++) few_exponentials(p, n, 1, V, e, of);
-    for (n = 0; n < N; n += W) {
-        vec rest = load_at(of->rest + n, N - n, 0), gap = load_at(of->gap + n, N - n, 0), scale = load_at(of->scale + n, N - n, 0);
-        vec f = v_div(scale, v_add(one, rest)), e_label = v_exp_below(v_negative(gap));
-        vec delta = v_select(v_eq(gap, zero), v_mul(v_negative(rest), f), v_fma(e_label, f, v_negative(scale)));
-        store_at(factor + n, f, N - n);
-        store_at(delta_label + n, delta, N - n);
+    const vec least = v_all(-INFINITY);
+    vec m[W];
+    UNROLL for (int i = 0; i < R; i++) {
+        const real *z = of->row[n + i];
+        m[i] = v_load_n(z + (V - 1) * W, C - (V - 1) * W, least);
+        UNROLL for (int v = 0; v < V - 1; v++) m[i] = v_max(v_load(z + v * W), m[i]);
     }
-    for (n = 0; n < N; n++) {
-        real *d = p->d + n * p->d_row;
-        const vec f = v_all(factor[n]);
-        UNROLL for (int v = 0; v < V; v++) {
-            vec delta = v_mul(v_load(e + (n * V + v) * W), f);
-            store_at(d + v * W, p->weights[n] == 0 ? zero : delta, p->C - v * W);
-        }
-        if (p->weights[n] != 0) d[p->labels[n]] = delta_label[n];
-    }
+    store_each(R, v_max, m, of->maximum + n);
 }
 
-/* N rows; errors_n = w_n E_n. `errors` may be `weights`. */
+/* e^(z - m) of as many rows as fit into IN_STEP vectors */
+static ALWAYS_INLINE void few_exponentials(fbp_size C, fbp_size n, int V, few_rows *of)
+{
+    const int count = IN_STEP / V * V;
+    const vec least = v_all(-INFINITY);
+    vec a[IN_STEP], x[IN_STEP], y[IN_STEP];
+    UNROLL for (int j = 0; j < count; j++) {
+        const real *z = of->row[n + j / V] + j % V * W;
+        a[j] = j % V < V - 1 ? v_load(z) : v_load_n(z, C - (V - 1) * W, least);
+        y[j] = x[j] = v_sub(a[j], v_all(of->maximum[n + j / V]));
+    }
+    v_exp_each(count, y);
+    UNROLL for (int j = 0; j < count; j++)
+        v_store(of->e + (n * V + j) * W, v_regain(a[j], v_all(of->maximum[n + j / V]), x[j], y[j]));
+}
+
+/* Of R rows the sum of all e < 1, and the number of the others: these are maxima, or as good as */
+static ALWAYS_INLINE void few_sums(fbp_size n, int R, int V, few_rows *of)
+{
+    const vec zero = v_all(0), one = v_all(1);
+    vec sum[W], ties[W];
+    UNROLL for (int i = 0; i < R; i++) {
+        sum[i] = ties[i] = zero;
+        UNROLL for (int v = 0; v < V; v++) {
+            const vec e = v_load(of->e + ((n + i) * V + v) * W);
+            const mask top = v_eq(e, one);
+            sum[i] = v_add(sum[i], v_select(top, zero, e));
+            ties[i] = v_select(top, v_add(ties[i], one), ties[i]);
+        }
+    }
+    store_each(R, v_add, sum, of->sum + n);
+    store_each(R, v_add, ties, of->ties + n);
+}
+
+/* For W rows, a lane for each, the factor of their exponentials and the delta at the label */
+static ALWAYS_INLINE void few_factors(fbp_size n, fbp_size left, few_rows *of, real *to_rest)
+{
+    const vec zero = v_all(0), one = v_all(1), scale = load_at(of->scale + n, left, 0);
+    const vec gap = v_sub(load_at(of->maximum + n, left, 0), load_at(of->at_label + n, left, 0));
+    const vec rest = v_add(load_at(of->sum + n, left, 0), v_sub(load_at(of->ties + n, left, 1), one));
+    const vec factor = v_div(scale, v_add(one, rest)), e_label = v_exp_below(v_negative(gap));
+    const vec elsewhere = v_fma(e_label, factor, v_negative(scale)), at_maximum = v_mul(v_negative(rest), factor);
+    store_at(of->factor + n, factor, left);
+    store_at(of->delta_label + n, v_select(v_eq(gap, zero), at_maximum, elsewhere), left);
+    store_at(to_rest + n, rest, left);
+}
+
+static ALWAYS_INLINE void few_deltas(const labelled_rows *p, fbp_size n, int V, const few_rows *of)
+{
+    const vec factor = v_all(of->factor[n]);
+    const real *e = of->e + n * V * W;
+    real *d = p->d + n * p->d_row;
+    UNROLL for (int v = 0; v < V - 1; v++) v_store(d + v * W, v_mul(v_load(e + v * W), factor));
+    v_store_n(d + (V - 1) * W, v_mul(v_load(e + (V - 1) * W), factor), p->C - (V - 1) * W);
+    if (weight_of(p, n) != 0) d[p->labels[n]] = of->delta_label[n];
+}
+
+static ALWAYS_INLINE void few_classes(const labelled_rows *p, int V, row_numbers *to)
+{
+    enum { REST = (int)W < (int)IN_STEP ? (int)W : (int)IN_STEP }; /* rows of a block where fewer than W are left */
+    const fbp_size N = p->N, C = p->C, filled = (N + IN_STEP - 1) / IN_STEP * IN_STEP;
+    few_rows of;
+    fbp_size n;
+    few_inputs(p, &of);
+    for (n = 0; n + W <= N; n += W) few_maxima(C, n, W, V, &of);
+    for (; n < filled; n += REST) few_maxima(C, n, REST, V, &of);
+    for (n = 0; n < filled; n += IN_STEP / V) few_exponentials(C, n, V, &of);
+    for (n = 0; n + W <= N; n += W) few_sums(n, W, V, &of);
+    for (; n < N; n += REST) few_sums(n, REST, V, &of);
+    for (n = 0; n < N; n += W) few_factors(n, N - n, &of, to->rest);
+    for (n = 0; n < N; n++) few_deltas(p, n, V, &of);
+    for (n = 0; n < N; n++) to->gap[n] = (double)of.maximum[n] - (double)of.at_label[n];
+}
+
+/* N rows; errors_n = w_n E_n. Without `weights`, NULL, all are 1; `errors` may be `weights`. */
 static void softmax_cross_entropy_rows(fbp_size N, fbp_size C, const real *z, fbp_size z_row, const int64_t *labels,
                                        const double *weights, double divisor, real *d, fbp_size d_row, double *errors)
 {
     while (N > 0) {
         const fbp_size rows = smaller(TOGETHER, N);
-        const labelled_rows p = {C, z, z_row, labels, weights, divisor, d, d_row};
+        const labelled_rows p = {rows, C, z, z_row, labels, weights, divisor, (real)(1 / divisor), d, d_row};
         row_numbers of;
         switch ((C + W - 1) / W) {
-        case 1: few_classes(&p, rows, 1, &of); break;
-        case 2: few_classes(&p, rows, 2, &of); break;
-        case 3: few_classes(&p, rows, 3, &of); break;
-        case 4: few_classes(&p, rows, 4, &of); break;
+        case 1: few_classes(&p, 1, &of); break;
+        case 2: few_classes(&p, 2, &of); break;
+        case 3: few_classes(&p, 3, &of); break;
+        case 4: few_classes(&p, 4, &of); break;
         default:
             for (fbp_size n = 0; n < rows; n++) {
-                of.rest[n] = 0, of.exact_gap[n] = 0;
-                if (weights[n] == 0) fill(C, 0, d + n * d_row);
+                of.rest[n] = 0, of.gap[n] = 0;
+                if (weight_of(&p, n) == 0) fill(C, 0, d + n * d_row);
                 else many_classes(&p, n, &of);
             }
         }
         map(rows, of.rest, of.rest, v_log1p_nonnegative);
-        for (fbp_size n = 0; n < rows; n++)
-            errors[n] = weights[n] == 0 ? 0 : weights[n] * ((double)of.rest[n] + of.exact_gap[n]);
-        N -= rows, z += rows * z_row, labels += rows, weights += rows, d += rows * d_row, errors += rows;
+        for (fbp_size n = 0; n < rows; n++) {
+            const double weight = weight_of(&p, n);
+            errors[n] = weight == 0 ? 0 : weight * ((double)of.rest[n] + of.gap[n]);
+        }
+        N -= rows, z += rows * z_row, labels += rows, d += rows * d_row, errors += rows;
+        if (weights) weights += rows;
     }
 }
 
