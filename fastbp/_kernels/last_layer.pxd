@@ -2,7 +2,7 @@
 
 from libc.stdint cimport int64_t
 
-from fastbp._kernels.loss cimport RowError, Rows
+from fastbp._kernels.rows cimport RowError, Rows
 from fastbp._kernels.team cimport fbp_team
 
 # The last layer Z (N, C) = X (N, I) W (I, C) + b, its error, and where the gradients go. Row strides, those of

@@ -2,7 +2,7 @@
 
 A. For each block three products and the error between them, in the block's logits: Z = X W + b; its rows become deltas; then
    db += Σ δ, dW += Xᵀ δ, dX = δ Wᵀ. Nothing is computed twice, and a row's error and deltas are those of the functions of
-   loss.pyx, to the bit. What a mean divides by is known before any logit: the weights depend on the targets alone.
+   rows.pyx, to the bit. What a mean divides by is known before any logit: the weights depend on the targets alone.
 B. Rows that are not read are left out of the blocks: they cost nothing, and a NaN in them has nowhere to go. Where there are such
    rows, the others are gathered, and the gradients of their inputs scattered.
 C. The blocks follow from the shape and the memory, never from the number of threads, which share what is left beside the logits.
@@ -15,15 +15,14 @@ from libc.string cimport memcpy, memset
 
 from fastbp._kernels.dispatch cimport FBP_IDENTITY, kernels_for, real, threads_for
 from fastbp._kernels.linear cimport Product, multiply, product_scratch, product_work
-from fastbp._kernels.loss cimport (
+from fastbp._kernels.memory cimport LINE, line_start, set_element, take, whole_lines
+from fastbp._kernels.rows cimport (
     RowError, Rows, Sum, add_errors, add_weights, error_work, is_read, row_error_named, scratch_bytes, value,
 )
-from fastbp._kernels.memory cimport LINE, line_start, set_element, take, whole_lines
-from fastbp._kernels.team cimport Work, fbp_team, fbp_team_share, on_team
+from fastbp._kernels.team cimport Work, fbp_team, fbp_team_share, on_team, poll
 
 from numpy import empty
 
-cdef double POLL_WORK = 2e7        # nanoseconds of work between two looks at pending signals
 cdef Py_ssize_t COLUMNS = 256      # of δ that a thread sums up at a time
 cdef Py_ssize_t FOR_THREADS = 8    # this part of the memory, one eighth, is scratch at least
 
@@ -216,11 +215,7 @@ cdef struct Pace:
 
 cdef int run(Product p, const Blocks *b, Pace *pace) except -1 nogil:
     multiply(&p, b.scratch, pace.team)
-    pace.unpolled += product_work(&p) / pace.team.threads
-    if pace.unpolled > POLL_WORK:
-        pace.unpolled = 0
-        with gil:
-            PyErr_CheckSignals()
+    poll(&pace.unpolled, product_work(&p) / pace.team.threads)
     return 0
 
 

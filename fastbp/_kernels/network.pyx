@@ -13,14 +13,14 @@ from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
 
 from fastbp._kernels.dispatch cimport FBP_ADAM, FBP_GELU, FBP_SGD, FBP_SILU, activation_kind, threads_for
-from fastbp._kernels.loss cimport row_error_named
 from fastbp._kernels.memory cimport READ, WRITE, Matrix, labels_within, matrix_of, plain_labels, plain_matrix, vector_of
 from fastbp._kernels.optimizer cimport Update, set_step, update_parameters
+from fastbp._kernels.rows cimport row_error_named
 from fastbp._kernels.step cimport gradient as form_gradient
 from fastbp._kernels.step cimport (
-    Layer, Net, deltas, forward, forward_work, gradient_bound, poll, prepare, step_work, update,
+    Layer, Net, deltas, forward, forward_work, gradient_bound, prepare, step_work, update,
 )
-from fastbp._kernels.team cimport Work, fbp_team, fbp_team_share, on_team
+from fastbp._kernels.team cimport Work, fbp_team, fbp_team_share, on_team, poll
 
 from time import perf_counter
 
@@ -177,7 +177,7 @@ cdef int train_batches(Call *c, fbp_team *team) except -1 nogil:
         c.loss += loss * x.rows
         c.start += x.rows
         c.done += 1
-        if poll(net, 0) and c.report != NULL:
+        if poll(&net.unpolled, 0) and c.report != NULL:
             with gil:
                 if perf_counter() >= next_report:
                     (<object>c.report)(c.done, c.loss / c.start)

@@ -3,9 +3,9 @@
 from libc.stdint cimport int64_t
 
 from fastbp._kernels.dispatch cimport fbp_kernels
-from fastbp._kernels.loss cimport RowError
 from fastbp._kernels.memory cimport Matrix
 from fastbp._kernels.optimizer cimport Update
+from fastbp._kernels.rows cimport RowError
 from fastbp._kernels.team cimport fbp_team
 
 cdef struct Layer:
@@ -62,6 +62,3 @@ cdef double gradient_bound(Net *net, Matrix x) noexcept nogil
 
 # From the deltas and bias gradients: the update of all parameters.
 cdef int update(Net *net, Matrix x, const Update *u, fbp_team *team) except -1 nogil
-
-# Look at pending signals if, with `work` nanoseconds more, enough has been done since the last time.
-cdef bint poll(Net *net, double work) except -1 nogil

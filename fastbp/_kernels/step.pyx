@@ -13,7 +13,6 @@ E. With very many classes the logits and deltas of a batch are never held: the l
 F. Pending signals are looked for between matrix products and inside long ones, but not between two updates.
 """
 
-from cpython.exc cimport PyErr_CheckSignals
 from libc.math cimport fmax
 from libc.stdint cimport int64_t
 from libc.stdlib cimport free, malloc
@@ -23,11 +22,11 @@ from fastbp._kernels.dispatch cimport FBP_IDENTITY, FBP_SIGMOID, FBP_TANH, kerne
 from fastbp._kernels.last_layer cimport Blocks, LastLayer, block_scratch, last_layer
 from fastbp._kernels.last_layer cimport lay_out as lay_out_blocks
 from fastbp._kernels.linear cimport Product, multiply, multiply_at_once, product_scratch, product_work
-from fastbp._kernels.loss cimport Rows, error_work, reduced
 from fastbp._kernels.memory cimport LINE, Matrix, line_start, take
 from fastbp._kernels.optimizer cimport update_parameters
+from fastbp._kernels.rows cimport Rows, error_work, reduced
+from fastbp._kernels.team cimport poll
 
-cdef double POLL_WORK = 2e7     # nanoseconds of work between two looks at pending signals
 cdef double UPDATE_PER_COLUMN = 2.5e8  # multiply-adds of a thread, for each column of a tile, in which no signal is looked for
 cdef Py_ssize_t MOST_LOGITS = 64 * 1024 * 1024  # bytes of them that are held at a time, as in linear_softmax_cross_entropy
 
@@ -155,18 +154,8 @@ cdef void set_gradient(Net *net, Product *p, Py_ssize_t i, Matrix x, char *out) 
 
 cdef int run(Net *net, const Product *p, fbp_team *team) except -1 nogil:
     multiply(p, net.scratch, team)
-    poll(net, product_work(p))
+    poll(&net.unpolled, product_work(p))
     return 0
-
-
-cdef bint poll(Net *net, double work) except -1 nogil:
-    net.unpolled += work
-    if net.unpolled < POLL_WORK:
-        return False
-    net.unpolled = 0
-    with gil:
-        PyErr_CheckSignals()
-    return True
 
 
 # -- a step ----------------------------------------------------------------------------------------------------------------

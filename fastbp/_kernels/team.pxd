@@ -13,3 +13,6 @@ ctypedef int (*Work)(void *call, fbp_team *team) except -1 nogil
 
 # work(call, team) with a team of so many threads, itself included, or of as many as the system grants.
 cdef int on_team(Work work, void *call, int threads) except -1 nogil
+
+# Look at pending signals if, with `work` nanoseconds more, enough has been done since the last time, which `unpolled` counts.
+cdef bint poll(double *unpolled, double work) except -1 nogil

@@ -1,0 +1,297 @@
+"""Rows of the error functions: which are read, with what weight, on which threads, and how their errors are reduced.
+
+A. What is computed of a row is a primitive of src_c/rows; here is only what lies between rows. So results do not depend on
+   threads: a row's gradient is its own, and the rows' errors are summed in their order, in float64 and compensated.
+B. Everything about a call stands in one struct, `Rows`, without a dtype: the functions below are compiled once, and the
+   network trains through the same ones.
+C. A row that is ignored or has weight 0 is not read.
+D. Long calls run in slices, between which pending signals are seen.
+"""
+
+from cpython.exc cimport PyErr_CheckSignals
+from libc.math cimport NAN, fabs, isfinite
+from libc.string cimport memset
+
+from fastbp._kernels.dispatch cimport fbp_cross_entropy
+from fastbp._kernels.memory cimport element_at, set_element
+from fastbp._kernels.team cimport fbp_team, fbp_team_share
+
+cdef double ELEMENT_WORK = 0.5  # nanoseconds that one thread needs for an element, roughly; ten without vector instructions
+cdef double SMALL = 1e-37       # less than this may underflow in float32
+cdef double SLICE = 4e6         # nanoseconds, at that rate, between two looks at pending signals
+cdef Py_ssize_t PIECES = 4      # of a slice, for each thread, so that none waits long for the others;
+cdef double PIECE_WORK = 8e3    # but a piece takes so many nanoseconds at least, to pay for handing it over
+
+
+cdef inline void add(Sum *sum, double x) noexcept nogil:
+    cdef double to = sum.rounded + x
+    if fabs(sum.rounded) >= fabs(x):
+        sum.lost += (sum.rounded - to) + x
+    else:
+        sum.lost += (x - to) + sum.rounded
+    sum.rounded = to
+
+
+cdef double value(Sum sum) noexcept nogil:
+    return sum.rounded + sum.lost if isfinite(sum.rounded) else sum.rounded
+
+
+# -- rows of one error -----------------------------------------------------------------------------------------------------------
+
+
+ctypedef double (*Error)(const Rows *r, const Scratch *s, Py_ssize_t n, double scale, void *slope) noexcept nogil
+
+
+cdef inline void each_row(Error error, const Rows *r, const Scratch *s, Piece p) noexcept nogil:
+    """errors_n = s_n E_n, its gradient over the divisor; a row of weight 0 is not read."""
+    cdef char *slope = s.rows + p.thread * r.C * r.element
+    cdef double weight
+    cdef Py_ssize_t n
+    for n in range(p.start, p.stop):
+        weight = sample_weight_of(r, n)
+        if weight == 0:
+            memset(r.d + n * r.d_row, 0, r.C * r.element)
+            s.errors[n] = 0
+        else:
+            s.errors[n] = weight * error(r, s, n, weight / p.divisor, slope)
+
+
+cdef inline const char *target(const Rows *r, Py_ssize_t n) noexcept nogil:
+    """The row of targets, NULL where targets are labels"""
+    if r.t == NULL:
+        return NULL
+    return r.t + (n if r.order == NULL else r.order[n]) * r.t_row
+
+
+cdef double softmax_cross_entropy_row(const Rows *r, const Scratch *s, Py_ssize_t n, double scale, void *slope) noexcept nogil:
+    cdef Py_ssize_t label = 0 if r.labels == NULL else r.labels[n]
+    cdef fbp_cross_entropy how = fbp_cross_entropy(s.weight, r.smoothing, r.lse_square_scale, r.softcap, s.weight_sum.rounded,
+                                                   s.weight_sum.lost, s.share_of_0)
+    return r.k.softmax_cross_entropy_row(r.C, r.z + n * r.z_row, target(r, n), label, &how, scale, slope, r.d + n * r.d_row)
+
+
+cdef double sigmoid_cross_entropy_row(const Rows *r, const Scratch *s, Py_ssize_t n, double scale, void *slope) noexcept nogil:
+    return r.k.sigmoid_cross_entropy_row(r.C, r.z + n * r.z_row, target(r, n), s.weight, r.smoothing, scale,
+                                         r.d + n * r.d_row)
+
+
+cdef double squared_error_row(const Rows *r, const Scratch *s, Py_ssize_t n, double scale, void *slope) noexcept nogil:
+    return r.k.squared_error_row(r.C, r.z + n * r.z_row, target(r, n), scale, r.d + n * r.d_row)
+
+
+cdef double sigmoid_squared_error_row(const Rows *r, const Scratch *s, Py_ssize_t n, double scale, void *slope) noexcept nogil:
+    return r.k.sigmoid_squared_error_row(r.C, r.z + n * r.z_row, target(r, n), scale, r.d + n * r.d_row)
+
+
+cdef double poisson_deviance_row(const Rows *r, const Scratch *s, Py_ssize_t n, double scale, void *slope) noexcept nogil:
+    return r.k.poisson_deviance_row(r.C, r.z + n * r.z_row, target(r, n), scale, r.d + n * r.d_row)
+
+
+cdef void softmax_cross_entropy_rows(const Rows *r, const Scratch *s, Piece p) noexcept nogil:
+    cdef double *errors = s.errors + p.start
+    if r.labels == NULL or r.smoothing != 0 or r.lse_square_scale != 0 or r.softcap != 0 or s.weight_of_0:
+        each_row(softmax_cross_entropy_row, r, s, p)
+    else:
+        r.k.softmax_cross_entropy_rows(p.stop - p.start, r.C, r.z + p.start * r.z_row, r.z_row // r.element, r.labels + p.start,
+                                       errors if s.weighted else NULL, p.divisor, r.d + p.start * r.d_row,
+                                       r.d_row // r.element, errors)
+
+
+cdef void sigmoid_cross_entropy_rows(const Rows *r, const Scratch *s, Piece p) noexcept nogil:
+    each_row(sigmoid_cross_entropy_row, r, s, p)
+
+
+cdef void squared_error_rows(const Rows *r, const Scratch *s, Piece p) noexcept nogil:
+    each_row(squared_error_row, r, s, p)
+
+
+cdef void sigmoid_squared_error_rows(const Rows *r, const Scratch *s, Piece p) noexcept nogil:
+    each_row(sigmoid_squared_error_row, r, s, p)
+
+
+cdef void poisson_deviance_rows(const Rows *r, const Scratch *s, Piece p) noexcept nogil:
+    each_row(poisson_deviance_row, r, s, p)
+
+
+cdef RowError row_error_named(str name) except NULL:
+    if name == "softmax_cross_entropy":
+        return softmax_cross_entropy_rows
+    if name == "sigmoid_cross_entropy":
+        return sigmoid_cross_entropy_rows
+    if name == "squared_error":
+        return squared_error_rows
+    if name == "sigmoid_squared_error":
+        return sigmoid_squared_error_rows
+    return poisson_deviance_rows
+
+
+# -- the weights of rows ---------------------------------------------------------------------------------------------------
+
+
+cdef double class_weight_of(const Rows *r, Py_ssize_t n) noexcept nogil:
+    """w_label, or Σ_c w_c t_c / Σ_c t_c, the mean class weight under a row of targets; 1 where they sum to 0."""
+    if r.t == NULL:
+        return r.class_weight[r.labels[n]]
+    cdef Sum weighted = Sum(0, 0), total = Sum(0, 0)
+    cdef double t
+    cdef Py_ssize_t c
+    for c in range(r.C):
+        t = element_at(target(r, n), c, r.element)
+        add(&weighted, r.class_weight[c] * t)
+        add(&total, t)
+    return 1 if value(total) == 0 else value(weighted) / value(total)
+
+
+cdef inline double sample_weight_of(const Rows *r, Py_ssize_t n) noexcept nogil:
+    """s_n; 0 for an ignored row."""
+    if r.labels != NULL and r.labels[n] == r.ignore_index:
+        return 0
+    return 1 if r.sample_weight == NULL else r.sample_weight[n]
+
+
+cdef bint is_read(const Rows *r, Py_ssize_t n) noexcept nogil:
+    return sample_weight_of(r, n) != 0
+
+
+cdef bint may_be_weighted(const Rows *r) noexcept nogil:
+    """Whether the weight of any row may be another than 1"""
+    cdef Py_ssize_t n, ignored = 0
+    if r.sample_weight != NULL or r.class_weight != NULL:
+        return True
+    if r.labels != NULL:
+        for n in range(r.N):
+            ignored += r.labels[n] == r.ignore_index
+    return ignored > 0
+
+
+cdef void weights_of_rows(const Rows *r, const Scratch *s, Piece p) noexcept nogil:
+    """errors_n = w_n = s_n times the class weight of row n's target"""
+    cdef Py_ssize_t n
+    for n in range(p.start, p.stop):
+        s.errors[n] = sample_weight_of(r, n)
+        if r.class_weight != NULL and s.errors[n] != 0:
+            s.errors[n] *= class_weight_of(r, n)
+
+
+cdef void rows_of_zeros(const Rows *r, const Scratch *s, Piece p) noexcept nogil:
+    cdef Py_ssize_t n
+    for n in range(p.start, p.stop):
+        memset(r.d + n * r.d_row, 0, r.C * r.element)
+
+
+# -- all rows --------------------------------------------------------------------------------------------------------------
+
+
+cdef Py_ssize_t scratch_bytes(const Rows *r, int threads) noexcept nogil:
+    cdef bint weighted = r.class_weight != NULL or r.pos_weight != NULL
+    return r.N * <Py_ssize_t>sizeof(double) + (weighted + threads * (r.softcap != 0)) * r.C * r.element
+
+
+cdef Scratch divided(const Rows *r, char *memory) noexcept nogil:
+    """`memory` of scratch_bytes divided into its parts, the class weights filled in."""
+    cdef Scratch s
+    cdef const double *weight = r.class_weight if r.class_weight != NULL else r.pos_weight
+    cdef Py_ssize_t c
+    s.errors = <double *>memory
+    s.weighted = may_be_weighted(r)
+    s.weight = <char *>(s.errors + r.N)
+    s.rows = s.weight
+    s.weight_of_0 = s.share_of_0 = False
+    s.weight_sum = Sum(0, 0)
+    if weight == NULL:
+        s.weight = NULL
+    else:
+        s.rows += r.C * r.element
+        for c in range(r.C):
+            set_element(s.weight, c, r.element, weight[c])
+            s.weight_of_0 = s.weight_of_0 or weight[c] == 0
+            s.share_of_0 = s.share_of_0 or (r.smoothing != 0 and fabs(weight[c]) * r.smoothing / r.C < SMALL)
+            add(&s.weight_sum, element_at(s.weight, c, r.element))
+    return s
+
+
+cdef double row_work(const Rows *r) noexcept nogil:
+    return ELEMENT_WORK * (r.C + 16)
+
+
+cdef double error_work(const Rows *r) noexcept nogil:
+    return row_work(r) * r.N
+
+
+# Rows from `start` up to `stop`, cut into pieces
+cdef struct Slice:
+    RowError error
+    const Rows *r
+    const Scratch *s
+    double divisor
+    Py_ssize_t start, stop, pieces
+
+
+cdef void piece_of_slice(const void *slice, Py_ssize_t i, int thread) noexcept nogil:
+    cdef const Slice *all = <const Slice *>slice
+    cdef Py_ssize_t rows = all.stop - all.start
+    cdef Py_ssize_t start = all.start + rows * i // all.pieces, stop = all.start + rows * (i + 1) // all.pieces
+    all.error(all.r, all.s, Piece(start, stop, all.divisor, thread))
+
+
+cdef int over_rows(RowError error, const Rows *r, const Scratch *s, double divisor, fbp_team *team) except -1 nogil:
+    """All rows, in slices, and a slice in pieces"""
+    cdef Slice slice = Slice(error, r, s, divisor, 0, 0, 0)
+    cdef Py_ssize_t step = (<Py_ssize_t>(SLICE / row_work(r)) + 1) * team.threads
+    while slice.start < r.N:
+        slice.stop = min(slice.start + step, r.N)
+        slice.pieces = 1 if team.threads == 1 else PIECES * team.threads
+        slice.pieces = max(1, min(slice.pieces, <Py_ssize_t>((slice.stop - slice.start) * row_work(r) / PIECE_WORK)))
+        fbp_team_share(team, piece_of_slice, &slice, slice.pieces)
+        slice.start = slice.stop
+        if slice.start < r.N:
+            with gil:
+                PyErr_CheckSignals()
+    return 0
+
+
+cdef void add_rows(const Rows *r, const Scratch *s, Sum *total) noexcept nogil:
+    cdef Py_ssize_t n
+    for n in range(r.N):
+        add(total, s.errors[n])
+
+
+cdef int weigh(const Rows *r, const Scratch *s, fbp_team *team, Sum *total) except -1 nogil:
+    """The weights of a row of targets take a pass over it; all others are looked up."""
+    if not s.weighted:
+        add(total, r.N)
+        return 0
+    if r.class_weight != NULL and r.t != NULL:
+        over_rows(weights_of_rows, r, s, 1, team)
+    else:
+        weights_of_rows(r, s, Piece(0, r.N, 1, 0))
+    add_rows(r, s, total)
+    return 0
+
+
+cdef int add_weights(const Rows *r, fbp_team *team, char *memory, Sum *total) except -1 nogil:
+    cdef Scratch s = divided(r, memory)
+    return weigh(r, &s, team, total)
+
+
+cdef int add_errors(const Rows *r, RowError error, double divisor, fbp_team *team, char *memory, Sum *total) except -1 nogil:
+    cdef Scratch s = divided(r, memory)
+    if s.weighted and r.t == NULL:  # the primitive of many labels takes their weights
+        weights_of_rows(r, &s, Piece(0, r.N, 1, 0))
+    over_rows(error, r, &s, divisor, team)
+    add_rows(r, &s, total)
+    return 0
+
+
+cdef double reduced(const Rows *r, RowError error, bint mean, fbp_team *team, char *memory, double *weight_sum) except? -1 nogil:
+    """The mean or sum of the rows' errors; their gradients to d, weight_sum, and the weighted errors at the start of `memory`."""
+    cdef Scratch s = divided(r, memory)
+    cdef Sum weights = Sum(0, 0), errors = Sum(0, 0)
+    weigh(r, &s, team, &weights)
+    weight_sum[0] = value(weights)
+    if mean and weight_sum[0] == 0:
+        over_rows(rows_of_zeros, r, &s, 1, team)
+        return NAN
+    over_rows(error, r, &s, weight_sum[0] if mean else 1, team)
+    add_rows(r, &s, &errors)
+    return value(errors) / weight_sum[0] if mean else value(errors)
