@@ -65,21 +65,21 @@ static ALWAYS_INLINE vec v_exp_argument(vec x, vec *k)
 enum { IN_STEP = 4 };
 
 /* p_j = EXP_TAIL(r_j) = (e^r - 1 - r) / r² with r_j the remainder and k_j the power of 2 of x_j */
-static ALWAYS_INLINE void v_exp_tails(int n, real low, const vec *x, vec *k, vec *r, vec *p)
+static ALWAYS_INLINE void v_exp_tails(int n, const vec *x, vec *k, vec *r, vec *p)
 {
     enum { TERMS = sizeof EXP_TAIL / sizeof EXP_TAIL[0] };
-    UNROLL for (int j = 0; j < n; j++) r[j] = v_exp_argument(v_max(v_all(low), x[j]), &k[j]);
+    UNROLL for (int j = 0; j < n; j++) r[j] = v_exp_argument(x[j], &k[j]);
     UNROLL for (int j = 0; j < n; j++) p[j] = v_all(EXP_TAIL[0]);
     UNROLL for (int i = 1; i < TERMS; i++)
         UNROLL for (int j = 0; j < n; j++) p[j] = v_fma(p[j], r[j], v_all(EXP_TAIL[i]));
 }
 
-/* y_j = e^(y_j) for y_j <= EXP_MAX: 2^k (1 + r (1 + r EXP_TAIL)) */
+/* y_j = e^(y_j) for y_j <= EXP_MAX: 2^k (1 + r (1 + r EXP_TAIL)). Far below, where r is nonsense, v_ldexp knows what 2^k makes of it. */
 static ALWAYS_INLINE void v_exp_each(int n, vec *y)
 {
     const vec one = v_all(1);
     vec k[IN_STEP], r[IN_STEP];
-    v_exp_tails(n, EXP_MIN, y, k, r, y);
+    v_exp_tails(n, y, k, r, y);
     UNROLL for (int i = 0; i < 2; i++)
         UNROLL for (int j = 0; j < n; j++) y[j] = v_fma(y[j], r[j], one);
     UNROLL for (int j = 0; j < n; j++) y[j] = v_ldexp(y[j], k[j]);
@@ -91,7 +91,6 @@ static ALWAYS_INLINE void v_exp2_each(int n, vec *y)
     const vec rounder = v_all(ROUNDER);
     vec k[IN_STEP], r[IN_STEP];
     UNROLL for (int j = 0; j < n; j++) {
-        y[j] = v_max(v_all(LEAST_POWER), y[j]);
         k[j] = v_sub(v_add(y[j], rounder), rounder);
         r[j] = v_sub(y[j], k[j]);
         y[j] = v_all(EXP2_TAIL[0]);
@@ -125,7 +124,8 @@ static ALWAYS_INLINE vec v_regain(vec a, vec b, vec x, vec y)
 static ALWAYS_INLINE void v_expm1_each(int n, real low, vec *y, vec *exponential)
 {
     vec k[IN_STEP], r[IN_STEP], p[IN_STEP];
-    v_exp_tails(n, low, y, k, r, p);
+    UNROLL for (int j = 0; j < n; j++) y[j] = v_max(v_all(low), y[j]);
+    v_exp_tails(n, y, k, r, p);
     UNROLL for (int j = 0; j < n; j++) {
         vec power = v_ldexp(v_all(1), k[j]);
         p[j] = v_fma(v_mul(r[j], r[j]), p[j], r[j]);

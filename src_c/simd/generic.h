@@ -55,7 +55,7 @@ static inline real pow2(real k) { return real_of((bits_of(k + ROUNDER) << MANTIS
 static inline vec v_ldexp(vec a, vec k)
 {
     EACH_LANE {
-        if (k.at[i] < LEAST_POWER) a.at[i] = 0;
+        if (k.at[i] < LEAST_POWER) a.at[i] = 0, k.at[i] = LEAST_POWER;
         real half = k.at[i] * (real)0.5 + ROUNDER - ROUNDER;
         a.at[i] = a.at[i] * pow2(half) * pow2(k.at[i] - half);
     }

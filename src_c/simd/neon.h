@@ -67,6 +67,7 @@ static inline vec pow2(vec k)
 static inline vec v_ldexp(vec a, vec k)
 {
     a = v_select(v_lt(k, v_all(LEAST_POWER)), v_all(0), a);
+    k = v_max(v_all(LEAST_POWER), k);
     vec half = v_sub(v_fma(k, v_all((real)0.5), v_all(ROUNDER)), v_all(ROUNDER));
     return v_mul(v_mul(a, pow2(half)), pow2(v_sub(k, half)));
 }
