@@ -173,20 +173,36 @@ static ALWAYS_INLINE vec v_log(vec x)
 }
 
 /* σ(x) = 1/(1 + e) for x >= 0, e/(1 + e) for x < 0, with e = e^-|x|: exact in both tails */
+static ALWAYS_INLINE void v_sigmoid_each(int n, vec *x)
+{
+    vec e[IN_STEP];
+    UNROLL for (int j = 0; j < n; j++) e[j] = v_negative(v_abs(x[j]));
+    v_exp_each(n, e);
+    UNROLL for (int j = 0; j < n; j++) x[j] = v_div(v_select(v_lt(x[j], v_all(0)), e[j], v_all(1)), v_add(v_all(1), e[j]));
+}
 static ALWAYS_INLINE vec v_sigmoid(vec x)
 {
-    vec e = v_exp_below(v_negative(v_abs(x)));
-    return v_div(v_select(v_lt(x, v_all(0)), e, v_all(1)), v_add(v_all(1), e));
+    v_sigmoid_each(1, &x);
+    return x;
 }
 
 /* tanh |x| = -t/(t + 2) with t = e^(-2|x|) - 1; from |x| = 1 on 1 - 2q/(t + 2) with q = e^(-2|x|), the nearer to 1 the better */
+static ALWAYS_INLINE void v_tanh_each(int n, vec *x)
+{
+    vec t[IN_STEP], q[IN_STEP];
+    UNROLL for (int j = 0; j < n; j++) t[j] = v_mul(v_all(-2), v_abs(x[j]));
+    v_expm1_each(n, EXPM1_MIN, t, q);
+    UNROLL for (int j = 0; j < n; j++) {
+        mask large = v_lt(v_all(1), v_abs(x[j]));
+        vec y = v_div(v_select(large, v_add(q[j], q[j]), v_negative(t[j])), v_add(t[j], v_all(2)));
+        y = v_select(large, v_sub(v_all(1), y), y);
+        x[j] = v_select(v_lt(x[j], v_all(0)), v_negative(y), y);
+    }
+}
 static ALWAYS_INLINE vec v_tanh(vec x)
 {
-    vec size = v_abs(x), q, t = v_expm1_nonpositive(v_mul(v_all(-2), size), &q);
-    mask large = v_lt(v_all(1), size);
-    vec y = v_div(v_select(large, v_add(q, q), v_negative(t)), v_add(t, v_all(2)));
-    y = v_select(large, v_sub(v_all(1), y), y);
-    return v_select(v_lt(x, v_all(0)), v_negative(y), y);
+    v_tanh_each(1, &x);
+    return x;
 }
 
 /* -tanh |x_j|, and its slope. With q = e^(-2|x|), t = q - 1 and one division:

@@ -8,8 +8,8 @@ static ALWAYS_INLINE vec v_leaky_relu(vec x) { return v_select(v_lt(x, v_all(0))
 static void activate(int kind, fbp_size n, const real *x, real *y)
 {
     switch (kind) {
-    case FBP_SIGMOID: map(n, x, y, v_sigmoid); break;
-    case FBP_TANH: map(n, x, y, v_tanh); break;
+    case FBP_SIGMOID: map_each(n, x, y, v_sigmoid_each); break;
+    case FBP_TANH: map_each(n, x, y, v_tanh_each); break;
     case FBP_RELU: map(n, x, y, v_relu); break;
     case FBP_LEAKY_RELU: map(n, x, y, v_leaky_relu); break;
     case FBP_GELU: map(n, x, y, v_gelu); break;

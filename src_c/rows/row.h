@@ -24,6 +24,23 @@ static ALWAYS_INLINE void map(fbp_size n, const real *x, real *y, vec (*f)(vec))
     for (fbp_size i = 0; i < n; i += W) store_at(y + i, f(load_at(x + i, n - i, 0)), n - i);
 }
 
+/* The same with f for n vectors at once, in step */
+static ALWAYS_INLINE void map_each(fbp_size n, const real *x, real *y, void (*f)(int, vec *))
+{
+    vec v[IN_STEP];
+    fbp_size i = 0;
+    for (; i + IN_STEP * W <= n; i += IN_STEP * W) {
+        UNROLL for (int j = 0; j < IN_STEP; j++) v[j] = v_load(x + i + j * W);
+        f(IN_STEP, v);
+        UNROLL for (int j = 0; j < IN_STEP; j++) v_store(y + i + j * W, v[j]);
+    }
+    for (; i < n; i += W) {
+        *v = load_at(x + i, n - i, 0);
+        f(1, v);
+        store_at(y + i, *v, n - i);
+    }
+}
+
 /* f over the lanes of each of n vectors to y_0 … y_(n-1), with n <= W a power of 2. Each round halves the lanes of a result, and as long as
  * there are pairs of vectors their number: 3 operations for a pair, where each vector by itself would take twice log2 W. A result
  * comes from the same operations whatever n is. */
