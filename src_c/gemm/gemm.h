@@ -87,76 +87,70 @@ static void pack_a(fbp_size rows, fbp_size K, const real *A, fbp_size A_row, fbp
         pack(smaller(TILE_ROWS, rows - i), K, A_ROOM, A + i * A_row, A_row, A_column, panels);
 }
 
-/* Where a tile lies and what happens to it: n columns from C on, which are added to what stands there, or begin with a bias. A
- * finished tile that something follows goes through a buffer in the L1 cache, of whole vectors; C sees only what comes of it. */
+/* What becomes of a tile's sums S: `to` = base + factor S, or S where there is no base; n columns of them. */
 typedef struct {
-    real *C;
-    fbp_size C_row, n;
-    int add;
-    const real *bias; /* at the tile's first column, or NULL */
-    real *buffer;     /* NULL where nothing follows, or more blocks of depth are to come */
-    int activation;
-    const real *slope; /* at the tile's first element, or NULL */
-    fbp_size slope_row;
-    const fbp_update *update; /* by the product, of C and of the optimizer's state beside it */
-    real *first, *second;
+    fbp_size n;
+    const real *base;
+    fbp_size base_row; /* 0 for a bias, which is that of every row */
+    real factor;
+    real *to;
+    fbp_size to_row;
+    const real *C; /* where the tile of C begins: its lines are asked for beforehand */
+    fbp_size C_row;
 } tile;
 
-/* C = f(C), or C ⊙ f'(slope), or the update of C by the product */
-static ALWAYS_INLINE void finish_tile(int rows, int vectors, const tile *t)
+static ALWAYS_INLINE void store_tile(int rows, int vectors, int whole, vec acc[TILE_ROWS][TILE_VECTORS], const tile *given)
 {
-    const int width = vectors * W;
-    if (t->update) {
-        update_rows(rows, t->n, t->buffer, width, t->update, t->first, t->second, t->C, t->C_row);
-    } else if (t->slope) {
-        for (int i = 0; i < rows; i++)
-            activate_backward(t->activation, t->n, t->buffer + i * width, t->slope + i * t->slope_row, t->C + i * t->C_row);
-    } else {
-        activate(t->activation, rows * width, t->buffer, t->buffer);
-        for (int i = 0; i < rows; i++)
-            for (int j = 0; j < t->n; j += W)
-                store_at(t->C + i * t->C_row + j, v_load(t->buffer + i * width + j), t->n - j);
+    const tile t = *given; /* a copy: no store to C could change it */
+    if (t.base) {
+        const vec factor = v_all(t.factor);
+        UNROLL for (int i = 0; i < rows; i++)
+            UNROLL for (int j = 0; j < vectors; j++)
+                acc[i][j] = v_fma(factor, acc[i][j], load_at(t.base + i * t.base_row + j * W, whole ? W : t.n - j * W, 0));
     }
+    UNROLL for (int i = 0; i < rows; i++)
+        UNROLL for (int j = 0; j < vectors; j++)
+            store_at(t.to + i * t.to_row + j * W, acc[i][j], whole ? W : t.n - j * W);
 }
 
-/* C (rows, n) = bias or what stands there + a (rows, K) b (K, n). The first three are constants where this is inlined, so that
- * the tile is rows x vectors registers. */
+/* Line i of A at this step of k. Addresses are base + {0, 1, 2, 4} strides or base + 3 strides, so five lines share a base, and the
+ * fourteen of a tile need five registers; by fourteen offsets, the compiler would move them out of the way of the sums. */
+enum { LINES = 5, BASES = (TILE_ROWS + LINES - 1) / LINES };
+static ALWAYS_INLINE const real *line_of(const char *const base[BASES], fbp_size stride, fbp_size three, int i)
+{
+    return (const real *)(base[i / LINES] + (i % LINES == 3 ? three : i % LINES * stride));
+}
+
+/* S = a (rows, K) b (K, n). The first three are constants where this is inlined, so that the tile is rows x vectors registers. */
 static ALWAYS_INLINE void multiply_tile(int rows, int vectors, int by_line, fbp_size K, const real *a, fbp_size a_stride,
                                         const real *b, fbp_size b_stride, const tile *t)
 {
     vec acc[TILE_ROWS][TILE_VECTORS];
     UNROLL for (int i = 0; i < rows; i++) {
         PREFETCH_TO_WRITE(t->C + i * t->C_row);
-        PREFETCH_TO_WRITE(t->C + i * t->C_row + t->n - 1);
+        if (vectors > 1) PREFETCH_TO_WRITE(t->C + i * t->C_row + t->n - 1);
         UNROLL for (int j = 0; j < vectors; j++)
             acc[i][j] = v_all(0);
     }
+    const fbp_size stride = a_stride * (fbp_size)sizeof(real), three = 3 * stride;
+    const char *base[BASES];
+    UNROLL for (int i = 0; i < BASES; i++) base[i] = (const char *)(a + i * LINES * a_stride);
     UNROLL_TWICE for (fbp_size k = 0; k < K; k++, b += b_stride) {
         vec v_b[TILE_VECTORS];
         UNROLL for (int j = 0; j < vectors; j++)
             v_b[j] = v_load(b + j * W);
         UNROLL for (int i = 0; i < rows; i++) {
-            vec v_a = v_all(by_line ? a[i * a_stride] : a[i]);
+            vec v_a = v_all(by_line ? *line_of(base, stride, three, i) : a[i]);
             UNROLL for (int j = 0; j < vectors; j++)
                 acc[i][j] = v_fma(v_a, v_b[j], acc[i][j]);
         }
-        a += by_line ? 1 : a_stride;
+        a += a_stride;
+        UNROLL for (int i = 0; i < BASES; i++) base[i] += sizeof(real);
     }
-    UNROLL for (int i = 0; i < rows; i++) {
-        UNROLL for (int j = 0; j < vectors; j++) {
-            fbp_size left = t->n - j * W;
-            real *c = t->C + i * t->C_row + j * W;
-            if (t->add)
-                acc[i][j] = v_add(load_at(c, left, 0), acc[i][j]);
-            else if (t->bias)
-                acc[i][j] = v_add(load_at(t->bias + j * W, left, 0), acc[i][j]);
-            if (t->buffer)
-                v_store(t->buffer + (i * vectors + j) * W, acc[i][j]);
-            else
-                store_at(c, acc[i][j], left);
-        }
-    }
-    if (t->buffer) finish_tile(rows, vectors, t);
+    if (t->n == vectors * W)
+        store_tile(rows, vectors, 1, acc, t);
+    else
+        store_tile(rows, vectors, 0, acc, t);
 }
 
 static ALWAYS_INLINE void tile_of_height(int rows, int by_line, fbp_size K, const real *a, fbp_size a_stride, const real *b,
@@ -215,6 +209,27 @@ static fbp_size matrix_product_scratch(fbp_size M, fbp_size K)
 static fbp_size tile_columns(void) { return TILE_COLUMNS; }
 static fbp_size tile_depth(void) { return DEPTH; }
 
+/* What follows the sums, from a buffer in the L1 cache, in rows of whole vectors, to the tile of C at (row, column): C = f(sums), or
+ * sums ⊙ f'(slope), or C updated by the sums */
+static fbp_size width_of(fbp_size n) { return n > W ? TILE_COLUMNS : W; }
+static void finish_tile(fbp_size rows, fbp_size n, real *sums, const fbp_epilogue *e, fbp_size row, fbp_size column, real *C,
+                        fbp_size C_row)
+{
+    const fbp_size width = width_of(n), at = row * C_row + column;
+    real *first = e->first, *second = e->second;
+    const real *slope = e->slope;
+    if (e->update) {
+        update_rows(rows, n, sums, width, e->update, first ? first + at : NULL, second ? second + at : NULL, C, C_row);
+    } else if (slope) {
+        slope += row * e->slope_row + column;
+        activate_backward_rows(e->activation, rows, n, sums, width, slope, e->slope_row, C, C_row);
+    } else {
+        activate(e->activation, rows * width, sums, sums);
+        for (fbp_size i = 0; i < rows; i++)
+            for (fbp_size j = 0; j < n; j += W) store_at(C + i * C_row + j, v_load(sums + i * width + j), n - j);
+    }
+}
+
 static void matrix_product(fbp_size M, fbp_size N, fbp_size K, const real *A, fbp_size A_row, fbp_size A_column, const real *B,
                            fbp_size B_row, fbp_size B_column, const fbp_epilogue *e, real *scratch, real *C, fbp_size C_row)
 {
@@ -223,13 +238,13 @@ static void matrix_product(fbp_size M, fbp_size N, fbp_size K, const real *A, fb
     const int b_stands = B_column == 1 && M <= (B_row < PAGE ? FEW_TILES : 1) * TILE_ROWS;
     const int b_far = B_column == 1 && B_row >= PAGE && !b_stands;
     const fbp_size full_depth = depth_of_blocks(K), a_stride = by_line ? A_row : by_step ? A_column : A_ROOM;
-    const real *bias = e->bias, *slope = e->slope;
-    real *packed_b = scratch, *packed_a = scratch + full_depth * TILE_COLUMNS, *first = e->first, *second = e->second;
-    const int follows = e->update || e->activation != FBP_IDENTITY;
-    real buffer[TILE_ROWS * TILE_COLUMNS];
+    const int plain_update = e->update && is_plain_sgd(e->update), follows = e->activation != FBP_IDENTITY || (e->update && !plain_update);
+    real *packed_b = scratch, *packed_a = scratch + full_depth * TILE_COLUMNS, buffer[TILE_ROWS * TILE_COLUMNS];
     fbp_size k = 0;
     do { /* once for K = 0 as well */
         fbp_size depth = smaller(full_depth, K - k);
+        const int adds = k > 0 || e->accumulate || plain_update, buffered = follows && k + depth == K;
+        const real factor = plain_update ? (real)-e->update->learning_rate : 1;
         for (fbp_size row = 0; row < M; row += ROWS) {
             fbp_size rows = smaller(ROWS, M - row);
             const real *a_block = A + row * A_row + k * A_column;
@@ -245,16 +260,17 @@ static void matrix_product(fbp_size M, fbp_size N, fbp_size K, const real *A, fb
                 for (fbp_size i = 0; i < rows;) {
                     if (b_far && j + n < N)
                         prefetch_panel(b_next, B_row, i * depth / rows, smaller(i + TILE_ROWS, rows) * depth / rows);
-                    fbp_size at = (row + i) * C_row + j;
-                    tile t = {
-                        .C = C + at, .C_row = C_row, .n = n, .add = k > 0 || e->accumulate, .bias = bias ? bias + j : NULL,
-                        .buffer = follows && k + depth == K ? buffer : NULL, .activation = e->activation,
-                        .slope = slope ? slope + (row + i) * e->slope_row + j : NULL, .slope_row = e->slope_row,
-                        .update = e->update, .first = first ? first + at : NULL, .second = second ? second + at : NULL,
+                    const fbp_size at = (row + i) * C_row + j, width = width_of(n);
+                    const tile t = {
+                        .n = buffered ? width : n, .factor = factor, .base_row = adds ? C_row : 0, .C = C + at, .C_row = C_row,
+                        .base = adds ? C + at : e->bias ? (const real *)e->bias + j : NULL,
+                        .to = buffered ? buffer : C + at, .to_row = buffered ? width : C_row,
                     };
                     const real *a = by_line || by_step ? a_block + i * A_row
                                                        : packed_a + i / TILE_ROWS * depth * A_ROOM + i % TILE_ROWS;
-                    i += compute_tile(rows - i, by_line, depth, a, a_stride, b, b_stride, &t);
+                    const int height = compute_tile(rows - i, by_line, depth, a, a_stride, b, b_stride, &t);
+                    if (buffered) finish_tile(height, n, buffer, e, row + i, j, C + at, C_row);
+                    i += height;
                 }
             }
         }

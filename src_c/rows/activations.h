@@ -36,26 +36,48 @@ static ALWAYS_INLINE vec v_slope(int kind, vec a)
     }
 }
 
-static ALWAYS_INLINE void times_slope(int kind, fbp_size n, const real *g, const real *a, real *d)
+/* d (rows, n) = g ⊙ f'(a), or g alone */
+typedef struct {
+    fbp_size rows, n;
+    const real *g;
+    fbp_size g_row;
+    const real *a;
+    fbp_size a_row;
+    real *d;
+    fbp_size d_row;
+} slope_rows;
+static ALWAYS_INLINE void times_slope(int kind, const slope_rows *given)
 {
-    for (fbp_size i = 0; i < n; i += W) {
-        vec slope = v_slope(kind, load_at(a + i, n - i, 0));
-        store_at(d + i, v_mul(load_at(g + i, n - i, 0), slope), n - i);
+    const slope_rows p = *given;
+    for (fbp_size row = 0; row < p.rows; row++) {
+        const real *g = p.g + row * p.g_row, *a = p.a + row * p.a_row;
+        real *d = p.d + row * p.d_row;
+        for (fbp_size i = 0; i < p.n; i += W) {
+            vec slope = v_slope(kind, load_at(a + i, p.n - i, 0));
+            store_at(d + i, v_mul(load_at(g + i, p.n - i, 0), slope), p.n - i);
+        }
+    }
+}
+
+static void activate_backward_rows(int kind, fbp_size rows, fbp_size n, const real *g, fbp_size g_row, const real *a, fbp_size a_row,
+                                   real *d, fbp_size d_row)
+{
+    const slope_rows p = {rows, n, g, g_row, a, a_row, d, d_row};
+    switch (kind) { /* one loop per kind, each with its slope inlined */
+    case FBP_SIGMOID: times_slope(FBP_SIGMOID, &p); break;
+    case FBP_TANH: times_slope(FBP_TANH, &p); break;
+    case FBP_RELU: times_slope(FBP_RELU, &p); break;
+    case FBP_LEAKY_RELU: times_slope(FBP_LEAKY_RELU, &p); break;
+    case FBP_GELU: times_slope(FBP_GELU, &p); break;
+    case FBP_SILU: times_slope(FBP_SILU, &p); break;
+    case FBP_SOFTPLUS: times_slope(FBP_SOFTPLUS, &p); break;
+    default: for (fbp_size row = 0; row < rows; row++) map(n, g + row * g_row, d + row * d_row, v_identity);
     }
 }
 
 static void activate_backward(int kind, fbp_size n, const real *g, const real *a, real *d)
 {
-    switch (kind) { /* one loop per kind, each with its slope inlined */
-    case FBP_SIGMOID: times_slope(FBP_SIGMOID, n, g, a, d); break;
-    case FBP_TANH: times_slope(FBP_TANH, n, g, a, d); break;
-    case FBP_RELU: times_slope(FBP_RELU, n, g, a, d); break;
-    case FBP_LEAKY_RELU: times_slope(FBP_LEAKY_RELU, n, g, a, d); break;
-    case FBP_GELU: times_slope(FBP_GELU, n, g, a, d); break;
-    case FBP_SILU: times_slope(FBP_SILU, n, g, a, d); break;
-    case FBP_SOFTPLUS: times_slope(FBP_SOFTPLUS, n, g, a, d); break;
-    default: map(n, g, d, v_identity);
-    }
+    activate_backward_rows(kind, 1, n, g, 0, a, 0, d, 0);
 }
 
 /* max_c z_c; NaN entries are passed over */

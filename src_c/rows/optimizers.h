@@ -45,6 +45,9 @@ static ALWAYS_INLINE void adam_rows(fbp_size rows, fbp_size n, const real *g, fb
     }
 }
 
+/* Whether all of an update is w ← w - η g */
+static inline int is_plain_sgd(const fbp_update *u) { return u->rule == FBP_SGD && u->momentum == 0 && u->weight_decay == 0; }
+
 static void update_rows(fbp_size rows, fbp_size n, const real *g, fbp_size g_row, const fbp_update *u, real *first, real *second,
                         real *w, fbp_size w_row)
 {
