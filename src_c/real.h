@@ -20,17 +20,17 @@ typedef double real;
 #define ALWAYS_INLINE inline __attribute__((always_inline))
 #ifdef FBP_LOOPS_STAY /* for the sanitizers, which would check every access in every copy of a loop: minutes of compilation */
 #define UNROLL
-#define UNROLL_TWICE
+#define UNROLL_FOUR
 #else
 #define UNROLL _Pragma("GCC unroll 32")
-#define UNROLL_TWICE _Pragma("GCC unroll 2")
+#define UNROLL_FOUR _Pragma("GCC unroll 4")
 #endif
 #define PREFETCH_TO_WRITE(p) __builtin_prefetch(p, 1)
 #define PREFETCH_LATER(p) __builtin_prefetch(p, 0, 2) /* into the L2 cache */
 #else
 #define ALWAYS_INLINE inline
 #define UNROLL
-#define UNROLL_TWICE
+#define UNROLL_FOUR
 #define PREFETCH_TO_WRITE(p)
 #define PREFETCH_LATER(p)
 #endif

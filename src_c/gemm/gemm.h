@@ -135,7 +135,7 @@ static ALWAYS_INLINE void multiply_tile(int rows, int vectors, int by_line, fbp_
     const fbp_size stride = a_stride * (fbp_size)sizeof(real), three = 3 * stride;
     const char *base[BASES];
     UNROLL for (int i = 0; i < BASES; i++) base[i] = (const char *)(a + i * LINES * a_stride);
-    UNROLL_TWICE for (fbp_size k = 0; k < K; k++, b += b_stride) {
+    UNROLL_FOUR for (fbp_size k = 0; k < K; k++, b += b_stride) {
         vec v_b[TILE_VECTORS];
         UNROLL for (int j = 0; j < vectors; j++)
             v_b[j] = v_load(b + j * W);
@@ -236,7 +236,7 @@ static void matrix_product(fbp_size M, fbp_size N, fbp_size K, const real *A, fb
     const int by_line = A_column == 1 && N <= FEW_PANELS * TILE_COLUMNS && A_row % PAGE != 0;
     const int by_step = A_row == 1 && N <= MORE_PANELS * TILE_COLUMNS;
     const int b_stands = B_column == 1 && M <= (B_row < PAGE ? FEW_TILES : 1) * TILE_ROWS;
-    const int b_far = B_column == 1 && B_row >= PAGE && !b_stands;
+    const int b_far = B_column == 1 && B_row > PAGE && !b_stands;
     const fbp_size full_depth = depth_of_blocks(K), a_stride = by_line ? A_row : by_step ? A_column : A_ROOM;
     const int plain_update = e->update && is_plain_sgd(e->update), follows = e->activation != FBP_IDENTITY || (e->update && !plain_update);
     real *packed_b = scratch, *packed_a = scratch + full_depth * TILE_COLUMNS, buffer[TILE_ROWS * TILE_COLUMNS];
