@@ -18,6 +18,10 @@
 static inline void fbp_gather(fbp_size count, fbp_size row, const char *from, fbp_size from_row, const int64_t *order, char *to)
 {
     enum { AHEAD = 2, LINE = 64 };
+    if (row == sizeof(int64_t)) { /* labels */
+        for (fbp_size i = 0; i < count; i++) memcpy(to + i * row, from + order[i] * from_row, sizeof(int64_t));
+        return;
+    }
     for (fbp_size i = 0; i < count; i++) {
         if (i + AHEAD < count)
             for (fbp_size byte = 0; byte < row; byte += LINE) FBP_PREFETCH(from + order[i + AHEAD] * from_row + byte);

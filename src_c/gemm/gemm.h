@@ -38,16 +38,22 @@ static ALWAYS_INLINE void pack_neighbours(fbp_size count, fbp_size K, int width,
 }
 
 /* One panel by step of k, from lines whose steps of k are neighbours: squares of W x W are transposed; width = n W. */
+static ALWAYS_INLINE void pack_square(fbp_size lines, fbp_size steps, const real *x, fbp_size x_line, int width, real *panel)
+{
+    vec square[W];
+    UNROLL for (int i = 0; i < W; i++) square[i] = i < lines ? load_at(x + i * x_line, steps, 0) : v_all(0);
+    transpose(square);
+    UNROLL for (int i = 0; i < W; i++)
+        if (i < steps) v_store(panel + i * width, square[i]);
+}
 static void pack_transposed(fbp_size count, fbp_size K, int width, const real *x, fbp_size x_line, real *panel)
 {
-    for (int line = 0; line < width; line += W) {
+    for (int line = 0; line < width; line += W, x += W * x_line, panel += W) {
         for (fbp_size k = 0; k < K; k += W) {
-            vec square[W];
-            UNROLL for (int i = 0; i < W; i++)
-                square[i] = line + i < count ? load_at(x + (line + i) * x_line + k, K - k, 0) : v_all(0);
-            transpose(square);
-            UNROLL for (int i = 0; i < W; i++)
-                if (k + i < K) v_store(panel + (k + i) * width + line, square[i]);
+            if (line + W <= count && k + W <= K)
+                pack_square(W, W, x + k, x_line, width, panel + k * width);
+            else
+                pack_square(count - line, K - k, x + k, x_line, width, panel + k * width);
         }
     }
 }
@@ -153,6 +159,9 @@ static ALWAYS_INLINE void multiply_tile(int rows, int vectors, int by_line, fbp_
         store_tile(rows, vectors, 0, acc, t);
 }
 
+/* A tile of few columns is one vector wide. */
+static fbp_size width_of(fbp_size n) { return n > W ? TILE_COLUMNS : W; }
+
 static ALWAYS_INLINE void tile_of_height(int rows, int by_line, fbp_size K, const real *a, fbp_size a_stride, const real *b,
                                          fbp_size b_stride, const tile *t)
 {
@@ -211,7 +220,6 @@ static fbp_size tile_depth(void) { return DEEPEST; }
 
 /* What follows the sums, from a buffer in the L1 cache, in rows of whole vectors, to the tile of C at (row, column): C = f(sums), or
  * sums ⊙ f'(slope), or C updated by the sums */
-static fbp_size width_of(fbp_size n) { return n > W ? TILE_COLUMNS : W; }
 static void finish_tile(fbp_size rows, fbp_size n, real *sums, const fbp_epilogue *e, fbp_size row, fbp_size column, real *C,
                         fbp_size C_row)
 {
@@ -253,9 +261,9 @@ static void matrix_product(fbp_size M, fbp_size N, fbp_size K, const real *A, fb
                 const real *b = B + k * B_row + j * B_column, *b_next = b + TILE_COLUMNS * B_column;
                 fbp_size n = smaller(TILE_COLUMNS, N - j), b_stride = B_row;
                 if (!b_stands || n < TILE_COLUMNS) {
-                    pack(n, depth, TILE_COLUMNS, b, B_column, B_row, packed_b);
+                    b_stride = width_of(n);
+                    pack(n, depth, (int)b_stride, b, B_column, B_row, packed_b);
                     b = packed_b;
-                    b_stride = TILE_COLUMNS;
                 }
                 for (fbp_size i = 0; i < rows;) {
                     if (b_far && j + n < N)
@@ -282,7 +290,8 @@ static void matrix_product(fbp_size M, fbp_size N, fbp_size K, const real *A, fb
 static double column_sums(fbp_size N, fbp_size O, const real *x, fbp_size x_row, real *sums)
 {
     enum { VECTORS = 4 };
-    vec magnitude = v_all(0);
+    vec magnitude[VECTORS];
+    UNROLL for (int j = 0; j < VECTORS; j++) magnitude[j] = v_all(0);
     for (fbp_size o = 0; o < O; o += VECTORS * W) {
         vec sum[VECTORS];
         UNROLL for (int j = 0; j < VECTORS; j++)
@@ -293,13 +302,13 @@ static double column_sums(fbp_size N, fbp_size O, const real *x, fbp_size x_row,
                 if (left <= 0) break;
                 vec v = load_at(x + n * x_row + o + j * W, left, 0);
                 sum[j] = v_add(sum[j], v);
-                magnitude = v_add(magnitude, v_abs(v));
+                magnitude[j] = v_add(magnitude[j], v_abs(v));
             }
         }
         for (int j = 0; j < VECTORS; j++)
             if (O - o - j * W > 0) store_at(sums + o + j * W, sum[j], O - o - j * W);
     }
-    return (double)v_sum(magnitude);
+    return (double)v_sum(v_add(v_add(magnitude[0], magnitude[1]), v_add(magnitude[2], magnitude[3])));
 }
 
 /* The machine's peak, for comparison: 12 independent chains of multiply-adds in registers. Returns the number of operations. */

@@ -65,12 +65,18 @@ static void update(fbp_size n, const real *g, const fbp_update *u, real *first, 
 /* max |x_i|; NaN if any x_i is */
 static double largest_magnitude(fbp_size n, const real *x)
 {
-    vec most = v_all(0), nan = v_all(0);
-    for (fbp_size i = 0; i < n; i += W) {
-        vec a = load_at(x + i, n - i, 0);
-        most = v_max(v_abs(a), most);
-        nan = v_select(v_eq(a, a), nan, a);
+    vec most[IN_STEP], nan[IN_STEP];
+    UNROLL for (int j = 0; j < IN_STEP; j++) most[j] = nan[j] = v_all(0);
+    for (fbp_size i = 0; i < n; i += IN_STEP * W) {
+        UNROLL for (int j = 0; j < IN_STEP; j++) {
+            const fbp_size left = n - i - j * W;
+            if (left <= 0) break;
+            vec a = load_at(x + i + j * W, left, 0);
+            most[j] = v_max(v_abs(a), most[j]);
+            nan[j] = v_select(v_eq(a, a), nan[j], a);
+        }
     }
-    real unordered = v_sum(nan);
-    return isnan(unordered) ? (double)unordered : (double)v_hmax(most);
+    for (int j = 1; j < IN_STEP; j++) most[0] = v_max(most[j], most[0]), nan[0] = v_add(nan[j], nan[0]);
+    real unordered = v_sum(nan[0]);
+    return isnan(unordered) ? (double)unordered : (double)v_hmax(most[0]);
 }
