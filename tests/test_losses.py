@@ -520,3 +520,24 @@ def test_poisson_deviance_at_the_edges(dtype, engine):
         assert_near(answer.grad, np.resize([0, 0, np.exp(2)], good.sum()))
         spoilt = fastbp.poisson_deviance(z, t)
         assert np.isnan(spoilt.loss) and np.array_equal(np.isnan(spoilt.grad), ~good)
+
+# -- a gradient larger than the caches ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("all_options", [False, True], ids=["plain", "all options"])
+def test_a_gradient_that_goes_past_the_caches_has_the_bits_of_one_in_place(isa, dtype, all_options):
+    """Of 64 MiB and more, in rows of odd length, some of them not read, among zeros that are to stay."""
+    rng = generator("past the caches", dtype, all_options)
+    n, c = 2 * 2**20 * 8 // (16411 * np.dtype(dtype).itemsize // 4) + 1, 16411
+    z, labels = rng.standard_normal((n, c), dtype).astype(dtype) * dtype(8), rng.integers(0, c, n)
+    labels[[0, 7, 8, n - 1]] = -100
+    options = {}
+    if all_options:
+        weights = rng.uniform(0.5, 2, c)
+        options = {"class_weight": weights, "label_smoothing": 0.1, "lse_square_scale": 0.01, "softcap": 30.0}
+    around = np.zeros((n + 2, c), dtype)
+    loss, grad, _ = fastbp.softmax_cross_entropy(z, labels, grad_out=around[1:-1], n_threads=2, **options)
+    assert z.nbytes >= 64 * 2**20 and not around[[0, -1]].any()
+    there, _, _ = fastbp.softmax_cross_entropy(z, labels, grad_out=z, n_threads=1, **options)
+    assert loss == there
+    assert np.array_equal(grad.view(np.uint8), z.view(np.uint8))

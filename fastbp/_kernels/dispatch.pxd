@@ -45,10 +45,11 @@ cdef extern from "fastbp.h" nogil:
         void (*softmax_backward_row)(fbp_size C, const void *g, const void *y, void *d) noexcept nogil
 
         void (*softmax_cross_entropy_rows)(fbp_size N, fbp_size C, const void *z, fbp_size z_row, const int64_t *labels,
-                                           const double *weights, double divisor, void *d, fbp_size d_row,
+                                           const double *weights, double divisor, void *e, void *d, fbp_size d_row,
                                            double *errors) noexcept nogil
         double (*softmax_cross_entropy_row)(fbp_size C, const void *z, const void *t, fbp_size label,
-                                            const fbp_cross_entropy *how, double scale, void *slope, void *d) noexcept nogil
+                                            const fbp_cross_entropy *how, double scale, void *slope, void *e,
+                                            void *d) noexcept nogil
         double (*sigmoid_cross_entropy_row)(fbp_size O, const void *z, const void *t, const void *pos_weight,
                                             double smoothing, double scale, void *d) noexcept nogil
         double (*squared_error_row)(fbp_size O, const void *y, const void *t, double scale, void *d) noexcept nogil

@@ -34,7 +34,8 @@ cdef struct Scratch:
     bint weight_of_0              # whether one of these is 0
     bint share_of_0               # whether the share of smoothing that one of these leaves may underflow to 0
     Sum weight_sum                # of all of these
-    char *rows                    # (threads, C) slopes of a softcap, if there is one
+    char *slopes                  # (threads, C) of a softcap, if there is one
+    char *exponentials            # (threads, C), if the gradient goes past the caches, else NULL
 
 # Rows from `start` up to `stop`, for one thread.
 cdef struct Piece:

@@ -13,10 +13,12 @@ from libc.math cimport NAN, fabs, isfinite
 from libc.string cimport memset
 
 from fastbp._kernels.dispatch cimport fbp_cross_entropy
-from fastbp._kernels.memory cimport element_at, set_element
+from fastbp._kernels.memory cimport LINE, element_at, line_start, set_element, whole_lines
 from fastbp._kernels.team cimport fbp_team, fbp_team_share
 
 cdef double ELEMENT_WORK = 0.5  # nanoseconds that one thread needs for an element, roughly; ten without vector instructions
+cdef Py_ssize_t LONG_ROW = 16 * 1024          # bytes
+cdef Py_ssize_t MUCH_MEMORY = 64 * 1024 * 1024
 cdef double SMALL = 1e-37       # less than this may underflow in float32
 cdef double SLICE = 4e6         # nanoseconds, at that rate, between two looks at pending signals
 cdef Py_ssize_t PIECES = 4      # of a slice, for each thread, so that none waits long for the others;
@@ -39,12 +41,11 @@ cdef double value(Sum sum) noexcept nogil:
 # -- rows of one error -----------------------------------------------------------------------------------------------------------
 
 
-ctypedef double (*Error)(const Rows *r, const Scratch *s, Py_ssize_t n, double scale, void *slope) noexcept nogil
+ctypedef double (*Error)(const Rows *r, const Scratch *s, Py_ssize_t n, double scale, int thread) noexcept nogil
 
 
 cdef inline void each_row(Error error, const Rows *r, const Scratch *s, Piece p) noexcept nogil:
     """errors_n = s_n E_n, its gradient over the divisor; a row of weight 0 is not read."""
-    cdef char *slope = s.rows + p.thread * r.C * r.element
     cdef double weight
     cdef Py_ssize_t n
     for n in range(p.start, p.stop):
@@ -53,7 +54,7 @@ cdef inline void each_row(Error error, const Rows *r, const Scratch *s, Piece p)
             memset(r.d + n * r.d_row, 0, r.C * r.element)
             s.errors[n] = 0
         else:
-            s.errors[n] = weight * error(r, s, n, weight / p.divisor, slope)
+            s.errors[n] = weight * error(r, s, n, weight / p.divisor, p.thread)
 
 
 cdef inline const char *target(const Rows *r, Py_ssize_t n) noexcept nogil:
@@ -63,27 +64,38 @@ cdef inline const char *target(const Rows *r, Py_ssize_t n) noexcept nogil:
     return r.t + (n if r.order == NULL else r.order[n]) * r.t_row
 
 
-cdef double softmax_cross_entropy_row(const Rows *r, const Scratch *s, Py_ssize_t n, double scale, void *slope) noexcept nogil:
+cdef inline Py_ssize_t row_bytes(const Rows *r) noexcept nogil:
+    """Of a row of scratch"""
+    return whole_lines(r.C * r.element)
+
+
+cdef inline char *of_thread(const Rows *r, char *rows, int thread) noexcept nogil:
+    """Its row of scratch, or NULL where there are none"""
+    return NULL if rows == NULL else rows + thread * row_bytes(r)
+
+
+cdef double softmax_cross_entropy_row(const Rows *r, const Scratch *s, Py_ssize_t n, double scale, int thread) noexcept nogil:
     cdef Py_ssize_t label = 0 if r.labels == NULL else r.labels[n]
     cdef fbp_cross_entropy how = fbp_cross_entropy(s.weight, r.smoothing, r.lse_square_scale, r.softcap, s.weight_sum.rounded,
                                                    s.weight_sum.lost, s.share_of_0)
-    return r.k.softmax_cross_entropy_row(r.C, r.z + n * r.z_row, target(r, n), label, &how, scale, slope, r.d + n * r.d_row)
+    return r.k.softmax_cross_entropy_row(r.C, r.z + n * r.z_row, target(r, n), label, &how, scale, of_thread(r, s.slopes, thread),
+                                         of_thread(r, s.exponentials, thread), r.d + n * r.d_row)
 
 
-cdef double sigmoid_cross_entropy_row(const Rows *r, const Scratch *s, Py_ssize_t n, double scale, void *slope) noexcept nogil:
+cdef double sigmoid_cross_entropy_row(const Rows *r, const Scratch *s, Py_ssize_t n, double scale, int thread) noexcept nogil:
     return r.k.sigmoid_cross_entropy_row(r.C, r.z + n * r.z_row, target(r, n), s.weight, r.smoothing, scale,
                                          r.d + n * r.d_row)
 
 
-cdef double squared_error_row(const Rows *r, const Scratch *s, Py_ssize_t n, double scale, void *slope) noexcept nogil:
+cdef double squared_error_row(const Rows *r, const Scratch *s, Py_ssize_t n, double scale, int thread) noexcept nogil:
     return r.k.squared_error_row(r.C, r.z + n * r.z_row, target(r, n), scale, r.d + n * r.d_row)
 
 
-cdef double sigmoid_squared_error_row(const Rows *r, const Scratch *s, Py_ssize_t n, double scale, void *slope) noexcept nogil:
+cdef double sigmoid_squared_error_row(const Rows *r, const Scratch *s, Py_ssize_t n, double scale, int thread) noexcept nogil:
     return r.k.sigmoid_squared_error_row(r.C, r.z + n * r.z_row, target(r, n), scale, r.d + n * r.d_row)
 
 
-cdef double poisson_deviance_row(const Rows *r, const Scratch *s, Py_ssize_t n, double scale, void *slope) noexcept nogil:
+cdef double poisson_deviance_row(const Rows *r, const Scratch *s, Py_ssize_t n, double scale, int thread) noexcept nogil:
     return r.k.poisson_deviance_row(r.C, r.z + n * r.z_row, target(r, n), scale, r.d + n * r.d_row)
 
 
@@ -93,8 +105,8 @@ cdef void softmax_cross_entropy_rows(const Rows *r, const Scratch *s, Piece p) n
         each_row(softmax_cross_entropy_row, r, s, p)
     else:
         r.k.softmax_cross_entropy_rows(p.stop - p.start, r.C, r.z + p.start * r.z_row, r.z_row // r.element, r.labels + p.start,
-                                       errors if s.weighted else NULL, p.divisor, r.d + p.start * r.d_row,
-                                       r.d_row // r.element, errors)
+                                       errors if s.weighted else NULL, p.divisor, of_thread(r, s.exponentials, p.thread),
+                                       r.d + p.start * r.d_row, r.d_row // r.element, errors)
 
 
 cdef void sigmoid_cross_entropy_rows(const Rows *r, const Scratch *s, Piece p) noexcept nogil:
@@ -182,31 +194,39 @@ cdef void rows_of_zeros(const Rows *r, const Scratch *s, Piece p) noexcept nogil
 # -- all rows --------------------------------------------------------------------------------------------------------------
 
 
+cdef bint goes_past_caches(const Rows *r) noexcept nogil:
+    """Whether the gradient is a new array larger than the caches, in long rows. Stored there in the ordinary way, memory would be
+    read before it is written."""
+    return r.d != r.z and r.C * r.element >= LONG_ROW and r.N * r.C * r.element >= MUCH_MEMORY
+
+
 cdef Py_ssize_t scratch_bytes(const Rows *r, int threads) noexcept nogil:
     cdef bint weighted = r.class_weight != NULL or r.pos_weight != NULL
-    return r.N * <Py_ssize_t>sizeof(double) + (weighted + threads * (r.softcap != 0)) * r.C * r.element
+    cdef Py_ssize_t rows = weighted + threads * ((r.softcap != 0) + goes_past_caches(r))
+    return r.N * <Py_ssize_t>sizeof(double) + LINE + rows * row_bytes(r)
 
 
-cdef Scratch divided(const Rows *r, char *memory) noexcept nogil:
+cdef Scratch divided(const Rows *r, char *memory, int threads) noexcept nogil:
     """`memory` of scratch_bytes divided into its parts, the class weights filled in."""
     cdef Scratch s
     cdef const double *weight = r.class_weight if r.class_weight != NULL else r.pos_weight
     cdef Py_ssize_t c
     s.errors = <double *>memory
     s.weighted = may_be_weighted(r)
-    s.weight = <char *>(s.errors + r.N)
-    s.rows = s.weight
+    s.weight = line_start(<char *>(s.errors + r.N))
+    s.slopes = s.weight
     s.weight_of_0 = s.share_of_0 = False
     s.weight_sum = Sum(0, 0)
     if weight == NULL:
         s.weight = NULL
     else:
-        s.rows += r.C * r.element
+        s.slopes += row_bytes(r)
         for c in range(r.C):
             set_element(s.weight, c, r.element, weight[c])
             s.weight_of_0 = s.weight_of_0 or weight[c] == 0
             s.share_of_0 = s.share_of_0 or (r.smoothing != 0 and fabs(weight[c]) * r.smoothing / r.C < SMALL)
             add(&s.weight_sum, element_at(s.weight, c, r.element))
+    s.exponentials = s.slopes + threads * (r.softcap != 0) * row_bytes(r) if goes_past_caches(r) else NULL
     return s
 
 
@@ -270,12 +290,12 @@ cdef int weigh(const Rows *r, const Scratch *s, fbp_team *team, Sum *total) exce
 
 
 cdef int add_weights(const Rows *r, fbp_team *team, char *memory, Sum *total) except -1 nogil:
-    cdef Scratch s = divided(r, memory)
+    cdef Scratch s = divided(r, memory, team.threads)
     return weigh(r, &s, team, total)
 
 
 cdef int add_errors(const Rows *r, RowError error, double divisor, fbp_team *team, char *memory, Sum *total) except -1 nogil:
-    cdef Scratch s = divided(r, memory)
+    cdef Scratch s = divided(r, memory, team.threads)
     if s.weighted and r.t == NULL:  # the primitive of many labels takes their weights
         weights_of_rows(r, &s, Piece(0, r.N, 1, 0))
     over_rows(error, r, &s, divisor, team)
@@ -285,7 +305,7 @@ cdef int add_errors(const Rows *r, RowError error, double divisor, fbp_team *tea
 
 cdef double reduced(const Rows *r, RowError error, bint mean, fbp_team *team, char *memory, double *weight_sum) except? -1 nogil:
     """The mean or sum of the rows' errors; their gradients to d, weight_sum, and the weighted errors at the start of `memory`."""
-    cdef Scratch s = divided(r, memory)
+    cdef Scratch s = divided(r, memory, team.threads)
     cdef Sum weights = Sum(0, 0), errors = Sum(0, 0)
     weigh(r, &s, team, &weights)
     weight_sum[0] = value(weights)

@@ -1,7 +1,7 @@
 /* The table of tile sizes: a tile of C is TILE_ROWS x (TILE_VECTORS · W) and stays in registers, with room left for a row of B
  * and a broadcast element of A. DEPTH terms of the sum are added at a time: deep enough that the loads and stores of C vanish, and
- * where a tile is small in bytes, so that a panel of B stays in the L1 cache; all K, up to DEEPEST, where an update follows, which
- * needs a finished sum. ROWS of A (rows · DEPTH) fill about the L2 cache.
+ * where a tile is small in bytes, so that a panel of B stays in the L1 cache; DEEPEST terms of Xᵀ δ, since its update needs a finished
+ * sum. ROWS of A (rows · DEPTH) fill about the L2 cache.
  *
  *               registers   TILE_ROWS  TILE_VECTORS   in use       a panel of B
  *   avx512          32          14          2         28 + 2 + 1   64 KB in float32, 32 KB in float64

@@ -102,3 +102,42 @@ static ALWAYS_INLINE void prefetch_next(int n, const real *p, fbp_size row, fbp_
 {
     UNROLL for (int at = 0; at < n * W; at += CACHE_LINE) PREFETCH_LATER(p + row + i + at);
 }
+
+/* A row on its way to memory past the caches: d = factor x (C), of which the first `done` elements are there. Nobody reads d soon, a
+ * store past the caches does not ask for what stood there before, and while it waits for memory something else is computed, whose
+ * results may take the place of x. */
+typedef struct {
+    fbp_size C, done;
+    const real *x;
+    real *d;
+    vec factor;
+} leaving_row;
+
+/* The elements from d on up to an aligned one */
+static fbp_size unaligned(const real *d) { return (fbp_size)(-(uintptr_t)d % (W * sizeof(real)) / sizeof(real)); }
+
+static void leave_by_element(leaving_row *l, fbp_size until)
+{
+    for (; l->done < until; l->done += W) store_at(l->d + l->done, v_mul(load_at(l->x + l->done, until - l->done, 0), l->factor), until - l->done);
+    l->done = until;
+}
+
+static leaving_row leave(fbp_size C, const real *x, vec factor, real *d)
+{
+    leaving_row l = {C, 0, x, d, factor};
+    leave_by_element(&l, smaller(unaligned(d), C));
+    return l;
+}
+
+/* All before element `until` at least */
+static ALWAYS_INLINE void leave_on(leaving_row *l, fbp_size until)
+{
+    while (l->done < until) {
+        if (l->done + IN_STEP * W > l->C) {
+            leave_by_element(l, l->C);
+            break;
+        }
+        UNROLL for (int j = 0; j < IN_STEP; j++) v_stream(l->d + l->done + j * W, v_mul(v_load(l->x + l->done + j * W), l->factor));
+        l->done += IN_STEP * W;
+    }
+}

@@ -28,21 +28,62 @@ static inline real scale_of(const labelled_rows *p, fbp_size n) { return p->weig
 enum { TOGETHER = 64, FEW = IN_STEP * W };
 typedef struct { real rest[TOGETHER]; double gap[TOGETHER]; } row_numbers;
 
-static void many_classes(const labelled_rows *p, fbp_size n, row_numbers *of)
+typedef struct {
+    vec factor; /* of the exponentials */
+    real delta_label;
+} row_scales;
+
+/* The exponentials of row n to e, and what makes a gradient of them; meanwhile the row before may be leaving. */
+static ALWAYS_INLINE row_scales many_exponentials(const labelled_rows *p, fbp_size n, real *e, leaving_row *leaving, row_numbers *of)
 {
     const fbp_size C = p->C, label = (fbp_size)p->labels[n];
     const real *z = p->z + n * p->z_row, m = row_max(C, z);
-    real *d = p->d + n * p->d_row;
     const double gap = (double)m - (double)z[label], scale = weight_of(p, n) / p->divisor;
-    const double rest = exp_rest(C, z, m, d, 0), inverse = 1 / (1 + rest), e_label = (double)d[label];
-    const vec factor = v_all((real)(scale * inverse));
-    fbp_size i = 0;
-    for (; i + IN_STEP * W <= C; i += IN_STEP * W)
-        UNROLL for (int j = 0; j < IN_STEP; j++) v_store(d + i + j * W, v_mul(v_load(d + i + j * W), factor));
-    for (; i < C; i += W) store_at(d + i, v_mul(load_at(d + i, C - i, 0), factor), C - i);
-    d[label] = (real)(scale * (gap == 0 ? -rest * inverse : e_label * inverse - 1));
+    const double rest = exp_rest(C, z, m, e, 0, leaving), inverse = 1 / (1 + rest), e_label = (double)e[label];
     of->rest[n] = (real)rest;
     of->gap[n] = gap;
+    return (row_scales){v_all((real)(scale * inverse)), (real)(scale * (gap == 0 ? -rest * inverse : e_label * inverse - 1))};
+}
+
+static void many_classes(const labelled_rows *p, row_numbers *of)
+{
+    const fbp_size C = p->C;
+    for (fbp_size n = 0; n < p->N; n++) {
+        real *d = p->d + n * p->d_row;
+        if (weight_of(p, n) == 0) {
+            fill(C, 0, d);
+            continue;
+        }
+        const row_scales s = many_exponentials(p, n, d, NULL, of);
+        fbp_size i = 0;
+        for (; i + IN_STEP * W <= C; i += IN_STEP * W)
+            UNROLL for (int j = 0; j < IN_STEP; j++) v_store(d + i + j * W, v_mul(v_load(d + i + j * W), s.factor));
+        for (; i < C; i += W) store_at(d + i, v_mul(load_at(d + i, C - i, 0), s.factor), C - i);
+        d[p->labels[n]] = s.delta_label;
+    }
+}
+
+/* The same with the exponentials of all rows, one after the other, in e (C), and the gradient past the caches */
+static void many_classes_past_caches(const labelled_rows *p, real *e, row_numbers *of)
+{
+    const fbp_size C = p->C;
+    leaving_row leaving = {0};
+    real *label = NULL, delta_label = 0;
+    for (fbp_size n = 0; n < p->N; n++) {
+        real *d = p->d + n * p->d_row;
+        if (weight_of(p, n) == 0) {
+            fill(C, 0, d);
+            continue;
+        }
+        const row_scales s = many_exponentials(p, n, e, &leaving, of);
+        if (label) *label = delta_label;
+        leaving = leave(C, e, s.factor, d);
+        label = d + p->labels[n];
+        delta_label = s.delta_label;
+    }
+    leave_on(&leaving, leaving.C);
+    if (label) *label = delta_label;
+    v_streamed();
 }
 
 /* Few classes: up to TOGETHER rows of up to IN_STEP vectors. Each pass goes over all rows, since what a row needs next comes at the end of
@@ -153,9 +194,10 @@ static ALWAYS_INLINE void few_classes(const labelled_rows *p, int V, row_numbers
     for (n = 0; n < N; n++) to->gap[n] = (double)of.maximum[n] - (double)of.at_label[n];
 }
 
-/* N rows; errors_n = w_n E_n. Without `weights`, NULL, all are 1; `errors` may be `weights`. */
+/* N rows; errors_n = w_n E_n. Without `weights`, NULL, all are 1; `errors` may be `weights`. With a row of scratch, e (C), for many
+ * classes, the gradient goes to memory past the caches. d may be z, without e. */
 static void softmax_cross_entropy_rows(fbp_size N, fbp_size C, const real *z, fbp_size z_row, const int64_t *labels,
-                                       const double *weights, double divisor, real *d, fbp_size d_row, double *errors)
+                                       const double *weights, double divisor, real *e, real *d, fbp_size d_row, double *errors)
 {
     while (N > 0) {
         const fbp_size rows = smaller(TOGETHER, N);
@@ -167,11 +209,9 @@ static void softmax_cross_entropy_rows(fbp_size N, fbp_size C, const real *z, fb
         case 3: few_classes(&p, 3, &of); break;
         case 4: few_classes(&p, 4, &of); break;
         default:
-            for (fbp_size n = 0; n < rows; n++) {
-                of.rest[n] = 0, of.gap[n] = 0;
-                if (weight_of(&p, n) == 0) fill(C, 0, d + n * d_row);
-                else many_classes(&p, n, &of);
-            }
+            for (fbp_size n = 0; n < rows; n++) of.rest[n] = 0, of.gap[n] = 0; /* of rows that are not read */
+            if (e) many_classes_past_caches(&p, e, &of);
+            else many_classes(&p, &of);
         }
         map(rows, of.rest, of.rest, v_log1p_nonnegative);
         for (fbp_size n = 0; n < rows; n++) {
@@ -291,20 +331,22 @@ static ALWAYS_INLINE row_sums sum_up(int form, int capped, fbp_size C, const rea
     return sums;
 }
 
-/* d_c = (e_c gain - u_c) slope_c, or at_maximum in place of the difference where e_c = 1, with what is constant in the row scaled */
+/* d_c = (e_c gain - u_c) slope_c, or at_maximum in place of the difference where e_c = 1, with what is constant in the row scaled; e may
+ * be d, and if it is not, n whole vectors of several go past the caches. */
 static ALWAYS_INLINE void gradient_step(int form, int capped, int single, int n, fbp_size i, fbp_size left, const targets *u, vec gain,
-                                        vec at_maximum, const real *slope, real *d)
+                                        vec at_maximum, const real *slope, const real *row, real *d)
 {
     UNROLL for (int j = 0; j < n; j++, i += W, left -= W) {
-        vec e = load_at(d + i, left, 0), delta = v_sub(v_mul(e, gain), target_at(form, u, i, left));
+        vec e = load_at(row + i, left, 0), delta = v_sub(v_mul(e, gain), target_at(form, u, i, left));
         if (single) delta = v_select(v_eq(e, v_all(1)), at_maximum, delta);
         if (capped) delta = v_mul(delta, load_at(slope + i, left, 0));
-        store_at(d + i, delta, left);
+        if (n > 1 && row != d) v_stream(d + i, delta);
+        else store_at(d + i, delta, left);
     }
 }
 
 /* One row, whose target is the row t (C) or, where that is NULL, the class `label`, with whatever `how` asks for. A softcap puts
- * z' in place of z, and takes `slope` (C) for scratch. With u_c as above, and T = Σ u:
+ * z' in place of z, and takes `slope` (C) for scratch. The exponentials stand in e (C), which may be d. With u_c as above, and T = Σ u:
  *
  *   E = T log1p(rest) + Σ_c u_c (m - z_c) + s lse²,     lse = m + log1p(rest)
  *   dE/dz_c = y_c T - u_c + 2 s lse y_c;  at a single maximum  y T - u = (T - u - u rest) / (1 + rest),  T - u = Σ of the others
@@ -315,7 +357,7 @@ typedef struct {
     fbp_size label;
     const fbp_cross_entropy *how;
     double scale;
-    real *slope, *d;
+    real *slope, *e, *d;
 } optional_row;
 static ALWAYS_INLINE double cross_entropy(int form, int capped, const optional_row *p)
 {
@@ -326,9 +368,9 @@ static ALWAYS_INLINE double cross_entropy(int form, int capped, const optional_r
     const int labelled = form != OF_ROW || !u.t;
     const double share = (double)u.uniform, w_label = labelled && u.w ? (double)u.w[label] : 1, hot = labelled ? keep * w_label : 0;
 
-    const real top_x = capped ? softcap_row(C, p->z, how->softcap, p->slope, p->d) : row_max(C, p->z), *x = capped ? p->d : p->z;
+    const real top_x = capped ? softcap_row(C, p->z, how->softcap, p->slope, p->e) : row_max(C, p->z), *x = capped ? p->e : p->z;
     const double unit = capped ? LN_2 : 1, m = unit * (double)top_x, gap = labelled ? unit * ((double)top_x - (double)x[label]) : 0;
-    const row_sums s = sum_up(form, capped, C, x, top_x, &u, p->d);
+    const row_sums s = sum_up(form, capped, C, x, top_x, &u, p->e);
     double top = s.top, others = s.others, excess = -unit * s.deficit;
     if (form != OF_ROW && share == 0) excess = 0; /* 0 · inf = 0 */
     if (form == UNIFORM) top = share * s.ties, others = share * ((double)C - s.ties);
@@ -350,24 +392,26 @@ static ALWAYS_INLINE double cross_entropy(int form, int capped, const optional_r
     const int single = rest < 1;
     double delta_label = 0;
     if (labelled) {
-        delta_label = single && gap == 0 ? at_maximum : (double)p->d[label] * gain - (hot + share * w_label);
+        delta_label = single && gap == 0 ? at_maximum : (double)p->e[label] * gain - (hot + share * w_label);
         if (capped) delta_label *= (double)p->slope[label];
     }
     const targets scaled = {u.t, u.w, (real)(scale * keep), (real)(scale * uniform)};
     const vec v_gain = v_all((real)(scale * gain)), v_maximum = v_all((real)(scale * at_maximum));
-    fbp_size i = 0;
+    fbp_size i = p->e == p->d ? 0 : smaller(unaligned(p->d), C);
+    if (i > 0) gradient_step(form, capped, single, 1, 0, i, &scaled, v_gain, v_maximum, p->slope, p->e, p->d);
     for (; i + IN_STEP * W <= C; i += IN_STEP * W)
-        gradient_step(form, capped, single, IN_STEP, i, IN_STEP * W, &scaled, v_gain, v_maximum, p->slope, p->d);
-    for (; i < C; i += W) gradient_step(form, capped, single, 1, i, C - i, &scaled, v_gain, v_maximum, p->slope, p->d);
+        gradient_step(form, capped, single, IN_STEP, i, IN_STEP * W, &scaled, v_gain, v_maximum, p->slope, p->e, p->d);
+    for (; i < C; i += W) gradient_step(form, capped, single, 1, i, C - i, &scaled, v_gain, v_maximum, p->slope, p->e, p->d);
+    if (p->e != p->d) v_streamed();
     if (labelled) p->d[label] = (real)(scale * delta_label);
     return T * log_rest + excess + penalty;
 }
 
-/* d may be z. */
+/* d may be z. With a row of scratch, e (C), the gradient goes to memory past the caches. */
 static double softmax_cross_entropy_row(fbp_size C, const real *z, const real *t, fbp_size label, const fbp_cross_entropy *how,
-                                        double scale, real *slope, real *d)
+                                        double scale, real *slope, real *e, real *d)
 {
-    const optional_row p = {C, z, t, label, how, scale, slope, d};
+    const optional_row p = {C, z, t, label, how, scale, slope, e ? e : d, d};
     const int capped = how->softcap > 0;
     if (t || how->share_of_0) return capped ? cross_entropy(OF_ROW, 1, &p) : cross_entropy(OF_ROW, 0, &p);
     if (how->class_weight && how->smoothing != 0) return capped ? cross_entropy(BY_CLASS, 1, &p) : cross_entropy(BY_CLASS, 0, &p);

@@ -25,6 +25,8 @@ typedef vec mask;
 static inline vec v_all(real x) { return OP(set1)(x); }
 static inline vec v_load(const real *p) { return OP(loadu)(p); }
 static inline void v_store(real *p, vec a) { OP(storeu)(p, a); }
+static inline void v_stream(real *p, vec a) { OP(stream)(p, a); }
+static inline void v_streamed(void) { _mm_sfence(); }
 
 /* all ones in the first n lanes: a window on W ones followed by W zeros */
 static inline __m256i first_lanes(fbp_size n)

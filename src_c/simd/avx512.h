@@ -23,6 +23,8 @@ static inline mask first_lanes(fbp_size n) { return (mask)((1u << n) - 1u); }
 static inline vec v_all(real x) { return OP(set1)(x); }
 static inline vec v_load(const real *p) { return OP(loadu)(p); }
 static inline void v_store(real *p, vec a) { OP(storeu)(p, a); }
+static inline void v_stream(real *p, vec a) { OP(stream)(p, a); }
+static inline void v_streamed(void) { _mm_sfence(); }
 static inline vec v_load_n(const real *p, fbp_size n, vec rest) { return OP(mask_loadu)(rest, first_lanes(n), p); }
 static inline void v_store_n(real *p, vec a, fbp_size n) { OP(mask_storeu)(p, first_lanes(n), a); }
 

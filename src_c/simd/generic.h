@@ -14,6 +14,8 @@ typedef struct { int at[W]; } mask;
 static inline vec v_all(real x) { vec r; EACH_LANE r.at[i] = x; return r; }
 static inline vec v_load(const real *p) { vec r; EACH_LANE r.at[i] = p[i]; return r; }
 static inline void v_store(real *p, vec a) { EACH_LANE p[i] = a.at[i]; }
+static inline void v_stream(real *p, vec a) { v_store(p, a); }
+static inline void v_streamed(void) {}
 static inline vec v_load_n(const real *p, fbp_size n, vec rest)
 {
     for (fbp_size i = 0; i < n; i++) rest.at[i] = p[i];

@@ -24,6 +24,8 @@ enum { W = 2, MANTISSA_BITS = 52 };
 static inline vec v_all(real x) { return OP(vdupq_n)(x); }
 static inline vec v_load(const real *p) { return OP(vld1q)(p); }
 static inline void v_store(real *p, vec a) { OP(vst1q)(p, a); }
+static inline void v_stream(real *p, vec a) { v_store(p, a); }
+static inline void v_streamed(void) {}
 static inline vec v_load_n(const real *p, fbp_size n, vec rest)
 {
     real lanes[W];

@@ -71,6 +71,7 @@ typedef struct {
     fbp_size n, label;                                                    /* of a row */
     fbp_size M, N, K, A_row, A_column, B_row, B_column, slope_row, C_row; /* of a product C (M, N) = A (M, K) B (K, N) */
     int in_parts;
+    int past_caches; /* with a row of scratch, the gradient is stored past the caches */
     fbp_size in_length[INPUTS], out_length[OUTPUTS];
     estimate result;
 } problem;
@@ -388,6 +389,8 @@ static double call(const problem *p, void **x, void **y)
     fbp_cross_entropy how;
     fbp_update rates;
     double error = 0;
+    static double row[LONGEST];
+    void *e = p->past_caches ? row : NULL;
     const fbp_size n = p->n, unit = k->tile_columns(), i = p->in_parts ? p->M / 2 : 0, j = p->in_parts ? p->N / 2 / unit * unit : 0;
     switch (p->id) { /* a primitive without a case is an error of compilation, by -Wall -Werror */
     case is_activate: k->activate(o.kind, n, x[0], y[0]); break;
@@ -397,7 +400,7 @@ static double call(const problem *p, void **x, void **y)
     case is_logsumexp_row: return k->logsumexp_row(n, x[0]);
     case is_softmax_backward_row: k->softmax_backward_row(n, x[0], x[1], y[0]); break;
     case is_softmax_cross_entropy_rows: /* one of them; the twin of the package knows them all */
-        k->softmax_cross_entropy_rows(1, n, x[0], n, (const int64_t[]){p->label}, (const double[]){1}, 1 / o.scale, y[0], n, &error);
+        k->softmax_cross_entropy_rows(1, n, x[0], n, (const int64_t[]){p->label}, (const double[]){1}, 1 / o.scale, e, y[0], n, &error);
         return error;
     case is_softmax_cross_entropy_row:
         how = (fbp_cross_entropy){o.weighted ? x[2] : NULL, o.smoothing, o.lse_square_scale, o.softcap, 0, 0, 0};
@@ -406,7 +409,7 @@ static double call(const problem *p, void **x, void **y)
             how.weight_sum_lost += (double)(how.weight_sum - (double)sum + w), how.weight_sum = (double)sum;
             how.share_of_0 |= o.smoothing != 0 && fabsl(w) * o.smoothing / n < type->tiny / type->eps;
         }
-        return k->softmax_cross_entropy_row(n, x[0], o.rows ? x[1] : NULL, p->label, &how, o.scale, y[1], y[0]);
+        return k->softmax_cross_entropy_row(n, x[0], o.rows ? x[1] : NULL, p->label, &how, o.scale, y[1], e, y[0]);
     case is_sigmoid_cross_entropy_row:
         return k->sigmoid_cross_entropy_row(n, x[0], x[1], o.weighted ? x[2] : NULL, o.smoothing, o.scale, y[0]);
     case is_squared_error_row: return k->squared_error_row(n, x[0], x[1], o.scale, y[0]);
@@ -521,6 +524,10 @@ static run solve(const line *l, const problem *p, int shared) /* the first outpu
     }
     if (shared >= 0) x[shared] = y[0];
     r.result = call(p, x, y);
+    if (isnan(r.result)) r.result = NAN; /* whose sign depends on the order of factors, and means nothing */
+    for (int o = 0; o < r.outputs; o++)
+        for (fbp_size i = 0; i < p->out_length[o]; i++)
+            if (isnan(get(y[o], i))) put(y[o], i, NAN);
     for (int o = 0; o < r.outputs; o++) r.clean &= intact(r.out[o]);
     for (int i = 0; i < inputs; free(before[i].start), free(from[i++].start)) r.clean &= same(from[i], before[i]);
     return r;
@@ -540,6 +547,8 @@ static double error_of(exact got, estimate e)
     return isnan(error) ? INFINITY : (double)error;
 }
 
+static int takes_labels(enum primitive id) { return id == is_softmax_cross_entropy_rows || id == is_softmax_cross_entropy_row; }
+
 static void judge(const line *l, problem *p, int number, const char *flavour)
 {
     run first = solve(l, p, -1);
@@ -550,6 +559,9 @@ static void judge(const line *l, problem *p, int number, const char *flavour)
     p->in_parts = 1;
     if (p->id == is_matrix_product && !agrees(&first, solve(l, p, -1))) wrong = "other bits in parts";
     p->in_parts = 0;
+    p->past_caches = 1;
+    if (takes_labels(p->id) && !agrees(&first, solve(l, p, -1))) wrong = "other bits past the caches";
+    p->past_caches = 0;
 
     exact got = first.result, value = p->result.value;
     double worst = error_of(got, p->result);
@@ -593,7 +605,7 @@ static void one_row(const line *l, int variant, fbp_size n, int flavour)
 static void rows(const line *l, fbp_size points, int thorough)
 {
     static const fbp_size LARGE[] = {63, 64, 65, 127, 129, 255, 256, 257, 511, 512, 513, 1000, LONGEST_ROW, LONGEST};
-    const int labelled = l->id == is_softmax_cross_entropy_rows || l->id == is_softmax_cross_entropy_row;
+    const int labelled = takes_labels(l->id);
     for (int variant = 0; variant < VARIANTS && (variant == 0 || l->variants[variant].scale != 0); variant++) {
         for (fbp_size n = labelled; n <= 3 * 64 / (fbp_size)type->size; n++) /* to three of the widest vectors */
             for (int flavour = 0; flavour < FLAVOURS; flavour++)
