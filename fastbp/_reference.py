@@ -172,7 +172,9 @@ def softmax_cross_entropy(
     return _reduce(errors, deltas, s, weights, read, mean, losses, grad)
 
 
-def softmax_cross_entropy_at_once(logits, labels, grad, n_threads):
+def softmax_cross_entropy_at_once(
+    logits, labels, class_weight, sample_weight, label_smoothing, lse_square_scale, softcap, grad, n_threads
+):  # fmt: skip
     """Return None: there is no shorter way than `softmax_cross_entropy` with all the checks before it."""
     return None
 

@@ -28,7 +28,6 @@ from fastbp import _backend, _checks
 Reduction = Literal["mean", "sum", "none"]
 _MEAN: Reduction = "mean"
 _REDUCTIONS = (_MEAN, "sum", "none")
-_OFF = 0.0  # an option that was not given is this very object
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
 _new_tuple = tuple.__new__  # LossGrad(...) from its three fields takes twice as long
 
@@ -66,8 +65,8 @@ def softmax_cross_entropy(
     class_weight: ArrayLike | None = None,
     sample_weight: ArrayLike | None = None,
     ignore_index: int = _checks.IGNORE_INDEX,
-    label_smoothing: float = _OFF,
-    lse_square_scale: float = _OFF,
+    label_smoothing: float = 0.0,
+    lse_square_scale: float = 0.0,
     softcap: float | None = None,
     reduction: Reduction = _MEAN,
     grad_out: np.ndarray | None = None,
@@ -166,13 +165,18 @@ def softmax_cross_entropy(
     >>> losses.round(4).tolist(), grad is logits
     ([1.2395, 1.0986], True)
     """
-    if (
-        class_weight is sample_weight is softcap is None
-        and ignore_index is _checks.IGNORE_INDEX
-        and label_smoothing is lse_square_scale is _OFF
-        and reduction is _MEAN
-    ):
-        at_once = _backend.kernels.softmax_cross_entropy_at_once(logits, targets, grad_out, n_threads)
+    if ignore_index is _checks.IGNORE_INDEX and reduction is _MEAN:
+        at_once = _backend.kernels.softmax_cross_entropy_at_once(
+            logits,
+            targets,
+            class_weight,
+            sample_weight,
+            label_smoothing,
+            lse_square_scale,
+            softcap,
+            grad_out,
+            n_threads,
+        )
         if at_once is not None:
             return _new_tuple(LossGrad, at_once)
     z = _checks.some_classes("logits", _checks.matrix("logits", logits, "(N, C)"), "(N, C)")

@@ -3,6 +3,7 @@
 #include "rows/row.h"
 #include "rows/activations.h"
 #include "rows/softmax_cross_entropy.h"
+#include "rows/softmax_cross_entropy_options.h"
 #include "rows/elementwise_errors.h"
 #include "rows/optimizers.h"
 #include "gemm/gemm.h"

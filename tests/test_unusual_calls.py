@@ -48,6 +48,9 @@ def contract(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
     class Strict:
         def __getattr__(self, name: str) -> Any:
+            if name == "softmax_cross_entropy_at_once":  # is handed whatever came, and looks at it itself
+                return getattr(kernels, name)
+
             def call(*args: Any) -> Any:
                 for a in (arg for arg in args if isinstance(arg, np.ndarray)):
                     assert a.dtype in (np.dtype(F32), np.dtype(F64), np.dtype(np.int64))

@@ -29,7 +29,15 @@ def softmax_cross_entropy(
     n_threads: int,
 ) -> tuple[float, float]: ...
 def softmax_cross_entropy_at_once(
-    logits: Any, labels: Any, grad: Any, n_threads: Any
+    logits: Any,
+    labels: Any,
+    class_weight: Any,
+    sample_weight: Any,
+    label_smoothing: Any,
+    lse_square_scale: Any,
+    softcap: Any,
+    grad: Any,
+    n_threads: Any,
 ) -> tuple[np.floating[Any], np.ndarray, float] | None: ...
 def sigmoid_cross_entropy(
     logits: _Array,

@@ -45,8 +45,8 @@ cdef extern from "fastbp.h" nogil:
         void (*softmax_backward_row)(fbp_size C, const void *g, const void *y, void *d) noexcept nogil
 
         void (*softmax_cross_entropy_rows)(fbp_size N, fbp_size C, const void *z, fbp_size z_row, const int64_t *labels,
-                                           const double *weights, double divisor, void *e, void *d, fbp_size d_row,
-                                           double *errors) noexcept nogil
+                                           const double *weights, double divisor, const fbp_cross_entropy *how, void *slope,
+                                           void *e, void *d, fbp_size d_row, double *errors) noexcept nogil
         double (*softmax_cross_entropy_row)(fbp_size C, const void *z, const void *t, fbp_size label,
                                             const fbp_cross_entropy *how, double scale, void *slope, void *e,
                                             void *d) noexcept nogil

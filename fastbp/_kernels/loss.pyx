@@ -1,16 +1,20 @@
 """The error functions as they are called from Python: what comes of the arguments, memory for `reduced`, and what goes back."""
 
+from libc.float cimport DBL_MAX, DBL_MIN, FLT_MAX, FLT_MIN
+from libc.math cimport NAN, isnan
 from libc.stdint cimport int64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memset
 
 from fastbp._kernels.dispatch cimport kernels_for, plain_threads, threads_for
 from fastbp._kernels.memory cimport (
-    READ, WRITE, Matrix, labels_within, matrix_of, new_matrix, plain_dtype, plain_labels, plain_matrix, plain_output,
+    READ, WRITE, Matrix, labels_within, matrix_of, new_matrix, plain_dtype, plain_labels, plain_matrix, plain_output, plain_weights,
     scalar_of, set_element, vector_of,
 )
 from fastbp._kernels.rows cimport RowError, Rows, error_work, reduced, row_error_named, scratch_bytes
 from fastbp._kernels.team cimport Work, fbp_team, on_team
+
+cdef int64_t IGNORE_INDEX = -100  # the label that is not read, unless told otherwise
 
 
 cdef Rows rows_of(z, t, sample_weight, d) except *:
@@ -92,27 +96,48 @@ cdef bint apart(Matrix a, Matrix b) noexcept nogil:
     return a.data + a.rows * a.row <= b.data or b.data + b.rows * b.row <= a.data
 
 
-def softmax_cross_entropy_at_once(logits, labels, grad, n_threads):
-    """The mean error without options, its gradient, to `grad` or a new array, and the number of rows; None, and nothing is done,
-    unless all is in order at first sight."""
-    cdef Matrix z, t, d
+cdef double option(x, double least, double most) except? -1:
+    """A Python float in this interval; NaN if x is anything else"""
+    cdef double value = x if type(x) is float else NAN
+    return value if least <= value <= most else NAN
+
+
+def softmax_cross_entropy_at_once(logits, labels, class_weight, sample_weight, label_smoothing, lse_square_scale, softcap, grad,
+                                  n_threads):
+    """The mean error of labels, its gradient, to `grad` or a new array, and the sum of the weights; None, and nothing is done, unless
+    all is in order at first sight."""
+    cdef Matrix z, t, d, of_classes, of_rows
     cdef Rows r
     cdef double loss, weight_sum
     cdef int threads = plain_threads(n_threads)
     dtype = plain_dtype(logits)
     if threads == 0 or dtype is None or not plain_matrix(logits, dtype, &z) or not plain_labels(labels, &t):
         return None
-    if t.rows != z.rows or not labels_within(t, z.columns):
+    if t.rows != z.rows or not labels_within(t, z.columns, IGNORE_INDEX):
         return None
+    memset(&r, 0, sizeof(r))
+    r.smoothing, r.lse_square_scale = option(label_smoothing, 0, 1), option(lse_square_scale, 0, DBL_MAX)
+    if softcap is not None:
+        r.softcap = option(softcap, FLT_MIN, FLT_MAX) if z.element == sizeof(float) else option(softcap, DBL_MIN, DBL_MAX)
+    if isnan(r.smoothing) or isnan(r.lse_square_scale) or isnan(r.softcap):
+        return None
+    of_classes = of_rows = t  # where there are none
+    if class_weight is not None:
+        class_weight = plain_weights(class_weight, &of_classes, &r.class_weight)
+        if class_weight is None or of_classes.rows != z.columns:
+            return None
+    if sample_weight is not None:
+        sample_weight = plain_weights(sample_weight, &of_rows, &r.sample_weight)
+        if sample_weight is None or of_rows.rows != z.rows:
+            return None
     if grad is None:
         grad = new_matrix(z.rows, z.columns, z.element)
         plain_matrix(grad, dtype, &d)
     elif not plain_output(grad, dtype, &d) or d.rows != z.rows or d.columns != z.columns:
         return None
-    elif not (apart(d, t) and (d.data == z.data or apart(d, z))):
+    elif not (apart(d, t) and apart(d, of_classes) and apart(d, of_rows) and (d.data == z.data or apart(d, z))):
         return None
-    memset(&r, 0, sizeof(r))
-    r.element, r.N, r.C, r.ignore_index = z.element, z.rows, z.columns, -1
+    r.element, r.N, r.C, r.ignore_index = z.element, z.rows, z.columns, IGNORE_INDEX
     r.z, r.z_row, r.d, r.d_row, r.labels = z.data, z.row, d.data, d.row, <const int64_t *>t.data
     loss = evaluate(&r, "softmax_cross_entropy", True, NULL, threads, &weight_sum)
     return scalar_of(loss, dtype), grad, weight_sum

@@ -1,7 +1,7 @@
 """Memory as the kernels see it: addresses without a dtype. How arrays come from Python, elements, scratch."""
 
 from cpython.buffer cimport PyBUF_ND, PyBUF_STRIDED_RO, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
-from libc.stdint cimport uintptr_t
+from libc.stdint cimport int64_t, uintptr_t
 
 # -- arrays from Python ------------------------------------------------------------------------------------------------------
 
@@ -54,8 +54,12 @@ cdef object plain_dtype(x)
 cdef object new_matrix(Py_ssize_t rows, Py_ssize_t columns, Py_ssize_t element)
 cdef object scalar_of(double x, dtype)
 
-# Whether all of them are in [0, classes)
-cdef bint labels_within(Matrix labels, Py_ssize_t classes) noexcept nogil
+# x, if it is such a vector of float64, or its copy as float64, if it is one of float32, else None: `where` is x, `weights` what is
+# returned, which has to be kept.
+cdef object plain_weights(x, Matrix *where, const double **weights)
+
+# Whether each of them is in [0, classes), or is `ignored`, which may be one of these
+cdef bint labels_within(Matrix labels, Py_ssize_t classes, int64_t ignored) noexcept nogil
 
 # -- elements ----------------------------------------------------------------------------------------------------------------
 

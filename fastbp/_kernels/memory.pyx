@@ -1,7 +1,7 @@
 """What the kernels ask of NumPy itself: which arrays are plain, so that nothing more needs to be asked, and new ones."""
 
 cimport numpy as cnp
-from libc.stdint cimport uint64_t
+from libc.stdint cimport int64_t, uint64_t
 
 cdef extern from "numpy/arrayobject.h":
     void *descr_of "PyArray_DESCR"(cnp.ndarray)  # in the same words for every NumPy
@@ -38,6 +38,14 @@ cdef bint plain_labels(x, Matrix *m) except -1:
     return plain(x, 1, INT64, m)
 
 
+cdef object plain_weights(x, Matrix *where, const double **weights):
+    if not plain(x, 1, FLOAT64, where):
+        x = cnp.PyArray_Cast(<cnp.ndarray>x, cnp.NPY_FLOAT64) if plain(x, 1, FLOAT32, where) else None
+    if x is not None:
+        weights[0] = <const double *>cnp.PyArray_DATA(<cnp.ndarray>x)
+    return x
+
+
 cdef object plain_dtype(x):
     if not cnp.PyArray_CheckExact(x):
         return None
@@ -55,9 +63,9 @@ cdef object scalar_of(double x, dtype):
     return PyArray_Scalar(<void *>&single if dtype is FLOAT32 else <void *>&x, <void *>dtype, None)
 
 
-cdef bint labels_within(Matrix t, Py_ssize_t classes) noexcept nogil:
-    cdef const uint64_t *labels = <const uint64_t *>t.data  # as which those below 0 are the largest
+cdef bint labels_within(Matrix t, Py_ssize_t classes, int64_t ignored) noexcept nogil:
+    cdef const int64_t *labels = <const int64_t *>t.data
     cdef Py_ssize_t n, beyond = 0
-    for n in range(t.rows):
-        beyond += labels[n] >= <uint64_t>classes
+    for n in range(t.rows):  # as unsigned numbers those below 0 are the largest
+        beyond += <uint64_t>labels[n] >= <uint64_t>classes and labels[n] != ignored
     return beyond == 0

@@ -305,7 +305,7 @@ cdef class Network:
         if not (plain_labels(targets, &call.t) if self.by_class else plain_matrix(targets, self.dtype, &call.t)):
             return None
         cdef Py_ssize_t outputs = self.net.layers[self.net.depth - 1].outputs
-        if call.t.rows != call.x.rows or not (labels_within(call.t, outputs) if self.by_class else call.t.columns == outputs):
+        if call.t.rows != call.x.rows or not (labels_within(call.t, outputs, 0) if self.by_class else call.t.columns == outputs):
             return None
         rates, state = optimizer.hyper_parameters(), optimizer.state(self.parameters)
         if rates != self.rates or state is not self.state:

@@ -74,11 +74,14 @@ cdef inline char *of_thread(const Rows *r, char *rows, int thread) noexcept nogi
     return NULL if rows == NULL else rows + thread * row_bytes(r)
 
 
+cdef inline fbp_cross_entropy options(const Rows *r, const Scratch *s) noexcept nogil:
+    return fbp_cross_entropy(s.weight, r.smoothing, r.lse_square_scale, r.softcap, s.weight_sum.rounded, s.weight_sum.lost,
+                             s.share_of_0)
+
+
 cdef double softmax_cross_entropy_row(const Rows *r, const Scratch *s, Py_ssize_t n, double scale, int thread) noexcept nogil:
-    cdef Py_ssize_t label = 0 if r.labels == NULL else r.labels[n]
-    cdef fbp_cross_entropy how = fbp_cross_entropy(s.weight, r.smoothing, r.lse_square_scale, r.softcap, s.weight_sum.rounded,
-                                                   s.weight_sum.lost, s.share_of_0)
-    return r.k.softmax_cross_entropy_row(r.C, r.z + n * r.z_row, target(r, n), label, &how, scale, of_thread(r, s.slopes, thread),
+    cdef fbp_cross_entropy how = options(r, s)
+    return r.k.softmax_cross_entropy_row(r.C, r.z + n * r.z_row, target(r, n), 0, &how, scale, of_thread(r, s.slopes, thread),
                                          of_thread(r, s.exponentials, thread), r.d + n * r.d_row)
 
 
@@ -101,12 +104,19 @@ cdef double poisson_deviance_row(const Rows *r, const Scratch *s, Py_ssize_t n, 
 
 cdef void softmax_cross_entropy_rows(const Rows *r, const Scratch *s, Piece p) noexcept nogil:
     cdef double *errors = s.errors + p.start
-    if r.labels == NULL or r.smoothing != 0 or r.lse_square_scale != 0 or r.softcap != 0 or s.weight_of_0:
+    cdef fbp_cross_entropy how = options(r, s)
+    cdef bint plain = r.smoothing == 0 and r.lse_square_scale == 0 and r.softcap == 0 and not s.weight_of_0
+    cdef Py_ssize_t n
+    if r.labels == NULL:
         each_row(softmax_cross_entropy_row, r, s, p)
-    else:
-        r.k.softmax_cross_entropy_rows(p.stop - p.start, r.C, r.z + p.start * r.z_row, r.z_row // r.element, r.labels + p.start,
-                                       errors if s.weighted else NULL, p.divisor, of_thread(r, s.exponentials, p.thread),
-                                       r.d + p.start * r.d_row, r.d_row // r.element, errors)
+        return
+    if s.weighted and not plain:  # class weights are within E, then, not in what it is multiplied by
+        for n in range(p.start, p.stop):
+            s.errors[n] = sample_weight_of(r, n)
+    r.k.softmax_cross_entropy_rows(p.stop - p.start, r.C, r.z + p.start * r.z_row, r.z_row // r.element, r.labels + p.start,
+                                   errors if s.weighted else NULL, p.divisor, NULL if plain else &how,
+                                   of_thread(r, s.slopes, p.thread), of_thread(r, s.exponentials, p.thread),
+                                   r.d + p.start * r.d_row, r.d_row // r.element, errors)
 
 
 cdef void sigmoid_cross_entropy_rows(const Rows *r, const Scratch *s, Piece p) noexcept nogil:

@@ -1,5 +1,6 @@
-/* Softmax outputs with cross-entropy over rows of C logits. The errors come back unscaled or weighted, as told, and scale · dE/dz
- * goes to d, which may be z. A row without a finite maximum (NaN, +inf, all -inf) gives NaN throughout.
+/* Softmax outputs with cross-entropy over rows of C logits: labels, without any option; those are in softmax_cross_entropy_options.h.
+ * The errors come back weighted, and the gradient goes to d, which may be z. A row without a finite maximum (NaN, +inf, all -inf)
+ * gives NaN throughout.
  *
  * With m = max z and rest = Σ_{c ≠ argmax} e^(z_c - m), and so y_c = e^(z_c - m) / (1 + rest):
  *
@@ -120,8 +121,8 @@ static ALWAYS_INLINE void few_maxima(fbp_size C, fbp_size n, int R, int V, few_r
     store_each(R, v_max, m, of->maximum + n);
 }
 
-/* e^(z - m) of as many rows as fit into IN_STEP vectors */
-static ALWAYS_INLINE void few_exponentials(fbp_size C, fbp_size n, int V, few_rows *of)
+/* e^(z - m), or 2^(z - m) after a softcap, of as many rows as fit into IN_STEP vectors */
+static ALWAYS_INLINE void few_exponentials(fbp_size C, fbp_size n, int V, int capped, few_rows *of)
 {
     const int count = IN_STEP / V * V;
     const vec least = v_all(-INFINITY);
@@ -131,9 +132,10 @@ static ALWAYS_INLINE void few_exponentials(fbp_size C, fbp_size n, int V, few_ro
         a[j] = j % V < V - 1 ? v_load(z) : v_load_n(z, C - (V - 1) * W, least);
         y[j] = x[j] = v_sub(a[j], v_all(of->maximum[n + j / V]));
     }
-    v_exp_each(count, y);
+    if (capped) v_exp2_each(count, y);
+    else v_exp_each(count, y);
     UNROLL for (int j = 0; j < count; j++)
-        v_store(of->e + (n * V + j) * W, v_regain(a[j], v_all(of->maximum[n + j / V]), x[j], y[j]));
+        v_store(of->e + (n * V + j) * W, capped ? y[j] : v_regain(a[j], v_all(of->maximum[n + j / V]), x[j], y[j]));
 }
 
 /* Of R rows the sum of all e < 1, and the number of the others: these are maxima, or as good as */
@@ -186,7 +188,7 @@ static ALWAYS_INLINE void few_classes(const labelled_rows *p, int V, row_numbers
     few_inputs(p, &of);
     for (n = 0; n + W <= N; n += W) few_maxima(C, n, W, V, &of);
     for (; n < filled; n += REST) few_maxima(C, n, REST, V, &of);
-    for (n = 0; n < filled; n += IN_STEP / V) few_exponentials(C, n, V, &of);
+    for (n = 0; n < filled; n += IN_STEP / V) few_exponentials(C, n, V, 0, &of);
     for (n = 0; n + W <= N; n += W) few_sums(n, W, V, &of);
     for (; n < N; n += REST) few_sums(n, REST, V, &of);
     for (n = 0; n < N; n += W) few_factors(n, N - n, &of, to->rest);
@@ -194,10 +196,9 @@ static ALWAYS_INLINE void few_classes(const labelled_rows *p, int V, row_numbers
     for (n = 0; n < N; n++) to->gap[n] = (double)of.maximum[n] - (double)of.at_label[n];
 }
 
-/* N rows; errors_n = w_n E_n. Without `weights`, NULL, all are 1; `errors` may be `weights`. With a row of scratch, e (C), for many
- * classes, the gradient goes to memory past the caches. d may be z, without e. */
-static void softmax_cross_entropy_rows(fbp_size N, fbp_size C, const real *z, fbp_size z_row, const int64_t *labels,
-                                       const double *weights, double divisor, real *e, real *d, fbp_size d_row, double *errors)
+/* Errors and gradients of N rows */
+static void plain_rows(fbp_size N, fbp_size C, const real *z, fbp_size z_row, const int64_t *labels, const double *weights,
+                       double divisor, real *e, real *d, fbp_size d_row, double *errors)
 {
     while (N > 0) {
         const fbp_size rows = smaller(TOGETHER, N);
@@ -221,199 +222,4 @@ static void softmax_cross_entropy_rows(fbp_size N, fbp_size C, const real *z, fb
         N -= rows, z += rows * z_row, labels += rows, d += rows * d_row, errors += rows;
         if (weights) weights += rows;
     }
-}
-
-/* The targets that act are u_c = w_c (keep t_c + uniform), and at a label `hot` more. With labels t = 0, and Σ u but for the label is
- * that of every row. Where these functions are inlined, the form is a constant, and so is whether the logits are `capped`:
- *
- *   UNIFORM   u_c = uniform       BY_CLASS   u_c = w_c uniform, none of them 0       OF_ROW   whatever there is */
-enum { UNIFORM, BY_CLASS, OF_ROW };
-typedef struct {
-    const real *t, *w; /* (C); in the form OF_ROW either may be NULL */
-    real keep, uniform;
-} targets;
-static ALWAYS_INLINE vec target_at(int form, const targets *u, fbp_size i, fbp_size left)
-{
-    vec v = v_all(u->uniform);
-    if (form == UNIFORM) return v;
-    if (form == OF_ROW && u->t) v = v_fma(v_all(u->keep), load_at(u->t + i, left, 0), v);
-    return form == BY_CLASS || u->w ? v_mul(v, load_at(u->w + i, left, 0)) : v;
-}
-
-/* What a softcap makes of a row: z'/ln 2 to x, of which the maximum is returned, and -dz'/dz to minus_slope. x may be z. A softcap
- * counts as a quarter of the largest number at most: no z'/ln 2 overflows, and 1/softcap does not underflow. */
-static real softcap_row(fbp_size C, const real *z, double softcap, real *minus_slope, real *x)
-{
-    const double most = (double)LARGEST / 4, cap = softcap < most ? softcap : most;
-    const vec c = v_all((real)(cap / LN_2)), inverse = v_all((real)(1 / cap));
-    vec m = v_all(-INFINITY), a[IN_STEP], minus[IN_STEP];
-    fbp_size i = 0;
-    for (; i + IN_STEP * W <= C; i += IN_STEP * W) {
-        prefetch_next(IN_STEP, z, C, i);
-        UNROLL for (int j = 0; j < IN_STEP; j++) a[j] = v_load(z + i + j * W);
-        v_softcap_each(IN_STEP, c, inverse, a, minus);
-        UNROLL for (int j = 0; j < IN_STEP; j++) {
-            v_store(x + i + j * W, a[j]);
-            v_store(minus_slope + i + j * W, minus[j]);
-            m = v_max(a[j], m);
-        }
-    }
-    for (; i < C; i += W) {
-        *a = load_at(z + i, C - i, 0);
-        v_softcap_each(1, c, inverse, a, minus);
-        store_at(x + i, *a, C - i);
-        store_at(minus_slope + i, *minus, C - i);
-        m = v_max(first_lanes_of(*a, C - i, -INFINITY), m);
-    }
-    return v_hmax(m);
-}
-
-/* Sums over a row: e^(x_c - m) but at maxima (2^(x_c - m) after a softcap); the number of these; u_c there, or w_c in the form BY_CLASS;
- * u_c elsewhere, in the form OF_ROW alone; and u_c (x_c - m) */
-typedef struct { vec rest, ties, top, others, deficit; } block_sums;
-typedef struct { double rest, ties, top, others, deficit; } row_sums;
-static ALWAYS_INLINE void add_to_sums(int form, int capped, int n, const real *x, fbp_size i, fbp_size left, vec maximum,
-                                      const targets *u, block_sums *s, real *e)
-{
-    const vec zero = v_all(0), one = v_all(1);
-    vec a[IN_STEP], gap[IN_STEP], y[IN_STEP], target[IN_STEP];
-    UNROLL for (int j = 0; j < n; j++) {
-        a[j] = load_at(x + i + j * W, left - j * W, -INFINITY);
-        y[j] = gap[j] = v_sub(a[j], maximum);
-    }
-    if (capped) v_exp2_each(n, y);
-    else v_exp_each(n, y);
-    UNROLL for (int j = 0; j < n; j++) {
-        if (!capped) y[j] = v_regain(a[j], maximum, gap[j], y[j]);
-        store_at(e + i + j * W, y[j], left - j * W);
-        target[j] = first_lanes_of(target_at(form, u, i + j * W, left - j * W), left - j * W, 0);
-        vec deficit = v_fma(target[j], gap[j], s->deficit);
-        if (form == OF_ROW || left < W) deficit = v_select(v_eq(target[j], zero), s->deficit, deficit); /* 0 · inf = 0 */
-        s->deficit = deficit;
-    }
-    if (any_zero(n, gap)) {
-        UNROLL for (int j = 0; j < n; j++) {
-            const mask top = v_eq(gap[j], zero);
-            const vec of_top = form == BY_CLASS ? load_at(u->w + i + j * W, left - j * W, 0) : target[j];
-            s->rest = v_add(s->rest, v_select(top, zero, y[j]));
-            s->ties = v_select(top, v_add(s->ties, one), s->ties);
-            s->top = v_select(top, v_add(s->top, of_top), s->top);
-            if (form == OF_ROW) s->others = v_add(s->others, v_select(top, zero, target[j]));
-        }
-    } else {
-        UNROLL for (int j = 0; j < n; j++) {
-            s->rest = v_add(s->rest, y[j]);
-            if (form == OF_ROW) s->others = v_add(s->others, target[j]);
-        }
-    }
-}
-
-static ALWAYS_INLINE row_sums sum_up(int form, int capped, fbp_size C, const real *x, real m, const targets *u, real *e)
-{
-    const vec maximum = v_all(m), zero = v_all(0);
-    row_sums sums = {0, 0, 0, 0, 0};
-    for (fbp_size start = 0; start < C; start += BLOCK) {
-        const fbp_size stop = smaller(start + BLOCK, C);
-        block_sums s = {zero, zero, zero, zero, zero};
-        fbp_size i = start;
-        for (; i + IN_STEP * W <= stop; i += IN_STEP * W) {
-            if (!capped) prefetch_next(IN_STEP, x, C, i);
-            prefetch_next(IN_STEP, e, C, i);
-            add_to_sums(form, capped, IN_STEP, x, i, IN_STEP * W, maximum, u, &s, e);
-        }
-        for (; i < stop; i += W) add_to_sums(form, capped, 1, x, i, C - i, maximum, u, &s, e);
-        sums.rest += (double)v_sum(s.rest);
-        sums.ties += (double)v_sum(s.ties);
-        sums.top += (double)v_sum(s.top);
-        if (form == OF_ROW) sums.others += (double)v_sum(s.others);
-        sums.deficit += (double)v_sum(s.deficit);
-    }
-    return sums;
-}
-
-/* d_c = (e_c gain - u_c) slope_c, or at_maximum in place of the difference where e_c = 1, with what is constant in the row scaled; e may
- * be d, and if it is not, n whole vectors of several go past the caches. */
-static ALWAYS_INLINE void gradient_step(int form, int capped, int single, int n, fbp_size i, fbp_size left, const targets *u, vec gain,
-                                        vec at_maximum, const real *slope, const real *row, real *d)
-{
-    UNROLL for (int j = 0; j < n; j++, i += W, left -= W) {
-        vec e = load_at(row + i, left, 0), delta = v_sub(v_mul(e, gain), target_at(form, u, i, left));
-        if (single) delta = v_select(v_eq(e, v_all(1)), at_maximum, delta);
-        if (capped) delta = v_mul(delta, load_at(slope + i, left, 0));
-        if (n > 1 && row != d) v_stream(d + i, delta);
-        else store_at(d + i, delta, left);
-    }
-}
-
-/* One row, whose target is the row t (C) or, where that is NULL, the class `label`, with whatever `how` asks for. A softcap puts
- * z' in place of z, and takes `slope` (C) for scratch. The exponentials stand in e (C), which may be d. With u_c as above, and T = Σ u:
- *
- *   E = T log1p(rest) + Σ_c u_c (m - z_c) + s lse²,     lse = m + log1p(rest)
- *   dE/dz_c = y_c T - u_c + 2 s lse y_c;  at a single maximum  y T - u = (T - u - u rest) / (1 + rest),  T - u = Σ of the others
- */
-typedef struct {
-    fbp_size C;
-    const real *z, *t;
-    fbp_size label;
-    const fbp_cross_entropy *how;
-    double scale;
-    real *slope, *e, *d;
-} optional_row;
-static ALWAYS_INLINE double cross_entropy(int form, int capped, const optional_row *p)
-{
-    const fbp_size C = p->C, label = p->label;
-    const fbp_cross_entropy *how = p->how;
-    const double keep = 1 - how->smoothing, uniform = how->smoothing / (double)C;
-    const targets u = {p->t, how->class_weight, (real)keep, (real)uniform};
-    const int labelled = form != OF_ROW || !u.t;
-    const double share = (double)u.uniform, w_label = labelled && u.w ? (double)u.w[label] : 1, hot = labelled ? keep * w_label : 0;
-
-    const real top_x = capped ? softcap_row(C, p->z, how->softcap, p->slope, p->e) : row_max(C, p->z), *x = capped ? p->e : p->z;
-    const double unit = capped ? LN_2 : 1, m = unit * (double)top_x, gap = labelled ? unit * ((double)top_x - (double)x[label]) : 0;
-    const row_sums s = sum_up(form, capped, C, x, top_x, &u, p->e);
-    double top = s.top, others = s.others, excess = -unit * s.deficit;
-    if (form != OF_ROW && share == 0) excess = 0; /* 0 · inf = 0 */
-    if (form == UNIFORM) top = share * s.ties, others = share * ((double)C - s.ties);
-    if (form == BY_CLASS) top *= share, others = share * ((how->weight_sum - s.top) + how->weight_sum_lost);
-    if (hot != 0) {
-        if (gap == 0) top += hot;
-        else others += hot;
-        excess += hot * gap;
-    }
-
-    const double rest = s.rest + (s.ties - 1), inverse = 1 / (1 + rest), log_rest = log1p(rest), T = top + others, lse = m + log_rest;
-    double pull = 0, penalty = 0;
-    if (how->lse_square_scale != 0) {
-        pull = 2 * how->lse_square_scale * lse;
-        penalty = how->lse_square_scale * lse * lse;
-    }
-    const double gain = (T + pull) * inverse, at_maximum = (others + pull - top * rest) * inverse;
-    const double scale = capped ? -p->scale : p->scale; /* minus, as it is -dz'/dz that follows */
-    const int single = rest < 1;
-    double delta_label = 0;
-    if (labelled) {
-        delta_label = single && gap == 0 ? at_maximum : (double)p->e[label] * gain - (hot + share * w_label);
-        if (capped) delta_label *= (double)p->slope[label];
-    }
-    const targets scaled = {u.t, u.w, (real)(scale * keep), (real)(scale * uniform)};
-    const vec v_gain = v_all((real)(scale * gain)), v_maximum = v_all((real)(scale * at_maximum));
-    fbp_size i = p->e == p->d ? 0 : smaller(unaligned(p->d), C);
-    if (i > 0) gradient_step(form, capped, single, 1, 0, i, &scaled, v_gain, v_maximum, p->slope, p->e, p->d);
-    for (; i + IN_STEP * W <= C; i += IN_STEP * W)
-        gradient_step(form, capped, single, IN_STEP, i, IN_STEP * W, &scaled, v_gain, v_maximum, p->slope, p->e, p->d);
-    for (; i < C; i += W) gradient_step(form, capped, single, 1, i, C - i, &scaled, v_gain, v_maximum, p->slope, p->e, p->d);
-    if (p->e != p->d) v_streamed();
-    if (labelled) p->d[label] = (real)(scale * delta_label);
-    return T * log_rest + excess + penalty;
-}
-
-/* d may be z. With a row of scratch, e (C), the gradient goes to memory past the caches. */
-static double softmax_cross_entropy_row(fbp_size C, const real *z, const real *t, fbp_size label, const fbp_cross_entropy *how,
-                                        double scale, real *slope, real *e, real *d)
-{
-    const optional_row p = {C, z, t, label, how, scale, slope, e ? e : d, d};
-    const int capped = how->softcap > 0;
-    if (t || how->share_of_0) return capped ? cross_entropy(OF_ROW, 1, &p) : cross_entropy(OF_ROW, 0, &p);
-    if (how->class_weight && how->smoothing != 0) return capped ? cross_entropy(BY_CLASS, 1, &p) : cross_entropy(BY_CLASS, 0, &p);
-    return capped ? cross_entropy(UNIFORM, 1, &p) : cross_entropy(UNIFORM, 0, &p);
 }

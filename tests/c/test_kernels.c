@@ -400,7 +400,8 @@ static double call(const problem *p, void **x, void **y)
     case is_logsumexp_row: return k->logsumexp_row(n, x[0]);
     case is_softmax_backward_row: k->softmax_backward_row(n, x[0], x[1], y[0]); break;
     case is_softmax_cross_entropy_rows: /* one of them; the twin of the package knows them all */
-        k->softmax_cross_entropy_rows(1, n, x[0], n, (const int64_t[]){p->label}, (const double[]){1}, 1 / o.scale, e, y[0], n, &error);
+        k->softmax_cross_entropy_rows(1, n, x[0], n, (const int64_t[]){p->label}, (const double[]){1}, 1 / o.scale, NULL, NULL, e,
+                                      y[0], n, &error);
         return error;
     case is_softmax_cross_entropy_row:
         how = (fbp_cross_entropy){o.weighted ? x[2] : NULL, o.smoothing, o.lse_square_scale, o.softcap, 0, 0, 0};

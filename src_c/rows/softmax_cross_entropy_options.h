@@ -1,0 +1,355 @@
+/* Softmax outputs with cross-entropy over rows of C logits, with options: targets that are rows, class weights, smoothing, lse², a
+ * softcap. Errors and gradients are those of softmax_cross_entropy.h, and so is what is said there of maxima and of rest.
+ */
+
+/* The targets that act are u_c = w_c (keep t_c + uniform), and at a label `hot` more. With labels t = 0, and Σ u but for the label is
+ * that of every row. Where these functions are inlined, the form is a constant, and so is whether the logits are `capped`:
+ *
+ *   UNIFORM   u_c = uniform       BY_CLASS   u_c = w_c uniform, none of them 0       OF_ROW   whatever there is */
+enum { UNIFORM, BY_CLASS, OF_ROW };
+typedef struct {
+    const real *t, *w; /* (C); in the form OF_ROW either may be NULL */
+    real keep, uniform;
+} targets;
+static ALWAYS_INLINE vec target_at(int form, const targets *u, fbp_size i, fbp_size left)
+{
+    vec v = v_all(u->uniform);
+    if (form == UNIFORM) return v;
+    if (form == OF_ROW && u->t) v = v_fma(v_all(u->keep), load_at(u->t + i, left, 0), v);
+    return form == BY_CLASS || u->w ? v_mul(v, load_at(u->w + i, left, 0)) : v;
+}
+
+/* A softcap counts as a quarter of the largest number at most: no z'/ln 2 overflows, and 1/softcap does not underflow. */
+typedef struct { vec cap, inverse; } softcap_scales; /* of z'/ln 2 and of z */
+static softcap_scales scales_of_softcap(double softcap)
+{
+    const double most = (double)LARGEST / 4, cap = softcap < most ? softcap : most;
+    return (softcap_scales){v_all((real)(cap / LN_2)), v_all((real)(1 / cap))};
+}
+
+/* What a softcap makes of a row: z'/ln 2 to x, of which the maximum is returned, and -dz'/dz to minus_slope. x may be z. */
+static real softcap_row(fbp_size C, const real *z, double softcap, real *minus_slope, real *x)
+{
+    const softcap_scales c = scales_of_softcap(softcap);
+    vec m = v_all(-INFINITY), a[IN_STEP], minus[IN_STEP];
+    fbp_size i = 0;
+    for (; i + IN_STEP * W <= C; i += IN_STEP * W) {
+        prefetch_next(IN_STEP, z, C, i);
+        UNROLL for (int j = 0; j < IN_STEP; j++) a[j] = v_load(z + i + j * W);
+        v_softcap_each(IN_STEP, c.cap, c.inverse, a, minus);
+        UNROLL for (int j = 0; j < IN_STEP; j++) {
+            v_store(x + i + j * W, a[j]);
+            v_store(minus_slope + i + j * W, minus[j]);
+            m = v_max(a[j], m);
+        }
+    }
+    for (; i < C; i += W) {
+        *a = load_at(z + i, C - i, 0);
+        v_softcap_each(1, c.cap, c.inverse, a, minus);
+        store_at(x + i, *a, C - i);
+        store_at(minus_slope + i, *minus, C - i);
+        m = v_max(first_lanes_of(*a, C - i, -INFINITY), m);
+    }
+    return v_hmax(m);
+}
+
+/* Sums over a row: e^(x_c - m) but at maxima (2^(x_c - m) after a softcap); the number of these; u_c there, or w_c in the form BY_CLASS;
+ * u_c elsewhere, in the form OF_ROW alone; and u_c (x_c - m) */
+typedef struct { vec rest, ties, top, others, deficit; } block_sums;
+typedef struct { double rest, ties, top, others, deficit; } row_sums;
+static ALWAYS_INLINE void add_to_sums(int form, int capped, int n, const real *x, fbp_size i, fbp_size left, vec maximum,
+                                      const targets *u, block_sums *s, real *e)
+{
+    const vec zero = v_all(0), one = v_all(1);
+    vec a[IN_STEP], gap[IN_STEP], y[IN_STEP], target[IN_STEP];
+    UNROLL for (int j = 0; j < n; j++) {
+        a[j] = load_at(x + i + j * W, left - j * W, -INFINITY);
+        y[j] = gap[j] = v_sub(a[j], maximum);
+    }
+    if (capped) v_exp2_each(n, y);
+    else v_exp_each(n, y);
+    UNROLL for (int j = 0; j < n; j++) {
+        if (!capped) y[j] = v_regain(a[j], maximum, gap[j], y[j]);
+        store_at(e + i + j * W, y[j], left - j * W);
+        target[j] = first_lanes_of(target_at(form, u, i + j * W, left - j * W), left - j * W, 0);
+        vec deficit = v_fma(target[j], gap[j], s->deficit);
+        if (form == OF_ROW || left < W) deficit = v_select(v_eq(target[j], zero), s->deficit, deficit); /* 0 · inf = 0 */
+        s->deficit = deficit;
+    }
+    if (any_zero(n, gap)) {
+        UNROLL for (int j = 0; j < n; j++) {
+            const mask top = v_eq(gap[j], zero);
+            const vec of_top = form == BY_CLASS ? load_at(u->w + i + j * W, left - j * W, 0) : target[j];
+            s->rest = v_add(s->rest, v_select(top, zero, y[j]));
+            s->ties = v_select(top, v_add(s->ties, one), s->ties);
+            s->top = v_select(top, v_add(s->top, of_top), s->top);
+            if (form == OF_ROW) s->others = v_add(s->others, v_select(top, zero, target[j]));
+        }
+    } else {
+        UNROLL for (int j = 0; j < n; j++) {
+            s->rest = v_add(s->rest, y[j]);
+            if (form == OF_ROW) s->others = v_add(s->others, target[j]);
+        }
+    }
+}
+
+static ALWAYS_INLINE row_sums sum_up(int form, int capped, fbp_size C, const real *x, real m, const targets *u, real *e)
+{
+    const vec maximum = v_all(m), zero = v_all(0);
+    row_sums sums = {0, 0, 0, 0, 0};
+    for (fbp_size start = 0; start < C; start += BLOCK) {
+        const fbp_size stop = smaller(start + BLOCK, C);
+        block_sums s = {zero, zero, zero, zero, zero};
+        fbp_size i = start;
+        for (; i + IN_STEP * W <= stop; i += IN_STEP * W) {
+            if (!capped) prefetch_next(IN_STEP, x, C, i);
+            prefetch_next(IN_STEP, e, C, i);
+            add_to_sums(form, capped, IN_STEP, x, i, IN_STEP * W, maximum, u, &s, e);
+        }
+        for (; i < stop; i += W) add_to_sums(form, capped, 1, x, i, C - i, maximum, u, &s, e);
+        sums.rest += (double)v_sum(s.rest);
+        sums.ties += (double)v_sum(s.ties);
+        sums.top += (double)v_sum(s.top);
+        if (form == OF_ROW) sums.others += (double)v_sum(s.others);
+        sums.deficit += (double)v_sum(s.deficit);
+    }
+    return sums;
+}
+
+/* d_c = (e_c gain - u_c) slope_c, or at_maximum in place of the difference where e_c = 1, with what is constant in the row scaled; e may
+ * be d. Whole vectors may go to d `past` the caches. */
+static ALWAYS_INLINE void gradient_step(int form, int capped, int single, int n, int past, fbp_size i, fbp_size left, const targets *u, vec gain,
+                                        vec at_maximum, const real *slope, const real *row, real *d)
+{
+    UNROLL for (int j = 0; j < n; j++, i += W, left -= W) {
+        vec e = load_at(row + i, left, 0), delta = v_sub(v_mul(e, gain), target_at(form, u, i, left));
+        if (single) delta = v_select(v_eq(e, v_all(1)), at_maximum, delta);
+        if (capped) delta = v_mul(delta, load_at(slope + i, left, 0));
+        if (past) v_stream(d + i, delta);
+        else store_at(d + i, delta, left);
+    }
+}
+
+/* What is known of a row once its exponentials are summed. With u_c as above, T = Σ u, and `hot` the label's own target:
+ *
+ *   E = T log1p(rest) + Σ_c u_c (m - z_c) + s lse²,     lse = m + log1p(rest)
+ *   dE/dz_c = y_c T - u_c + 2 s lse y_c;  at a single maximum  y T - u = (T - u - u rest) / (1 + rest),  T - u = Σ of the others
+ */
+typedef struct { double unit, m, gap, hot, u_label, e_label, share, rest, log_rest; } row_facts;
+typedef struct { double error, gain, at_maximum, delta_label; int single; } row_outcome;
+static ALWAYS_INLINE row_outcome outcome(int form, const fbp_cross_entropy *how, fbp_size C, const row_sums *s, const row_facts *of)
+{
+    double top = s->top, others = s->others, excess = -of->unit * s->deficit;
+    if (form != OF_ROW && of->share == 0) excess = 0; /* 0 · inf = 0 */
+    if (form == UNIFORM) top = of->share * s->ties, others = of->share * ((double)C - s->ties);
+    if (form == BY_CLASS) top *= of->share, others = of->share * ((how->weight_sum - s->top) + how->weight_sum_lost);
+    if (of->hot != 0) {
+        if (of->gap == 0) top += of->hot;
+        else others += of->hot;
+        excess += of->hot * of->gap;
+    }
+    const double inverse = 1 / (1 + of->rest), T = top + others, lse = of->m + of->log_rest;
+    double pull = 0, penalty = 0;
+    if (how->lse_square_scale != 0) {
+        pull = 2 * how->lse_square_scale * lse;
+        penalty = how->lse_square_scale * lse * lse;
+    }
+    row_outcome r = {T * of->log_rest + excess + penalty, (T + pull) * inverse, (others + pull - top * of->rest) * inverse, 0, of->rest < 1};
+    r.delta_label = r.single && of->gap == 0 ? r.at_maximum : of->e_label * r.gain - of->u_label;
+    return r;
+}
+
+/* One row, whose target is the row t (C) or, where that is NULL, the class `label`, with whatever `how` asks for. A softcap puts
+ * z' in place of z, and takes `slope` (C) for scratch. The exponentials stand in e (C), which may be d. */
+typedef struct {
+    fbp_size C;
+    const real *z, *t;
+    fbp_size label;
+    const fbp_cross_entropy *how;
+    double scale;
+    real *slope, *e, *d;
+} optional_row;
+static ALWAYS_INLINE double cross_entropy(int form, int capped, const optional_row *p)
+{
+    const fbp_size C = p->C, label = p->label;
+    const fbp_cross_entropy *how = p->how;
+    const double keep = 1 - how->smoothing, uniform = how->smoothing / (double)C;
+    const targets u = {p->t, how->class_weight, (real)keep, (real)uniform};
+    const int labelled = form != OF_ROW || !u.t;
+    const double share = (double)u.uniform, w_label = labelled && u.w ? (double)u.w[label] : 1, hot = labelled ? keep * w_label : 0;
+
+    const real top_x = capped ? softcap_row(C, p->z, how->softcap, p->slope, p->e) : row_max(C, p->z), *x = capped ? p->e : p->z;
+    const double unit = capped ? LN_2 : 1, m = unit * (double)top_x, gap = labelled ? unit * ((double)top_x - (double)x[label]) : 0;
+    const row_sums s = sum_up(form, capped, C, x, top_x, &u, p->e);
+    const double rest = s.rest + (s.ties - 1), e_label = labelled ? (double)p->e[label] : 0;
+    const row_facts facts = {unit, m, gap, hot, hot + share * w_label, e_label, share, rest, log1p(rest)};
+    const row_outcome r = outcome(form, how, C, &s, &facts);
+    const double scale = capped ? -p->scale : p->scale, slope = labelled && capped ? (double)p->slope[label] : 1; /* minus dz'/dz */
+    const targets scaled = {u.t, u.w, (real)(scale * keep), (real)(scale * uniform)};
+    const vec gain = v_all((real)(scale * r.gain)), at_maximum = v_all((real)(scale * r.at_maximum));
+    const int past = p->e != p->d;
+    fbp_size i = past ? smaller(unaligned(p->d), C) : 0;
+    if (i > 0) gradient_step(form, capped, r.single, 1, 0, 0, i, &scaled, gain, at_maximum, p->slope, p->e, p->d);
+    for (; i + IN_STEP * W <= C; i += IN_STEP * W)
+        gradient_step(form, capped, r.single, IN_STEP, past, i, IN_STEP * W, &scaled, gain, at_maximum, p->slope, p->e, p->d);
+    for (; i < C; i += W) gradient_step(form, capped, r.single, 1, 0, i, C - i, &scaled, gain, at_maximum, p->slope, p->e, p->d);
+    if (past) v_streamed();
+    if (labelled) p->d[label] = (real)(scale * (r.delta_label * slope));
+    return r.error;
+}
+
+/* d may be z. With a row of scratch, e (C), the gradient goes to memory past the caches. */
+static double softmax_cross_entropy_row(fbp_size C, const real *z, const real *t, fbp_size label, const fbp_cross_entropy *how,
+                                        double scale, real *slope, real *e, real *d)
+{
+    const optional_row p = {C, z, t, label, how, scale, slope, e ? e : d, d};
+    const int capped = how->softcap > 0;
+    if (t || how->share_of_0) return capped ? cross_entropy(OF_ROW, 1, &p) : cross_entropy(OF_ROW, 0, &p);
+    if (how->class_weight && how->smoothing != 0) return capped ? cross_entropy(BY_CLASS, 1, &p) : cross_entropy(BY_CLASS, 0, &p);
+    return capped ? cross_entropy(UNIFORM, 1, &p) : cross_entropy(UNIFORM, 0, &p);
+}
+
+/* Few classes, labels: the passes of softmax_cross_entropy.h, with more of them, and sums of more. */
+typedef struct {
+    few_rows plain;
+    real deficit[TOGETHER + IN_STEP], top[TOGETHER + IN_STEP]; /* Σ (x_c - m), or Σ w_c (x_c - m); Σ w_c at maxima */
+    real log_rest[TOGETHER], x[(TOGETHER + IN_STEP) * FEW], slope[(TOGETHER + IN_STEP) * FEW];
+} few_optional_rows;
+
+/* What a softcap makes of all logits, in whole vectors of rows of V */
+static ALWAYS_INLINE void few_softcaps(const labelled_rows *p, fbp_size filled, int V, double softcap, few_optional_rows *of)
+{
+    const softcap_scales c = scales_of_softcap(softcap);
+    const int count = IN_STEP / V * V;
+    vec a[IN_STEP], minus[IN_STEP];
+    for (fbp_size n = 0; n < filled; n += IN_STEP / V) {
+        UNROLL for (int j = 0; j < count; j++) {
+            const real *z = of->plain.row[n + j / V] + j % V * W;
+            a[j] = j % V < V - 1 ? v_load(z) : v_load_n(z, p->C - (V - 1) * W, v_all(0));
+        }
+        v_softcap_each(count, c.cap, c.inverse, a, minus);
+        UNROLL for (int j = 0; j < count; j++) {
+            v_store(of->x + (n * V + j) * W, a[j]);
+            v_store(of->slope + (n * V + j) * W, minus[j]);
+        }
+    }
+    for (fbp_size n = 0; n < filled; n++) of->plain.row[n] = of->x + n * V * W;
+    for (fbp_size n = 0; n < p->N; n++)
+        of->plain.at_label[n] = of->plain.row[n][weight_of(p, n) != 0 ? p->labels[n] : 0];
+}
+
+static ALWAYS_INLINE void few_optional_sums(int form, fbp_size C, const real *w, fbp_size n, int R, int V, few_optional_rows *of)
+{
+    const vec zero = v_all(0), one = v_all(1);
+    vec sum[W], ties[W], deficit[W], top[W];
+    UNROLL for (int i = 0; i < R; i++) {
+        const vec maximum = v_all(of->plain.maximum[n + i]);
+        sum[i] = ties[i] = deficit[i] = top[i] = zero;
+        UNROLL for (int v = 0; v < V; v++) {
+            const fbp_size left = v < V - 1 ? W : C - (V - 1) * W;
+            const vec gap = v_sub(load_at(of->plain.row[n + i] + v * W, left, -INFINITY), maximum);
+            const vec e = v_load(of->plain.e + ((n + i) * V + v) * W);
+            const mask at_top = v_eq(gap, zero);
+            sum[i] = v_add(sum[i], v_select(at_top, zero, e));
+            ties[i] = v_select(at_top, v_add(ties[i], one), ties[i]);
+            if (form == BY_CLASS) {
+                const vec weight = load_at(w + v * W, left, 0);
+                deficit[i] = v_fma(weight, first_lanes_of(gap, left, 0), deficit[i]);
+                top[i] = v_select(at_top, v_add(top[i], weight), top[i]);
+            } else {
+                deficit[i] = v_add(deficit[i], first_lanes_of(gap, left, 0));
+            }
+        }
+    }
+    store_each(R, v_add, sum, of->plain.sum + n);
+    store_each(R, v_add, ties, of->plain.ties + n);
+    store_each(R, v_add, deficit, of->deficit + n);
+    if (form == BY_CLASS) store_each(R, v_add, top, of->top + n);
+}
+
+static ALWAYS_INLINE void few_optional_classes(int form, int capped, int V, const labelled_rows *p, const fbp_cross_entropy *how,
+                                               double *errors)
+{
+    enum { REST = (int)W < (int)IN_STEP ? (int)W : (int)IN_STEP };
+    const fbp_size N = p->N, C = p->C, filled = (N + IN_STEP - 1) / IN_STEP * IN_STEP;
+    const real *w = how->class_weight;
+    const double keep = 1 - how->smoothing, uniform = how->smoothing / (double)C, share = (double)(real)uniform, unit = capped ? LN_2 : 1;
+    few_optional_rows all;
+    few_rows *of = &all.plain;
+    fbp_size n;
+    few_inputs(p, of);
+    if (capped) few_softcaps(p, filled, V, how->softcap, &all);
+    for (n = 0; n + W <= N; n += W) few_maxima(C, n, W, V, of);
+    for (; n < filled; n += REST) few_maxima(C, n, REST, V, of);
+    for (n = 0; n < filled; n += IN_STEP / V) few_exponentials(C, n, V, capped, of);
+    for (n = 0; n + W <= N; n += W) few_optional_sums(form, C, w, n, W, V, &all);
+    for (; n < N; n += REST) few_optional_sums(form, C, w, n, REST, V, &all);
+    for (n = 0; n < N; n++) of->sum[n] += of->ties[n] - 1;
+    map(N, of->sum, all.log_rest, v_log1p_nonnegative);
+    for (n = 0; n < N; n++) {
+        const double weight = weight_of(p, n), scale = (capped ? -weight : weight) / p->divisor;
+        real *d = p->d + n * p->d_row;
+        if (weight == 0) {
+            fill(C, 0, d);
+            errors[n] = 0;
+            continue;
+        }
+        const fbp_size label = (fbp_size)p->labels[n], at = n * V * W;
+        const double w_label = w ? (double)w[label] : 1, hot = keep * w_label, u_label = hot + share * w_label;
+        const row_sums s = {0, of->ties[n], form == BY_CLASS ? all.top[n] : 0, 0, share * all.deficit[n]};
+        const row_facts facts = {unit, unit * (double)of->maximum[n], unit * ((double)of->maximum[n] - (double)of->at_label[n]), hot,
+                                 u_label, (double)of->e[at + label], share, (double)of->sum[n], (double)all.log_rest[n]};
+        const row_outcome r = outcome(form, how, C, &s, &facts);
+        const targets scaled = {NULL, w, 0, (real)(scale * uniform)};
+        const double slope = capped ? (double)all.slope[at + label] : 1;
+        gradient_step(form, capped, r.single, V, 0, 0, C, &scaled, v_all((real)(scale * r.gain)), v_all((real)(scale * r.at_maximum)),
+                      all.slope + at, of->e + at, d);
+        d[label] = (real)(scale * (r.delta_label * slope));
+        errors[n] = weight * r.error;
+    }
+}
+
+static ALWAYS_INLINE void few_optional(int form, int capped, const labelled_rows *p, const fbp_cross_entropy *how, double *errors)
+{
+    switch ((p->C + W - 1) / W) {
+    case 1: few_optional_classes(form, capped, 1, p, how, errors); break;
+    case 2: few_optional_classes(form, capped, 2, p, how, errors); break;
+    case 3: few_optional_classes(form, capped, 3, p, how, errors); break;
+    default: few_optional_classes(form, capped, 4, p, how, errors);
+    }
+}
+
+/* N rows whose targets are labels; errors_n = weights_n E_n. Without `weights`, NULL, all are 1; `errors` may be `weights`. `how` is
+ * NULL where there is no option; a softcap takes `slope` (C) for scratch. With a row of scratch, e (C), for many classes, the gradient
+ * goes to memory past the caches. d may be z, without e. */
+static void softmax_cross_entropy_rows(fbp_size N, fbp_size C, const real *z, fbp_size z_row, const int64_t *labels,
+                                       const double *weights, double divisor, const fbp_cross_entropy *how, real *slope, real *e,
+                                       real *d, fbp_size d_row, double *errors)
+{
+    if (!how) {
+        plain_rows(N, C, z, z_row, labels, weights, divisor, e, d, d_row, errors);
+        return;
+    }
+    const int few = C <= FEW && !how->share_of_0, by_class = how->class_weight && how->smoothing != 0, capped = how->softcap > 0;
+    while (N > 0) {
+        const fbp_size rows = smaller(TOGETHER, N);
+        const labelled_rows p = {rows, C, z, z_row, labels, weights, divisor, (real)(1 / divisor), d, d_row};
+        if (!few) {
+            for (fbp_size n = 0; n < rows; n++) {
+                const double weight = weight_of(&p, n);
+                real *to = d + n * d_row;
+                if (weight == 0) fill(C, 0, to);
+                errors[n] = weight == 0 ? 0 : weight * softmax_cross_entropy_row(C, z + n * z_row, NULL, (fbp_size)labels[n], how,
+                                                                                 weight / divisor, slope, e, to);
+            }
+        } else if (by_class) {
+            if (capped) few_optional(BY_CLASS, 1, &p, how, errors);
+            else few_optional(BY_CLASS, 0, &p, how, errors);
+        } else {
+            if (capped) few_optional(UNIFORM, 1, &p, how, errors);
+            else few_optional(UNIFORM, 0, &p, how, errors);
+        }
+        N -= rows, z += rows * z_row, labels += rows, d += rows * d_row, errors += rows;
+        if (weights) weights += rows;
+    }
+}
