@@ -521,6 +521,7 @@ def test_poisson_deviance_at_the_edges(dtype, engine):
         spoilt = fastbp.poisson_deviance(z, t)
         assert np.isnan(spoilt.loss) and np.array_equal(np.isnan(spoilt.grad), ~good)
 
+
 # -- a gradient larger than the caches ------------------------------------------------------------------------------------------
 
 

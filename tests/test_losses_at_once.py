@@ -215,15 +215,26 @@ OPTIONS_NOT_IN_ORDER = {
     "a softcap of 0": {"softcap": 0.0},
     "an infinite softcap": {"softcap": np.inf},
     "a softcap below all normal numbers": {"softcap": 1e-310},
-    "a gradient over the class weights": {"class_weight": MEMORY[20:24], "grad_out": MEMORY[:24].reshape(6, 4)},
-    "a gradient over the sample weights": {"sample_weight": MEMORY[:6], "grad_out": MEMORY[:24].reshape(6, 4)},
+    "a gradient over the class weights": {
+        "class_weight": MEMORY[20:24],
+        "grad_out": MEMORY[:24].reshape(6, 4),
+    },
+    "a gradient over the sample weights": {
+        "sample_weight": MEMORY[:6],
+        "grad_out": MEMORY[:24].reshape(6, 4),
+    },
 }
 
 
 @pytest.mark.parametrize("case", OPTIONS_NOT_IN_ORDER)
 def test_options_that_are_left_to_it(case: str) -> None:
     options = dict(OPTIONS_NOT_IN_ORDER[case])
-    assert at_once(Z, LABELS, options.get("grad_out"), 1, **{k: v for k, v in options.items() if k != "grad_out"}) is None
+    assert (
+        at_once(
+            Z, LABELS, options.get("grad_out"), 1, **{k: v for k, v in options.items() if k != "grad_out"}
+        )
+        is None
+    )
     with np.errstate(all="raise"):
         short = outcome(lambda: fastbp.softmax_cross_entropy(Z, LABELS, **options))
         assert short == outcome(lambda: long_way(Z, LABELS, **options))

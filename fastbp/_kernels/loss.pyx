@@ -8,8 +8,8 @@ from libc.string cimport memset
 
 from fastbp._kernels.dispatch cimport kernels_for, plain_threads, threads_for
 from fastbp._kernels.memory cimport (
-    READ, WRITE, Matrix, labels_within, matrix_of, new_matrix, plain_dtype, plain_labels, plain_matrix, plain_output, plain_weights,
-    scalar_of, set_element, vector_of,
+    READ, WRITE, Matrix, labels_within, matrix_of, new_matrix, plain_dtype, plain_labels, plain_matrix, plain_output,
+    plain_weights, scalar_of, set_element, vector_of,
 )
 from fastbp._kernels.rows cimport RowError, Rows, error_work, reduced, row_error_named, scratch_bytes
 from fastbp._kernels.team cimport Work, fbp_team, on_team
@@ -104,12 +104,13 @@ cdef double option(x, double least, double most) except? -1:
 
 def softmax_cross_entropy_at_once(logits, labels, class_weight, sample_weight, label_smoothing, lse_square_scale, softcap, grad,
                                   n_threads):
-    """The mean error of labels, its gradient, to `grad` or a new array, and the sum of the weights; None, and nothing is done, unless
-    all is in order at first sight."""
+    """The mean error of labels, its gradient, to `grad` or a new array, and the sum of the weights; None, and nothing is
+    done, unless all is in order at first sight."""
     cdef Matrix z, t, d, of_classes, of_rows
     cdef Rows r
     cdef double loss, weight_sum
     cdef int threads = plain_threads(n_threads)
+    cdef bint given = grad is not None
     dtype = plain_dtype(logits)
     if threads == 0 or dtype is None or not plain_matrix(logits, dtype, &z) or not plain_labels(labels, &t):
         return None
@@ -139,6 +140,7 @@ def softmax_cross_entropy_at_once(logits, labels, class_weight, sample_weight, l
         return None
     r.element, r.N, r.C, r.ignore_index = z.element, z.rows, z.columns, IGNORE_INDEX
     r.z, r.z_row, r.d, r.d_row, r.labels = z.data, z.row, d.data, d.row, <const int64_t *>t.data
+    r.reused = given and d.data != z.data
     loss = evaluate(&r, "softmax_cross_entropy", True, NULL, threads, &weight_sum)
     return scalar_of(loss, dtype), grad, weight_sum
 

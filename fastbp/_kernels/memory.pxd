@@ -54,8 +54,8 @@ cdef object plain_dtype(x)
 cdef object new_matrix(Py_ssize_t rows, Py_ssize_t columns, Py_ssize_t element)
 cdef object scalar_of(double x, dtype)
 
-# x, if it is such a vector of float64, or its copy as float64, if it is one of float32, else None: `where` is x, `weights` what is
-# returned, which has to be kept.
+# x, if it is such a vector of float64, or its copy as float64, if it is one of float32, else None: `where` is x, `weights`
+# what is returned, which has to be kept.
 cdef object plain_weights(x, Matrix *where, const double **weights)
 
 # Whether each of them is in [0, classes), or is `ignored`, which may be one of these

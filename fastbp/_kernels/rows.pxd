@@ -21,6 +21,7 @@ cdef struct Rows:
     double smoothing, lse_square_scale, softcap
     char *d
     Py_ssize_t d_row
+    bint reused                   # d is memory that was written to before, other than z
 
 # A sum and what its roundings lost: A. Neumaier, ZAMM 54 (1974). Its error does not grow with the number of terms.
 cdef struct Sum:

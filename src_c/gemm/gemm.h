@@ -200,7 +200,7 @@ static int compute_tile(fbp_size rows, int by_line, fbp_size K, const real *a, f
     return 1;
 }
 
-/* K is cut into blocks of equal depth, not into full ones and a thin rest. */
+/* K is cut into blocks of equal depth, not into full ones and a thin rest; `most` is the largest. */
 static fbp_size depth_of_blocks(fbp_size K, fbp_size most)
 {
     fbp_size blocks = (K + most - 1) / most;
@@ -245,8 +245,10 @@ static void matrix_product(fbp_size M, fbp_size N, fbp_size K, const real *A, fb
     const int by_step = A_row == 1 && N <= MORE_PANELS * TILE_COLUMNS;
     const int b_stands = B_column == 1 && M <= (B_row < PAGE ? FEW_TILES : 1) * TILE_ROWS;
     const int b_far = B_column == 1 && B_row > PAGE && !b_stands;
-    const fbp_size full_depth = depth_of_blocks(K, A_row == 1 ? DEEPEST : DEPTH), a_stride = by_line ? A_row : by_step ? A_column : A_ROOM;
-    const int plain_update = e->update && is_plain_sgd(e->update), follows = e->activation != FBP_IDENTITY || (e->update && !plain_update);
+    const fbp_size full_depth = depth_of_blocks(K, A_row == 1 ? DEEPEST : DEPTH);
+    const fbp_size a_stride = by_line ? A_row : by_step ? A_column : A_ROOM;
+    const int plain_update = e->update && is_plain_sgd(e->update);
+    const int follows = e->activation != FBP_IDENTITY || (e->update && !plain_update);
     real *packed_b = scratch, *packed_a = scratch + full_depth * TILE_COLUMNS, buffer[TILE_ROWS * TILE_COLUMNS];
     fbp_size k = 0;
     do { /* once for K = 0 as well */

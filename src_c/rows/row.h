@@ -118,7 +118,8 @@ static fbp_size unaligned(const real *d) { return (fbp_size)(-(uintptr_t)d % (W 
 
 static void leave_by_element(leaving_row *l, fbp_size until)
 {
-    for (; l->done < until; l->done += W) store_at(l->d + l->done, v_mul(load_at(l->x + l->done, until - l->done, 0), l->factor), until - l->done);
+    for (fbp_size i = l->done; i < until; i += W)
+        store_at(l->d + i, v_mul(load_at(l->x + i, until - i, 0), l->factor), until - i);
     l->done = until;
 }
 
@@ -137,7 +138,8 @@ static ALWAYS_INLINE void leave_on(leaving_row *l, fbp_size until)
             leave_by_element(l, l->C);
             break;
         }
-        UNROLL for (int j = 0; j < IN_STEP; j++) v_stream(l->d + l->done + j * W, v_mul(v_load(l->x + l->done + j * W), l->factor));
+        UNROLL for (int j = 0; j < IN_STEP; j++)
+            v_stream(l->d + l->done + j * W, v_mul(v_load(l->x + l->done + j * W), l->factor));
         l->done += IN_STEP * W;
     }
 }

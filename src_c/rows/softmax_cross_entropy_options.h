@@ -118,8 +118,8 @@ static ALWAYS_INLINE row_sums sum_up(int form, int capped, fbp_size C, const rea
 
 /* d_c = (e_c gain - u_c) slope_c, or at_maximum in place of the difference where e_c = 1, with what is constant in the row scaled; e may
  * be d. Whole vectors may go to d `past` the caches. */
-static ALWAYS_INLINE void gradient_step(int form, int capped, int single, int n, int past, fbp_size i, fbp_size left, const targets *u, vec gain,
-                                        vec at_maximum, const real *slope, const real *row, real *d)
+static ALWAYS_INLINE void gradient_step(int form, int capped, int single, int n, int past, fbp_size i, fbp_size left,
+                                        const targets *u, vec gain, vec at_maximum, const real *slope, const real *row, real *d)
 {
     UNROLL for (int j = 0; j < n; j++, i += W, left -= W) {
         vec e = load_at(row + i, left, 0), delta = v_sub(v_mul(e, gain), target_at(form, u, i, left));
@@ -154,7 +154,8 @@ static ALWAYS_INLINE row_outcome outcome(int form, const fbp_cross_entropy *how,
         pull = 2 * how->lse_square_scale * lse;
         penalty = how->lse_square_scale * lse * lse;
     }
-    row_outcome r = {T * of->log_rest + excess + penalty, (T + pull) * inverse, (others + pull - top * of->rest) * inverse, 0, of->rest < 1};
+    row_outcome r = {.error = T * of->log_rest + excess + penalty, .gain = (T + pull) * inverse, .single = of->rest < 1,
+                     .at_maximum = (others + pull - top * of->rest) * inverse};
     r.delta_label = r.single && of->gap == 0 ? r.at_maximum : of->e_label * r.gain - of->u_label;
     return r;
 }
@@ -273,7 +274,8 @@ static ALWAYS_INLINE void few_optional_classes(int form, int capped, int V, cons
     enum { REST = (int)W < (int)IN_STEP ? (int)W : (int)IN_STEP };
     const fbp_size N = p->N, C = p->C, filled = (N + IN_STEP - 1) / IN_STEP * IN_STEP;
     const real *w = how->class_weight;
-    const double keep = 1 - how->smoothing, uniform = how->smoothing / (double)C, share = (double)(real)uniform, unit = capped ? LN_2 : 1;
+    const double keep = 1 - how->smoothing, uniform = how->smoothing / (double)C, share = (double)(real)uniform;
+    const double unit = capped ? LN_2 : 1;
     few_optional_rows all;
     few_rows *of = &all.plain;
     fbp_size n;
