@@ -96,7 +96,7 @@ typedef struct {
     real e[(TOGETHER + IN_STEP) * FEW]; /* whole vectors: to load from d what has just been stored there in part would stall */
 } few_rows;
 
-static ALWAYS_INLINE void few_inputs(const labelled_rows *p, few_rows *of)
+static ALWAYS_INLINE void few_inputs(const labelled_rows *p, fbp_size filled, few_rows *of)
 {
     static const real zeros[FEW];
     for (fbp_size n = 0; n < p->N; n++) {
@@ -105,7 +105,7 @@ static ALWAYS_INLINE void few_inputs(const labelled_rows *p, few_rows *of)
         of->at_label[n] = of->row[n][read ? p->labels[n] : 0];
         of->scale[n] = read ? scale_of(p, n) : 0;
     }
-    for (int i = 0; i < IN_STEP; i++) of->row[p->N + i] = zeros;
+    for (fbp_size n = p->N; n < filled + IN_STEP; n++) of->row[n] = zeros;
 }
 
 /* m of R rows from row n on, each of V vectors */
@@ -185,7 +185,7 @@ static ALWAYS_INLINE void few_classes(const labelled_rows *p, int V, row_numbers
     const fbp_size N = p->N, C = p->C, filled = (N + IN_STEP - 1) / IN_STEP * IN_STEP;
     few_rows of;
     fbp_size n;
-    few_inputs(p, &of);
+    few_inputs(p, filled, &of);
     for (n = 0; n + W <= N; n += W) few_maxima(C, n, W, V, &of);
     for (; n < filled; n += REST) few_maxima(C, n, REST, V, &of);
     for (n = 0; n < filled; n += IN_STEP / V) few_exponentials(C, n, V, 0, &of);

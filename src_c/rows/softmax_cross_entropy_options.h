@@ -210,85 +210,112 @@ static double softmax_cross_entropy_row(fbp_size C, const real *z, const real *t
     return capped ? cross_entropy(UNIFORM, 1, &p) : cross_entropy(UNIFORM, 0, &p);
 }
 
-/* Few classes, labels: the passes of softmax_cross_entropy.h, with more of them, and sums of more. */
+/* Few classes, labels: the passes of softmax_cross_entropy.h, with more of them, and sums of more. All go over whole blocks of rows,
+ * as many as a pass takes at a time. What takes a V holds so many vectors of a row in registers, and is compiled for each by OF_WIDTH. */
 typedef struct {
     few_rows plain;
-    real deficit[TOGETHER + IN_STEP], top[TOGETHER + IN_STEP]; /* Σ (x_c - m), or Σ w_c (x_c - m); Σ w_c at maxima */
+    real deficit[TOGETHER], top[TOGETHER]; /* Σ (x_c - m), or Σ w_c (x_c - m); Σ w_c at maxima */
     real log_rest[TOGETHER], x[(TOGETHER + IN_STEP) * FEW], slope[(TOGETHER + IN_STEP) * FEW];
 } few_optional_rows;
-
-/* What a softcap makes of all logits, in whole vectors of rows of V */
-static ALWAYS_INLINE void few_softcaps(const labelled_rows *p, fbp_size filled, int V, double softcap, few_optional_rows *of)
-{
-    const softcap_scales c = scales_of_softcap(softcap);
-    const int count = IN_STEP / V * V;
-    vec a[IN_STEP], minus[IN_STEP];
-    for (fbp_size n = 0; n < filled; n += IN_STEP / V) {
-        UNROLL for (int j = 0; j < count; j++) {
-            const real *z = of->plain.row[n + j / V] + j % V * W;
-            a[j] = j % V < V - 1 ? v_load(z) : v_load_n(z, p->C - (V - 1) * W, v_all(0));
-        }
-        v_softcap_each(count, c.cap, c.inverse, a, minus);
-        UNROLL for (int j = 0; j < count; j++) {
-            v_store(of->x + (n * V + j) * W, a[j]);
-            v_store(of->slope + (n * V + j) * W, minus[j]);
-        }
+#define OF_WIDTH(V, call) \
+    switch (V) { \
+    case 1: call(1); break; \
+    case 2: call(2); break; \
+    case 3: call(3); break; \
+    default: call(4); \
     }
-    for (fbp_size n = 0; n < filled; n++) of->plain.row[n] = of->x + n * V * W;
-    for (fbp_size n = 0; n < p->N; n++)
-        of->plain.at_label[n] = of->plain.row[n][weight_of(p, n) != 0 ? p->labels[n] : 0];
+
+static void few_optional_maxima(fbp_size N, fbp_size C, int width, few_rows *of)
+{
+#define CALL(V) for (fbp_size n = 0; n < N; n += W) few_maxima(C, n, W, V, of)
+    OF_WIDTH(width, CALL)
+#undef CALL
 }
 
-static ALWAYS_INLINE void few_optional_sums(int form, fbp_size C, const real *w, fbp_size n, int R, int V, few_optional_rows *of)
+static void few_optional_exponentials(fbp_size N, fbp_size C, int width, int capped, few_rows *of)
+{
+#define CALL(V) for (fbp_size n = 0; n < N; n += IN_STEP / V) few_exponentials(C, n, V, 0, of)
+#define CAPPED(V) for (fbp_size n = 0; n < N; n += IN_STEP / V) few_exponentials(C, n, V, 1, of)
+    if (capped) OF_WIDTH(width, CAPPED)
+    else OF_WIDTH(width, CALL)
+#undef CALL
+#undef CAPPED
+}
+
+/* What a softcap makes of as many rows of logits as fit into IN_STEP vectors, in whole vectors */
+static ALWAYS_INLINE void few_softcaps(fbp_size C, fbp_size n, int V, softcap_scales c, few_optional_rows *of)
+{
+    const int count = IN_STEP / V * V;
+    vec a[IN_STEP], minus[IN_STEP];
+    UNROLL for (int j = 0; j < count; j++) {
+        const real *z = of->plain.row[n + j / V] + j % V * W;
+        a[j] = j % V < V - 1 ? v_load(z) : v_load_n(z, C - (V - 1) * W, v_all(0));
+    }
+    v_softcap_each(count, c.cap, c.inverse, a, minus);
+    UNROLL for (int j = 0; j < count; j++) {
+        v_store(of->x + (n * V + j) * W, a[j]);
+        v_store(of->slope + (n * V + j) * W, minus[j]);
+    }
+}
+static void few_optional_softcaps(const labelled_rows *p, fbp_size N, int width, double softcap, few_optional_rows *of)
+{
+    const softcap_scales c = scales_of_softcap(softcap);
+#define CALL(V) for (fbp_size n = 0; n < N; n += IN_STEP / V) few_softcaps(p->C, n, V, c, of)
+    OF_WIDTH(width, CALL)
+#undef CALL
+    for (fbp_size n = 0; n < N + IN_STEP; n++) of->plain.row[n] = of->x + n * width * W;
+    for (fbp_size n = 0; n < p->N; n++) of->plain.at_label[n] = of->plain.row[n][weight_of(p, n) != 0 ? p->labels[n] : 0];
+}
+
+/* Without class weights, NULL, w_c = 1 */
+static ALWAYS_INLINE void few_sums_of_more(fbp_size C, const real *w, fbp_size n, int V, few_optional_rows *of)
 {
     const vec zero = v_all(0), one = v_all(1);
     vec sum[W], ties[W], deficit[W], top[W];
-    UNROLL for (int i = 0; i < R; i++) {
+    UNROLL for (int i = 0; i < W; i++) {
         const vec maximum = v_all(of->plain.maximum[n + i]);
         sum[i] = ties[i] = deficit[i] = top[i] = zero;
         UNROLL for (int v = 0; v < V; v++) {
             const fbp_size left = v < V - 1 ? W : C - (V - 1) * W;
             const vec gap = v_sub(load_at(of->plain.row[n + i] + v * W, left, -INFINITY), maximum);
-            const vec e = v_load(of->plain.e + ((n + i) * V + v) * W);
+            const vec e = v_load(of->plain.e + ((n + i) * V + v) * W), weight = w ? load_at(w + v * W, left, 0) : one;
             const mask at_top = v_eq(gap, zero);
             sum[i] = v_add(sum[i], v_select(at_top, zero, e));
             ties[i] = v_select(at_top, v_add(ties[i], one), ties[i]);
-            if (form == BY_CLASS) {
-                const vec weight = load_at(w + v * W, left, 0);
-                deficit[i] = v_fma(weight, first_lanes_of(gap, left, 0), deficit[i]);
-                top[i] = v_select(at_top, v_add(top[i], weight), top[i]);
-            } else {
-                deficit[i] = v_add(deficit[i], first_lanes_of(gap, left, 0));
-            }
+            top[i] = v_select(at_top, v_add(top[i], weight), top[i]);
+            deficit[i] = v_fma(weight, first_lanes_of(gap, left, 0), deficit[i]);
         }
     }
-    store_each(R, v_add, sum, of->plain.sum + n);
-    store_each(R, v_add, ties, of->plain.ties + n);
-    store_each(R, v_add, deficit, of->deficit + n);
-    if (form == BY_CLASS) store_each(R, v_add, top, of->top + n);
+    store_each(W, v_add, sum, of->plain.sum + n);
+    store_each(W, v_add, ties, of->plain.ties + n);
+    store_each(W, v_add, deficit, of->deficit + n);
+    store_each(W, v_add, top, of->top + n);
+}
+static void few_optional_sums(fbp_size N, fbp_size C, const real *w, int width, few_optional_rows *of)
+{
+#define CALL(V) for (fbp_size n = 0; n < N; n += W) few_sums_of_more(C, w, n, V, of)
+    OF_WIDTH(width, CALL)
+#undef CALL
 }
 
-static ALWAYS_INLINE void few_optional_classes(int form, int capped, int V, const labelled_rows *p, const fbp_cross_entropy *how,
-                                               double *errors)
+static ALWAYS_INLINE void few_optional_classes(int form, int capped, const labelled_rows *p, const fbp_cross_entropy *how, double *errors)
 {
-    enum { REST = (int)W < (int)IN_STEP ? (int)W : (int)IN_STEP };
-    const fbp_size N = p->N, C = p->C, filled = (N + IN_STEP - 1) / IN_STEP * IN_STEP;
+    enum { STEP = (int)W > (int)IN_STEP ? (int)W : (int)IN_STEP };
+    const fbp_size N = p->N, C = p->C, whole = (N + STEP - 1) / STEP * STEP;
+    const int width = (int)((C + W - 1) / W);
     const real *w = how->class_weight;
     const double keep = 1 - how->smoothing, uniform = how->smoothing / (double)C, share = (double)(real)uniform;
     const double unit = capped ? LN_2 : 1;
     few_optional_rows all;
     few_rows *of = &all.plain;
-    fbp_size n;
-    few_inputs(p, of);
-    if (capped) few_softcaps(p, filled, V, how->softcap, &all);
-    for (n = 0; n + W <= N; n += W) few_maxima(C, n, W, V, of);
-    for (; n < filled; n += REST) few_maxima(C, n, REST, V, of);
-    for (n = 0; n < filled; n += IN_STEP / V) few_exponentials(C, n, V, capped, of);
-    for (n = 0; n + W <= N; n += W) few_optional_sums(form, C, w, n, W, V, &all);
-    for (; n < N; n += REST) few_optional_sums(form, C, w, n, REST, V, &all);
-    for (n = 0; n < N; n++) of->sum[n] += of->ties[n] - 1;
+    few_inputs(p, whole, of);
+    if (capped) few_optional_softcaps(p, whole, width, how->softcap, &all);
+    few_optional_maxima(whole, C, width, of);
+    few_optional_exponentials(whole, C, width, capped, of);
+    few_optional_sums(whole, C, form == BY_CLASS ? w : NULL, width, &all);
+    for (fbp_size n = 0; n < N; n++) of->sum[n] += of->ties[n] - 1;
     map(N, of->sum, all.log_rest, v_log1p_nonnegative);
-    for (n = 0; n < N; n++) {
+    for (fbp_size n = 0; n < N; n++) {
         const double weight = weight_of(p, n), scale = (capped ? -weight : weight) / p->divisor;
         real *d = p->d + n * p->d_row;
         if (weight == 0) {
@@ -296,30 +323,22 @@ static ALWAYS_INLINE void few_optional_classes(int form, int capped, int V, cons
             errors[n] = 0;
             continue;
         }
-        const fbp_size label = (fbp_size)p->labels[n], at = n * V * W;
-        const double w_label = w ? (double)w[label] : 1, hot = keep * w_label, u_label = hot + share * w_label;
-        const row_sums s = {0, of->ties[n], form == BY_CLASS ? all.top[n] : 0, 0, share * all.deficit[n]};
-        const row_facts facts = {unit, unit * (double)of->maximum[n], unit * ((double)of->maximum[n] - (double)of->at_label[n]), hot,
-                                 u_label, (double)of->e[at + label], share, (double)of->sum[n], (double)all.log_rest[n]};
+        const fbp_size label = (fbp_size)p->labels[n], at = n * width * W;
+        const double w_label = w ? (double)w[label] : 1, hot = keep * w_label, gap = (double)of->maximum[n] - (double)of->at_label[n];
+        const row_sums s = {.ties = of->ties[n], .top = all.top[n], .deficit = share * all.deficit[n]};
+        const row_facts facts = {unit, unit * (double)of->maximum[n], unit * gap, hot, hot + share * w_label,
+                                 (double)of->e[at + label], share, (double)of->sum[n], (double)all.log_rest[n]};
         const row_outcome r = outcome(form, how, C, &s, &facts);
         const targets scaled = {NULL, w, 0, (real)(scale * uniform)};
+        const vec gain = v_all((real)(scale * r.gain)), at_maximum = v_all((real)(scale * r.at_maximum));
         const double slope = capped ? (double)all.slope[at + label] : 1;
-        gradient_step(form, capped, r.single, V, 0, 0, C, &scaled, v_all((real)(scale * r.gain)), v_all((real)(scale * r.at_maximum)),
-                      all.slope + at, of->e + at, d);
+        for (fbp_size i = 0; i < C; i += W)
+            gradient_step(form, capped, r.single, 1, 0, i, C - i, &scaled, gain, at_maximum, all.slope + at, of->e + at, d);
         d[label] = (real)(scale * (r.delta_label * slope));
         errors[n] = weight * r.error;
     }
 }
-
-static ALWAYS_INLINE void few_optional(int form, int capped, const labelled_rows *p, const fbp_cross_entropy *how, double *errors)
-{
-    switch ((p->C + W - 1) / W) {
-    case 1: few_optional_classes(form, capped, 1, p, how, errors); break;
-    case 2: few_optional_classes(form, capped, 2, p, how, errors); break;
-    case 3: few_optional_classes(form, capped, 3, p, how, errors); break;
-    default: few_optional_classes(form, capped, 4, p, how, errors);
-    }
-}
+#undef OF_WIDTH
 
 /* N rows whose targets are labels; errors_n = weights_n E_n. Without `weights`, NULL, all are 1; `errors` may be `weights`. `how` is
  * NULL where there is no option; a softcap takes `slope` (C) for scratch. With a row of scratch, e (C), for many classes, the gradient
@@ -345,11 +364,11 @@ static void softmax_cross_entropy_rows(fbp_size N, fbp_size C, const real *z, fb
                                                                                  weight / divisor, slope, e, to);
             }
         } else if (by_class) {
-            if (capped) few_optional(BY_CLASS, 1, &p, how, errors);
-            else few_optional(BY_CLASS, 0, &p, how, errors);
+            if (capped) few_optional_classes(BY_CLASS, 1, &p, how, errors);
+            else few_optional_classes(BY_CLASS, 0, &p, how, errors);
         } else {
-            if (capped) few_optional(UNIFORM, 1, &p, how, errors);
-            else few_optional(UNIFORM, 0, &p, how, errors);
+            if (capped) few_optional_classes(UNIFORM, 1, &p, how, errors);
+            else few_optional_classes(UNIFORM, 0, &p, how, errors);
         }
         N -= rows, z += rows * z_row, labels += rows, d += rows * d_row, errors += rows;
         if (weights) weights += rows;
