@@ -206,7 +206,7 @@ cdef void rows_of_zeros(const Rows *r, const Scratch *s, Piece p) noexcept nogil
 
 cdef bint goes_past_caches(const Rows *r) noexcept nogil:
     """Whether the gradient is larger than the caches, in long rows, and goes to memory in use, which would be read before it is
-    written in the ordinary way. Not to new memory: the system clears its pages at the first touch, and then they are in the caches."""
+    written in the ordinary way. New memory is in the caches once the system has cleared its pages, at the first touch."""
     return r.reused and r.C * r.element >= LONG_ROW and r.N * r.C * r.element >= MUCH_MEMORY
 
 
