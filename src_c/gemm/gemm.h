@@ -93,14 +93,14 @@ static void pack_a(fbp_size rows, fbp_size K, const real *A, fbp_size A_row, fbp
         pack(smaller(TILE_ROWS, rows - i), K, A_ROOM, A + i * A_row, A_row, A_column, panels);
 }
 
-/* What becomes of a tile's sums S: `to` = base + factor S, or S where there is no base; n columns of them. */
+/* What becomes of a tile's sums S: `to` = base + factor S, or S where there is no base; n columns of them, and to a buffer whole vectors. */
 typedef struct {
     fbp_size n;
     const real *base;
     fbp_size base_row; /* 0 for a bias, which is that of every row */
     real factor;
     real *to;
-    fbp_size to_row;
+    fbp_size to_row, to_n;
     const real *C; /* where the tile of C begins: its lines are asked for beforehand */
     fbp_size C_row;
 } tile;
@@ -116,7 +116,7 @@ static ALWAYS_INLINE void store_tile(int rows, int vectors, int whole, vec acc[T
     }
     UNROLL for (int i = 0; i < rows; i++)
         UNROLL for (int j = 0; j < vectors; j++)
-            store_at(t.to + i * t.to_row + j * W, acc[i][j], whole ? W : t.n - j * W);
+            store_at(t.to + i * t.to_row + j * W, acc[i][j], whole ? W : t.to_n - j * W);
 }
 
 /* Line i of A at this step of k. Addresses are base + {0, 1, 2, 4} strides or base + 3 strides, so five lines share a base, and the
@@ -272,9 +272,9 @@ static void matrix_product(fbp_size M, fbp_size N, fbp_size K, const real *A, fb
                         prefetch_panel(b_next, B_row, i * depth / rows, smaller(i + TILE_ROWS, rows) * depth / rows);
                     const fbp_size at = (row + i) * C_row + j, width = width_of(n);
                     const tile t = {
-                        .n = buffered ? width : n, .factor = factor, .base_row = adds ? C_row : 0, .C = C + at, .C_row = C_row,
+                        .n = n, .factor = factor, .base_row = adds ? C_row : 0, .C = C + at, .C_row = C_row,
                         .base = adds ? C + at : e->bias ? (const real *)e->bias + j : NULL,
-                        .to = buffered ? buffer : C + at, .to_row = buffered ? width : C_row,
+                        .to = buffered ? buffer : C + at, .to_row = buffered ? width : C_row, .to_n = buffered ? width : n,
                     };
                     const real *a = by_line || by_step ? a_block + i * A_row
                                                        : packed_a + i / TILE_ROWS * depth * A_ROOM + i % TILE_ROWS;
