@@ -5,7 +5,7 @@
 
 #include "machine.h"
 
-#define FBP_ISA(name, supported) extern const fbp_kernels fbp_##name##_float32, fbp_##name##_float64;
+#define FBP_ISA(name, of_float64, supported) extern const fbp_kernels fbp_##name##_float32, fbp_##of_float64##_float64;
 FBP_ISAS
 #undef FBP_ISA
 
@@ -15,7 +15,7 @@ typedef struct {
 } isa;
 
 static const isa ISAS[] = {
-#define FBP_ISA(name, supported) {#name, &fbp_##name##_float32, &fbp_##name##_float64},
+#define FBP_ISA(name, of_float64, supported) {#name, &fbp_##name##_float32, &fbp_##of_float64##_float64},
     FBP_ISAS
 #undef FBP_ISA
 };
@@ -26,7 +26,7 @@ static const isa *in_use;
 static int can_run(int i)
 {
     int runs[] = {
-#define FBP_ISA(name, supported) supported,
+#define FBP_ISA(name, of_float64, supported) supported,
         FBP_ISAS
 #undef FBP_ISA
     };

@@ -1,14 +1,18 @@
-/* Which instruction sets are compiled in, best first: FBP_ISA(name, can this CPU run it). */
+/* Which instruction sets are compiled in, best first: FBP_ISA(name, whose primitives for float64, can this machine run it). */
 #if defined(__x86_64__) && defined(__GNUC__)
 #define FBP_X86
+#include "permission.h"
+#define FBP_RUNS_AVX512                                                                                                        \
+    (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bw") &&          \
+     __builtin_cpu_supports("avx512vl"))
 #define FBP_ISAS                                                                                                               \
-    FBP_ISA(avx512, __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&                                 \
-                        __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl"))                              \
-    FBP_ISA(avx2, __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))                                             \
-    FBP_ISA(generic, 1)
+    FBP_ISA(amx, avx512, FBP_RUNS_AVX512 && fbp_may_use_tiles())                                                               \
+    FBP_ISA(avx512, avx512, FBP_RUNS_AVX512)                                                                                   \
+    FBP_ISA(avx2, avx2, __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))                                       \
+    FBP_ISA(generic, generic, 1)
 #elif defined(__aarch64__)
 #define FBP_ARM
-#define FBP_ISAS FBP_ISA(neon, 1) FBP_ISA(generic, 1)
+#define FBP_ISAS FBP_ISA(neon, neon, 1) FBP_ISA(generic, generic, 1)
 #else
-#define FBP_ISAS FBP_ISA(generic, 1)
+#define FBP_ISAS FBP_ISA(generic, generic, 1)
 #endif

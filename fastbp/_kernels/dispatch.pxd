@@ -22,7 +22,7 @@ cdef extern from "fastbp.h" nogil:
         const void *bias
         const void *slope
         fbp_size slope_row
-        int accumulate
+        int accumulate, in_pieces
         const fbp_update *update
         void *first
         void *second
@@ -62,7 +62,8 @@ cdef extern from "fastbp.h" nogil:
         void (*matrix_product)(fbp_size M, fbp_size N, fbp_size K, const void *A, fbp_size A_row, fbp_size A_column,
                                const void *B, fbp_size B_row, fbp_size B_column, const fbp_epilogue *epilogue,
                                void *scratch, void *C, fbp_size C_row) noexcept nogil
-        fbp_size (*matrix_product_scratch)(fbp_size M, fbp_size K) noexcept nogil
+        int (*product_in_pieces)(fbp_size M, fbp_size N, fbp_size K) noexcept nogil
+        fbp_size (*matrix_product_scratch)(fbp_size M, fbp_size N, fbp_size K, int in_pieces) noexcept nogil
         fbp_size (*tile_columns)() noexcept nogil
         fbp_size (*tile_depth)() noexcept nogil
         double (*column_sums)(fbp_size N, fbp_size O, const void *x, fbp_size x_row, void *sums) noexcept nogil

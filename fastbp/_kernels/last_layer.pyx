@@ -36,6 +36,7 @@ cdef Product empty_product(const LastLayer *layer, Py_ssize_t M, Py_ssize_t N, P
     p.k, p.element = layer.rows.k, layer.rows.element
     p.M, p.N, p.K = M, N, K
     p.epilogue.activation = FBP_IDENTITY
+    p.epilogue.in_pieces = layer.in_pieces
     return p
 
 
@@ -372,6 +373,7 @@ def linear_softmax_cross_entropy(const real[:, :] inputs, const real[:, :] weigh
         layer.bias, layer.grad_bias = <const char *>&bias[0], <char *>&grad_bias[0]
 
     rows = rows_read(layer)
+    layer.in_pieces = layer.rows.k.product_in_pieces(rows, layer.rows.C, layer.inputs)
     cdef Py_ssize_t least = bytes_of(layer, 1, rows < layer.rows.N) + LINE
     if max_memory < least:
         raise ValueError(f"max_memory: got {max_memory}, expected at least {least} bytes, for the logits of one row of "

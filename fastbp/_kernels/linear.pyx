@@ -81,7 +81,7 @@ cdef Product part_of(const Product *p, Py_ssize_t start, Py_ssize_t length) noex
 
 cdef Py_ssize_t thread_scratch(const Product *p) noexcept nogil:
     """Bytes of scratch of each thread, whatever the pieces"""
-    return whole_lines(p.k.matrix_product_scratch(p.M, p.K) * p.element)
+    return whole_lines(p.k.matrix_product_scratch(p.M, p.N, p.K, p.epilogue.in_pieces) * p.element)
 
 
 cdef Py_ssize_t product_scratch(const Product *p, int threads) noexcept nogil:
@@ -160,6 +160,7 @@ cdef Product product(const real[:, :] A, const real[:, :] B, real[:, :] C) noexc
     memset(&p, 0, sizeof(p))
     p.k, p.element = kernels_for(sizeof(real)), sizeof(real)
     p.M, p.N, p.K = A.shape[0], B.shape[1], A.shape[1]
+    p.epilogue.in_pieces = p.k.product_in_pieces(p.M, p.N, p.K)
     p.A_row, p.A_column = A.strides[0] // p.element, A.strides[1] // p.element
     p.B_row, p.B_column = B.strides[0] // p.element, B.strides[1] // p.element
     p.C_row = C.strides[0] // p.element

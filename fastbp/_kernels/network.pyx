@@ -12,7 +12,9 @@ from libc.stdint cimport int64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
 
-from fastbp._kernels.dispatch cimport FBP_ADAM, FBP_GELU, FBP_SGD, FBP_SILU, activation_kind, threads_for
+from fastbp._kernels.dispatch cimport (
+    FBP_ADAM, FBP_GELU, FBP_SGD, FBP_SILU, activation_kind, kernels_for, threads_for,
+)
 from fastbp._kernels.memory cimport READ, WRITE, Matrix, labels_within, matrix_of, plain_labels, plain_matrix, vector_of
 from fastbp._kernels.optimizer cimport Update, set_step, update_parameters
 from fastbp._kernels.rows cimport row_error_named
@@ -229,6 +231,7 @@ cdef class Network:
         self.parameters, self.n_threads = parameters, n_threads
         self.dtype, self.by_class = np.dtype(parameters.dtype.type), loss == "softmax_cross_entropy"
         net.element, net.count, net.n_threads = parameters.itemsize, parameters.size, n_threads
+        net.k = kernels_for(net.element)
         net.w = vector_of(parameters, WRITE)
         net.kind, net.error = activation_kind(activation), row_error_named(loss)
         net.keeps_input = net.kind == FBP_GELU or net.kind == FBP_SILU

@@ -58,6 +58,7 @@ cdef void lay_out(Net *net, char *base, Py_ssize_t rows) noexcept nogil:
     # as one block, of as many rows as are held: it serves a smaller batch, too, whose logits are held at once
     none.rows = min(rows, most_rows(net))
     set_last_layer(net, &whole, none, none, net.w)
+    whole.in_pieces = net.k.product_in_pieces(rows, last.outputs, last.inputs)
     scratch = block_scratch(&whole, none.rows, net.n_threads)
     last.a = last.z = last.delta = take(base, &net.used, lay_out_blocks(&whole, most_rows(net), NULL, &blocks))
     none.rows = rows
@@ -117,6 +118,7 @@ cdef inline void set_inputs(Net *net, Py_ssize_t i, Matrix x, const char **a, Py
 cdef void set_product(Net *net, Product *p, Py_ssize_t M, Py_ssize_t N, Py_ssize_t K) noexcept nogil:
     memset(p, 0, sizeof(Product))
     p.k, p.element, p.M, p.N, p.K, p.C_row = net.k, net.element, M, N, K, N
+    p.epilogue.in_pieces = net.k.product_in_pieces(M, N, K)
 
 
 cdef void set_forward(Net *net, Product *p, Py_ssize_t i, Matrix x, char *out, Py_ssize_t out_row) noexcept nogil:
@@ -228,6 +230,7 @@ cdef void set_last_layer(Net *net, LastLayer *l, Matrix x, Matrix t, char *to) n
     memset(l, 0, sizeof(LastLayer))
     set_rows(net, &l.rows, t)
     l.inputs = layer.inputs
+    l.in_pieces = net.k.product_in_pieces(x.rows, layer.outputs, layer.inputs)
     set_inputs(net, net.depth - 1, x, &l.x, &l.x_row)
     l.w, l.w_row, l.w_column, l.bias = net.w + layer.weight, layer.outputs, 1, net.w + layer.bias
     l.grad_w, l.grad_w_row, l.grad_bias = to + layer.weight, layer.outputs, to + layer.bias

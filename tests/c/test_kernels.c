@@ -61,7 +61,7 @@ enum primitive {
 #undef FBP_KERNEL
 };
 typedef struct {
-    int kind, rows, weighted, at_top, nesterov, step, bias, slope, add, update, any_result;
+    int kind, rows, weighted, at_top, nesterov, step, bias, slope, add, update, pieces, any_result;
     double scale, smoothing, softcap, lse_square_scale, momentum, decay;
 } options;
 typedef struct { exact value, size, floor; } estimate; /* an error is counted in eps · size or floor · tiny */
@@ -362,12 +362,12 @@ static int intact(block b)
 /* -- the calls ---------------------------------------------------------------------------------------------------------------- */
 static int multiply(const problem *p, void **x, void *C, fbp_size i, fbp_size m, fbp_size j, fbp_size n) /* rows i.., columns j.. */
 {
-    block scratch = place(k->matrix_product_scratch(m, p->K), NULL);
+    block scratch = place(k->matrix_product_scratch(m, n, p->K, p->o.pieces), NULL);
     const fbp_update sgd = {.rule = FBP_SGD, .learning_rate = 0.1};
     fbp_epilogue then = {
         .activation = p->o.kind, .bias = p->o.bias ? element(x[2], j) : NULL,
         .slope = p->o.slope ? element(x[3], i * p->slope_row + j) : NULL, .slope_row = p->slope_row,
-        .accumulate = p->o.add, .update = p->o.update ? &sgd : NULL,
+        .accumulate = p->o.add, .update = p->o.update ? &sgd : NULL, .in_pieces = p->o.pieces,
     };
     k->matrix_product(m, n, p->K, element(x[0], i * p->A_row), p->A_row, p->A_column, element(x[1], j * p->B_column), p->B_row,
                       p->B_column, &then, contents(scratch), element(C, i * p->C_row + j), p->C_row);
@@ -431,9 +431,14 @@ static double call(const problem *p, void **x, void **y)
     case is_matrix_product:
         return multiply(p, x, y[0], 0, i, 0, j) & multiply(p, x, y[0], i, p->M - i, 0, j) &
                multiply(p, x, y[0], 0, i, j, p->N - j) & multiply(p, x, y[0], i, p->M - i, j, p->N - j);
-    case is_matrix_product_scratch: /* it grows with M and with K, also where one more term takes a block more */
-        return k->matrix_product_scratch(7, n) <= k->matrix_product_scratch(70, n) &&
-               k->matrix_product_scratch(7, n) <= k->matrix_product_scratch(7, n + 1);
+    case is_product_in_pieces: return k->product_in_pieces(n, 1, n) == 0 && k->product_in_pieces(99, 99, n) <= k->product_in_pieces(99, 99, 999);
+    case is_matrix_product_scratch: /* it grows with each size, also where one more term takes a block more */
+        for (int pieces = 0; pieces < 2; pieces++)
+            if (k->matrix_product_scratch(7, 9, n, 0) > k->matrix_product_scratch(70, 9, n, pieces) ||
+                k->matrix_product_scratch(70, 9, n, pieces) > k->matrix_product_scratch(70, 90, n, pieces) ||
+                k->matrix_product_scratch(70, 90, n, pieces) > k->matrix_product_scratch(70, 90, n + 1, pieces))
+                return 0;
+        return 1;
     case is_tile_columns: return k->tile_columns() > 0;
     case is_tile_depth: return k->tile_depth() > 0;
     case is_column_sums: return close_to(k->column_sums(p->K, p->N, x[1], p->B_row, y[0]), magnitudes(p, x[1]));
@@ -497,6 +502,9 @@ static const line LINES[] = {
     LINE(matrix_product, expect_product, "zggt", 1, 0, CHAIN, {{0}}),
     {"matrix_product, added", is_matrix_product, expect_product, "zggt", 1, UPDATES, CHAIN, {{.add = 1}}, 0},
     {"matrix_product, update", is_matrix_product, expect_product, "zggt", 1, UPDATES, CHAIN, {{.update = 1}}, 0},
+    {"matrix_product, in pieces", is_matrix_product, expect_product, "zggt", 1, 0, CHAIN, {{.pieces = 1}}, 0},
+    {"matrix_product, pieces updated", is_matrix_product, expect_product, "zggt", 1, UPDATES, CHAIN, {{.update = 1, .pieces = 1}}, 0},
+    LINE(product_in_pieces, expect_yes, "", 0, 0, 0, {{0}}),
     LINE(column_sums, expect_product, "1g", 1, 0, CHAIN, {{0}}), /* the product of a row of ones */
     LINE(matrix_product_scratch, expect_yes, "", 0, 0, 0, {{0}}),
     LINE(tile_columns, expect_yes, "", 0, 0, 0, {{0}}),
@@ -637,13 +645,13 @@ static void products(const line *l, int thorough)
 {
     static const fbp_size EDGES[] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 12, 13, 14, 15, 16, 17, 23, 24, 28, 29, 31, 32, 33, 65};
     static const fbp_size DEPTHS[] = {0, 1, 2, 7, 33};
-    static const fbp_size LARGE[][3] = {{5, 9, 255}, {5, 9, 257}, {15, 3, 600}, {540, 35, 3}, {2, 4130, 3}, {150, 290, 9}, {20, 600, 35}};
+    static const fbp_size LARGE[][3] = {{5, 9, 255}, {5, 9, 257}, {15, 3, 600}, {540, 35, 3}, {2, 4130, 3}, {150, 290, 9}, {20, 600, 35}, {70, 100, 70}, {300, 90, 65}, {35, 40, 530}};
     for (int i = 0; i < 24 * 24; i += thorough ? 1 : 5) {
         const int strides = (int)uniform(0, 8), then = (int)uniform(0, 4), flavour = one_in(9) ? ONE_NAN : ORDINARY;
         if (l->id == is_column_sums) one_product(l, 1, EDGES[i % 24], EDGES[i / 24], 0, 0, ORDINARY);
         else one_product(l, EDGES[i / 24], EDGES[i % 24], DEPTHS[i % 23 % 5], strides, then, flavour);
     }
-    for (int i = 0; i < 7 * 32 && l->id == is_matrix_product; i += thorough ? 1 : 13)
+    for (int i = 0; i < 10 * 32 && l->id == is_matrix_product; i += thorough ? 1 : 13)
         if (!l->variants[0].update || LARGE[i / 32][2] <= 256) /* an update takes a sum of one block */
             one_product(l, LARGE[i / 32][0], LARGE[i / 32][1], LARGE[i / 32][2], i % 8, i / 8 % 4, ORDINARY);
 }

@@ -1,0 +1,479 @@
+/* Matrix products of float32 on the tile unit of Intel's AMX, which multiplies tiles of bfloat16 and adds in float32.
+ *
+ * A. Three pieces of 8 bits are a float32: x = x₁ + x₂ + x₃, where x₁ is x rounded to bfloat16, x₂ the rest rounded, x₃ what is left
+ *    then. Of the nine products of the pieces of a and b six are formed,
+ *
+ *        a b ≈ a₁ b₁ + a₁ b₂ + a₂ b₁ + a₂ b₂ + a₁ b₃ + a₃ b₁,    where |x₂| <= 2⁻⁸ |x|, |x₃| <= 2⁻¹⁶ |x|,
+ *
+ *    so what is left out is at most 2⁻²³ |a b|, and 2⁻²⁷ on the average, of either sign. A tile adds 32 terms by themselves before it adds
+ *    them to a sum: it rounds less often than a chain of multiply-adds. (Henry, Tang & Heinecke, "Leveraging the bfloat16
+ *    artificial intelligence datatype for higher-precision computations", ARITH 2019.)
+ * B. The unit takes numbers below 2⁻¹²⁶ for 0, pieces and sums, and pieces near the largest number overflow. Lines for whose largest
+ *    elements that could matter are multiplied in the ordinary way, element by element of C: see in_range().
+ * C. Packing takes the vector unit about a third of the time of the sums. So it goes on between the instructions of the tile
+ *    unit, which waits for nobody: a sixth of a unit after each four products, and so does what follows the tile before.
+ * D. An element of C is the same operations on the same numbers whatever tile it is in: cuts of rows and columns change no bit.
+ */
+#include <float.h>
+#include <immintrin.h>
+
+/* Whether they pay for packing and for tiles that are not full: where one number of an operand meets about 40 of the other, in sums of more
+ * than half a block. */
+static int pieces_pay(fbp_size M, fbp_size N, fbp_size K)
+{
+    const double m = (double)M, n = (double)N, k = (double)K;
+    return 40 * (m + n) * k + 16 * m * n < m * n * k; /* 40/M + 40/N + 16/K < 1 */
+}
+
+/* A panel is up to SIDE lines, rows of A or columns of B, in groups of 16, by blocks of STEPS steps of k: for each block three pieces of
+ * each group, tiles of 16 rows of 64 bytes. A row of them is a line's 32 steps in A, and two steps of 16 lines in B. Steps i and
+ * i + 16 of a block stand side by side, low half first, in one 32-bit unit: one vector operation makes units of two vectors. */
+enum {
+    GROUP = 16, STEPS = 32, SIDE = 2 * GROUP, PIECES = 3, TILE_BYTES = 1024,
+    STEP_BYTES = PIECES * (int)sizeof(uint16_t), /* of one step of one line */
+    KEPT = 256 * 512,                            /* lines · steps of packed panels that are kept in the L2 cache, most of it */
+    KEPT_PANELS = 32                             /* and how many at most */
+};
+
+/* -- the tile unit -------------------------------------------------------------------------------------------------------- */
+
+typedef struct {
+    char bytes[TILE_BYTES];
+} amx_tile;
+
+#define TILE_ZERO(t) __asm__ volatile("tilezero %%tmm" #t ::)
+#define TILE_LOAD(t, p)                                                                                                        \
+    __asm__ volatile("tileloadd (%0,%1,1), %%tmm" #t ::"r"(p), "r"((fbp_size)64), "m"(*(const amx_tile *)(p)))
+#define TILE_STORE(t, p, row) __asm__ volatile("tilestored %%tmm" #t ", (%0,%1,1)" ::"r"(p), "r"((fbp_size)(row)) : "memory")
+#define TILE_MULTIPLY(c, a, b) __asm__ volatile("tdpbf16ps %%tmm" #b ", %%tmm" #a ", %%tmm" #c ::)
+
+/* Eight tiles of 16 rows of 64 bytes */
+static void configure_tiles(void)
+{
+    static const struct {
+        uint8_t palette, start, reserved[14];
+        uint16_t row_bytes[16];
+        uint8_t rows[16];
+    } configuration = {1, 0, {0}, {64, 64, 64, 64, 64, 64, 64, 64}, {16, 16, 16, 16, 16, 16, 16, 16}};
+    __asm__ volatile("ldtilecfg %0" ::"m"(configuration));
+}
+static void release_tiles(void) { __asm__ volatile("tilerelease" ::); }
+
+/* -- packing -------------------------------------------------------------------------------------------------------------- */
+
+/* A panel that is being packed, a unit of 16 lines and 32 steps at a time */
+typedef struct {
+    int by_line;  /* a row of a tile is one line: A */
+    int groups;
+    fbp_size lines, K, x_line, x_k;
+    const real *x;
+    char *to;
+    fbp_size unit, units;
+    __m512i most[2][GROUP]; /* of a group: the largest magnitudes of first pieces, by line (A), or of all lines in the first (B) */
+    real square[2][STEPS * GROUP]; /* of the units that are packed at a time */
+} panel;
+
+static void begin_panel(panel *p, int by_line, fbp_size lines, fbp_size K, const real *x, fbp_size x_line, fbp_size x_k, char *to)
+{
+    p->by_line = by_line;
+    p->groups = lines > GROUP ? 2 : 1;
+    p->lines = lines, p->K = K, p->x = x, p->x_line = x_line, p->x_k = x_k, p->to = to;
+    p->unit = 0;
+    p->units = p->groups * ((K + STEPS - 1) / STEPS);
+    memset(p->most, 0, sizeof p->most);
+}
+
+/* One unit: where it comes from and goes to, and how much of it there is */
+typedef struct {
+    fbp_size lines, steps, x_line, x_k, apart;
+    const real *x;
+    real *square;
+    char *to;
+    __m512i *most;
+} unit;
+
+static ALWAYS_INLINE unit next_unit(panel *p)
+{
+    const fbp_size block = p->groups == 2 ? p->unit / 2 : p->unit, g = p->groups == 2 ? p->unit % 2 : 0;
+    const unit u = {
+        .lines = p->lines - g * GROUP, .steps = p->K - block * STEPS, .x_line = p->x_line, .x_k = p->x_k, .apart = p->groups * TILE_BYTES,
+        .x = p->x + g * GROUP * p->x_line + block * STEPS * p->x_k, .square = p->square[p->unit % 2],
+        .to = p->to + (block * PIECES * p->groups + g) * TILE_BYTES, .most = p->most[g],
+    };
+    p->unit++;
+    return u;
+}
+
+/* Units of two vectors, to three tiles `apart` */
+static ALWAYS_INLINE void split(vec low, vec high, char *to, fbp_size apart, __m512i *most)
+{
+    const __m512i half = _mm512_set1_epi32(0x8000), upper = _mm512_set1_epi32((int)0xffff0000);
+    UNROLL for (int piece = 0; piece < PIECES; piece++, to += apart) {
+        __m512i l = _mm512_castps_si512(low), h = _mm512_castps_si512(high);
+        if (piece < 2) { /* the last piece is exact */
+            l = _mm512_and_si512(_mm512_add_epi32(l, half), upper);
+            h = _mm512_and_si512(_mm512_add_epi32(h, half), upper);
+            low = v_sub(low, _mm512_castsi512_ps(l));
+            high = v_sub(high, _mm512_castsi512_ps(h));
+        }
+        const __m512i units = _mm512_mask_blend_epi16(0xAAAAAAAA, _mm512_srli_epi32(l, 16), h);
+        if (piece == 0) *most = _mm512_max_epu16(*most, _mm512_and_si512(units, _mm512_set1_epi16(0x7fff)));
+        _mm512_storeu_si512(to, units);
+    }
+}
+
+/* `left` elements at p, or none */
+static ALWAYS_INLINE vec there(int is_there, const real *p, fbp_size left)
+{
+    return is_there && left > 0 ? load_at(p, left, 0) : v_all(0);
+}
+
+/* Sixth 0 … 5 of a unit. `turned`: the lines of A are columns in memory, or those of B are rows; then squares of 16 x 16 are transposed. */
+static ALWAYS_INLINE void pack_sixth(int by_line, int turned, int sixth, const unit *u)
+{
+    if (turned && sixth < 2 && (by_line ? u->x_line : u->x_k) != 1) { /* neither is a run in memory */
+        for (int i = 0; i < GROUP; i++)
+            for (int j = sixth * W; j < sixth * W + W; j++)
+                u->square[by_line ? 2 * W * i + j : 2 * W * (j % W) + W * (j / W) + i] =
+                    i < u->lines && j < u->steps ? u->x[i * u->x_line + j * u->x_k] : 0;
+    } else if (turned && sixth < 2) {
+        const fbp_size line = by_line ? u->x_k : u->x_line, left = by_line ? u->lines : u->steps - sixth * W;
+        const fbp_size count = by_line ? u->steps - sixth * W : u->lines;
+        const real *x = u->x + sixth * W * u->x_k; /* x_k is 1 if lines are rows */
+        vec square[W];
+        UNROLL for (int i = 0; i < W; i++) square[i] = there(i < count, x + i * line, left);
+        transpose(square);
+        UNROLL for (int i = 0; i < W; i++) v_store(u->square + (2 * i + sixth) * W, square[i]);
+    } else if (turned) {
+        UNROLL for (int i = 4 * sixth - 8; i < 4 * sixth - 4; i++)
+            split(v_load(u->square + 2 * i * W), v_load(u->square + (2 * i + 1) * W), u->to + i * 64, u->apart, u->most + i * by_line);
+    } else {
+        const int from = (8 * sixth + 1) / 3, to = (8 * sixth + 9) / 3; /* 0, 3, 5, 8, 11, 13, 16 */
+        const fbp_size line = by_line ? u->x_line : u->x_k, further = by_line ? W : W * line;
+        UNROLL for (int i = from; i < to; i++) {
+            const real *x = u->x + i * line;
+            const vec low = by_line ? there(i < u->lines, x, u->steps) : there(i < u->steps, x, u->lines);
+            const vec high = by_line ? there(i < u->lines, x + further, u->steps - W) : there(i + W < u->steps, x + further, u->lines);
+            split(low, high, u->to + i * 64, u->apart, u->most + i * by_line);
+        }
+    }
+}
+
+static int is_turned(const panel *p) { return (p->by_line ? p->x_k : p->x_line) != 1; }
+
+/* The panel to its end: the units that nothing else was done beside, and those that are not full */
+static void pack_unit(int by_line, int turned, panel *p)
+{
+    const unit u = next_unit(p);
+    for (int sixth = 0; sixth < 6; sixth++) pack_sixth(by_line, turned, sixth, &u);
+}
+
+/* The first pieces of the largest magnitudes of lines, as float32: the least of those that are not 0, or 1, and the
+ * largest */
+typedef struct {
+    real least, most;
+} extent;
+
+static extent end_panel(panel *p)
+{
+    const int turned = is_turned(p);
+    while (p->unit < p->units) {
+        if (p->by_line)
+            pack_unit(1, turned, p);
+        else
+            pack_unit(0, turned, p);
+    }
+    __m512i least = _mm512_castps_si512(v_all(1)), most = _mm512_setzero_si512();
+    for (int g = 0; g < p->groups; g++) {
+        __m512i *m = p->most[g];
+        if (p->by_line) {
+            transpose((vec *)m);
+            for (int i = 1; i < GROUP; i++) *m = _mm512_max_epu16(*m, m[i]);
+        }
+        *m = _mm512_slli_epi32(_mm512_max_epu16(*m, _mm512_srli_epi32(*m, 16)), 16); /* a line's 32 bits: the larger of its halves */
+        least = _mm512_mask_min_epi32(least, _mm512_test_epi32_mask(*m, *m), least, *m);
+        most = _mm512_max_epi32(most, *m);
+    }
+    const int bits[] = {_mm512_reduce_min_epi32(least), _mm512_reduce_max_epi32(most)};
+    extent e;
+    memcpy(&e, bits, sizeof e);
+    return e;
+}
+
+/* -- sums ------------------------------------------------------------------------------------------------------------------ */
+
+/* A tile of C, up to SIDE x SIDE: what follows its sums is done some rows at a time, while the sums of the next tile are formed. */
+typedef struct {
+    fbp_size rows, n, done, at_once; /* so many rows are done, as many at a time */
+    tile t;
+    int buffered;
+    const fbp_epilogue *e;
+    fbp_size row, column, C_row;
+    real *C, *sums;
+} ending;
+
+static void store_sums(fbp_size rows, const real *sums, const tile *given)
+{
+    const tile t = *given;
+    const fbp_size width = width_of(t.n);
+    const vec factor = v_all(t.factor);
+    for (fbp_size i = 0; i < rows; i++) {
+        for (fbp_size j = 0; j < t.n; j += W) {
+            vec s = v_load(sums + i * width + j);
+            if (t.base) s = v_fma(factor, s, load_at(t.base + i * t.base_row + j, t.n - j, 0));
+            store_at(t.to + i * t.to_row + j, s, t.to_n - j);
+        }
+    }
+}
+
+static __attribute__((noinline)) void end_rows(ending *d)
+{
+    const fbp_size i = d->done, rows = smaller(d->at_once, d->rows - i);
+    real *sums = d->sums + i * width_of(d->n);
+    tile t = d->t;
+    if (rows <= 0) return;
+    d->done += rows;
+    t.to += i * t.to_row;
+    if (t.base) t.base += i * t.base_row;
+    store_sums(rows, sums, &t);
+    if (d->buffered) finish_tile(rows, d->n, sums, d->e, d->row + i, d->column, d->C + i * d->C_row, d->C_row);
+}
+
+/* Tiles 0 … 3 of C, 4 and 5 of A, 6 and 7 of B; the second ones where there are two groups */
+#define LOAD_A(piece)                                                                                                          \
+    do {                                                                                                                       \
+        TILE_LOAD(4, a + (piece)*a_groups * TILE_BYTES);                                                                       \
+        if (a_groups > 1) TILE_LOAD(5, a + ((piece)*a_groups + 1) * TILE_BYTES);                                               \
+    } while (0)
+#define LOAD_B(piece)                                                                                                          \
+    do {                                                                                                                       \
+        TILE_LOAD(6, b + (piece)*b_groups * TILE_BYTES);                                                                       \
+        if (b_groups > 1) TILE_LOAD(7, b + ((piece)*b_groups + 1) * TILE_BYTES);                                               \
+    } while (0)
+#define MULTIPLY(sixth)                                                                                                        \
+    do {                                                                                                                       \
+        TILE_MULTIPLY(0, 4, 6);                                                                                                \
+        if (b_groups > 1) TILE_MULTIPLY(1, 4, 7);                                                                              \
+        if (a_groups > 1) TILE_MULTIPLY(2, 5, 6);                                                                              \
+        if (a_groups > 1 && b_groups > 1) TILE_MULTIPLY(3, 5, 7);                                                              \
+        for (int i = 0; i < packs; i++) pack_sixth(by_line, turned, sixth, &u[i]);                                             \
+    } while (0)
+
+/* A block of a tile's sums, beside it up to two units of a panel. All integers are constants where this is inlined. */
+static ALWAYS_INLINE void add_block(int a_groups, int b_groups, int packs, int by_line, int turned, const char *a, const char *b,
+                                    panel *p)
+{
+    unit u[2];
+    for (int i = 0; i < packs; i++) {
+        u[i] = next_unit(p);
+        u[i].lines = GROUP, u[i].steps = STEPS;
+    }
+    LOAD_A(0);
+    LOAD_B(2);
+    MULTIPLY(0);
+    LOAD_B(1);
+    MULTIPLY(1);
+    LOAD_A(1);
+    MULTIPLY(2);
+    LOAD_B(0);
+    MULTIPLY(3);
+    LOAD_A(2);
+    MULTIPLY(4);
+    LOAD_A(0);
+    MULTIPLY(5);
+}
+
+/* All blocks, with so many units of p, evenly; and what follows the tile before, some rows of it after each block */
+static ALWAYS_INLINE void add_blocks(int a_groups, int b_groups, int by_line, int turned, fbp_size blocks, const char *a,
+                                     const char *b, panel *p, fbp_size units, ending *before)
+{
+    fbp_size share = blocks - 1;
+    for (fbp_size k = 0; k < blocks; k++, a += a_groups * PIECES * TILE_BYTES, b += b_groups * PIECES * TILE_BYTES) {
+        share += units;
+        if (share >= 2 * blocks) {
+            add_block(a_groups, b_groups, 2, by_line, turned, a, b, p);
+            share -= 2 * blocks;
+        } else if (share >= blocks) {
+            add_block(a_groups, b_groups, 1, by_line, turned, a, b, p);
+            share -= blocks;
+        } else {
+            add_block(a_groups, b_groups, 0, by_line, turned, a, b, p);
+        }
+        end_rows(before);
+    }
+}
+
+/* So many units of p, at most, fit beside `blocks` blocks: full ones, whose lines or steps are runs in memory */
+static fbp_size units_beside(const panel *p, fbp_size most, fbp_size blocks)
+{
+    const fbp_size full = p->lines % GROUP || (p->x_line != 1 && p->x_k != 1) ? 0 : p->groups * (p->K / STEPS);
+    const fbp_size left = smaller(full, most) - p->unit;
+    return left < 0 ? 0 : smaller(2 * blocks, left);
+}
+
+/* A tile's sums, and beside them units of a panel up to `most`, as far as they fit */
+static void form_sums(fbp_size blocks, const char *a, const char *b, panel *p, fbp_size most, ending *before, ending *now)
+{
+    const int a_groups = now->rows > GROUP ? 2 : 1, b_groups = now->n > GROUP ? 2 : 1;
+    const fbp_size units = units_beside(p, most, blocks), row = width_of(now->n) * (fbp_size)sizeof(real);
+    char *sums = (char *)now->sums;
+    before->at_once = ((SIDE + blocks - 1) / blocks + 3) / 4 * 4;
+    TILE_ZERO(0);
+    TILE_ZERO(1);
+    TILE_ZERO(2);
+    TILE_ZERO(3);
+    if (a_groups == 2 && b_groups == 2) {
+        if (p->by_line && is_turned(p))
+            add_blocks(2, 2, 1, 1, blocks, a, b, p, units, before);
+        else if (p->by_line)
+            add_blocks(2, 2, 1, 0, blocks, a, b, p, units, before);
+        else if (is_turned(p))
+            add_blocks(2, 2, 0, 1, blocks, a, b, p, units, before);
+        else
+            add_blocks(2, 2, 0, 0, blocks, a, b, p, units, before);
+    } else if (a_groups == 2) {
+        add_blocks(2, 1, 0, 0, blocks, a, b, p, 0, before);
+    } else if (b_groups == 2) {
+        add_blocks(1, 2, 0, 0, blocks, a, b, p, 0, before);
+    } else {
+        add_blocks(1, 1, 0, 0, blocks, a, b, p, 0, before);
+    }
+    while (before->done < before->rows) end_rows(before);
+    TILE_STORE(0, sums, row);
+    if (b_groups == 2) TILE_STORE(1, sums + 64, row);
+    if (a_groups == 2) TILE_STORE(2, sums + GROUP * row, row);
+    if (a_groups == 2 && b_groups == 2) TILE_STORE(3, sums + GROUP * row + 64, row);
+}
+
+/* -- what the pieces cannot hold ------------------------------------------------------------------------------------------- */
+
+/* Whether the sums of lines with these largest magnitudes, neither of them 0, are as exact as float32's own: nothing overflows, and what is
+ * below 2⁻¹²⁶, of a piece times the other line, or of a product, is below 2⁻³¹ of the largest product. NaN and inf are not. */
+static int in_range(real a_least, real a_most, real b_least, real b_most)
+{
+    return a_least >= 0x1p-95f && b_least >= 0x1p-95f && a_least * b_least >= 0x1p-92f && a_most * b_most <= 0x1p100f &&
+           a_most <= 0x1p126f && b_most <= 0x1p126f;
+}
+
+static real largest_of_line(fbp_size K, const real *x, fbp_size x_k)
+{
+    real most = 0;
+    for (fbp_size k = 0; k < K; k++) {
+        const real magnitude = (real)fabs((double)x[k * x_k]);
+        if (!(magnitude <= most)) most = magnitude;
+    }
+    return most;
+}
+
+/* Elements of C whose lines are out of range become sums in the ordinary way. */
+static void mend_sums(const ending *d, fbp_size K, const real *a, fbp_size a_line, fbp_size a_k, const real *b, fbp_size b_line,
+                      fbp_size b_k, real *scratch)
+{
+    real ordinary[SIDE * SIDE], of_b[SIDE];
+    const fbp_size width = width_of(d->n);
+    const fbp_epilogue plain = {.activation = FBP_IDENTITY};
+    multiply_ordinarily(d->rows, d->n, K, a, a_line, a_k, b, b_k, b_line, &plain, scratch, ordinary, width);
+    for (fbp_size j = 0; j < d->n; j++) of_b[j] = largest_of_line(K, b + j * b_line, b_k);
+    for (fbp_size i = 0; i < d->rows; i++) {
+        const real of_a = largest_of_line(K, a + i * a_line, a_k);
+        for (fbp_size j = 0; j < d->n; j++) {
+            const int zero = (of_a == 0 && of_b[j] <= FLT_MAX) || (of_b[j] == 0 && of_a <= FLT_MAX);
+            if (!zero && !in_range(of_a, of_a, of_b[j], of_b[j])) d->sums[i * width + j] = ordinary[i * width + j];
+        }
+    }
+}
+
+/* -- the product ----------------------------------------------------------------------------------------------------------- */
+
+/* One of A and B: its lines are the rows of A, or the columns of B. */
+typedef struct {
+    const real *x;
+    fbp_size lines, line, step; /* how many, and the distances of lines and of steps of k */
+} operand;
+
+static void begin_next(panel *p, const operand *o, int by_line, fbp_size line, fbp_size k, fbp_size depth, char *to)
+{
+    begin_panel(p, by_line, smaller(SIDE, o->lines - line), depth, o->x + line * o->line + k * o->step, o->line, o->step, to);
+}
+
+/* Bytes of a packed panel; how many are kept; and elements of scratch: three of them monotonic, so that what serves a batch serves a smaller one */
+static fbp_size panel_bytes(fbp_size depth) { return (depth + STEPS - 1) / STEPS * STEPS * SIDE * STEP_BYTES; }
+static fbp_size kept_panels(fbp_size depth) { return smaller(KEPT_PANELS, KEPT * STEP_BYTES / panel_bytes(depth)); }
+static fbp_size pieces_scratch(fbp_size M, fbp_size N, fbp_size K)
+{
+    const fbp_size panels = (smaller(M, N) + SIDE - 1) / SIDE, deepest = panel_bytes(smaller(K, DEEPEST));
+    const fbp_size bytes = smaller(panels * deepest, KEPT * STEP_BYTES) + 2 * deepest;
+    return bytes / (fbp_size)sizeof(real) + ordinary_scratch(SIDE, K);
+}
+
+/* The shorter of A and B, rows or columns, is packed whole and kept, as far as it has room; each panel of the other passes by. */
+static void multiply_pieces(fbp_size M, fbp_size N, fbp_size K, const real *A, fbp_size A_row, fbp_size A_column, const real *B,
+                            fbp_size B_row, fbp_size B_column, const fbp_epilogue *e, real *scratch, real *C, fbp_size C_row)
+{
+    const operand a = {A, M, A_row, A_column}, b = {B, N, B_column, B_row};
+    const int keeps_a = M <= N;
+    const operand kept = keeps_a ? a : b, passing = keeps_a ? b : a;
+    const fbp_size full_depth = depth_of_blocks(K, DEEPEST), bytes = panel_bytes(full_depth), most = SIDE * kept_panels(full_depth);
+    const int plain_update = e->update && is_plain_sgd(e->update);
+    const int follows = e->activation != FBP_IDENTITY || (e->update && !plain_update);
+    char *packed[2] = {(char *)scratch, (char *)scratch + bytes}, *packed_kept = packed[1] + bytes;
+    real *ordinary = (real *)(packed_kept + (smaller(kept.lines, most) + SIDE - 1) / SIDE * bytes);
+    real sums[2][SIDE * SIDE];
+    extent kept_extent[KEPT_PANELS], passing_extent;
+    panel next_kept, next_passing;
+    ending tiles[2] = {{.rows = 0}, {.rows = 0}};
+    int turn = 0;
+    configure_tiles();
+    for (fbp_size k = 0; k < K; k += full_depth) {
+        const fbp_size depth = smaller(full_depth, K - k), blocks = (depth + STEPS - 1) / STEPS;
+        const int adds = k > 0 || e->accumulate || plain_update, buffered = follows && k + depth == K;
+        for (fbp_size first = 0; first < kept.lines; first += most) {
+            const fbp_size lines = smaller(most, kept.lines - first), panels = (lines + SIDE - 1) / SIDE;
+            begin_next(&next_kept, &kept, keeps_a, first, k, depth, packed_kept);
+            begin_next(&next_passing, &passing, !keeps_a, 0, k, depth, packed[0]);
+            for (fbp_size line = 0; line < passing.lines; line += SIDE) {
+                const char *passes = packed[line / SIDE % 2];
+                passing_extent = end_panel(&next_passing);
+                const int more = line + SIDE < passing.lines;
+                if (more) begin_next(&next_passing, &passing, !keeps_a, line + SIDE, k, depth, packed[(line / SIDE + 1) % 2]);
+                for (fbp_size i = 0; i < panels; i++, turn = !turn) {
+                    const int first_round = line == 0, last = i + 1 == panels;
+                    if (first_round) {
+                        kept_extent[i] = end_panel(&next_kept);
+                        if (!last) begin_next(&next_kept, &kept, keeps_a, first + (i + 1) * SIDE, k, depth, packed_kept + (i + 1) * bytes);
+                    }
+                    const fbp_size row = keeps_a ? first + i * SIDE : line, column = keeps_a ? line : first + i * SIDE;
+                    const fbp_size n = smaller(SIDE, N - column), at = row * C_row + column, width = width_of(n);
+                    ending *now = &tiles[turn], *before = &tiles[!turn];
+                    *now = (ending){
+                        .rows = smaller(SIDE, M - row), .n = n, .buffered = buffered, .e = e, .row = row, .column = column,
+                        .C = C + at, .C_row = C_row, .sums = sums[turn],
+                        .t = {
+                            .n = n, .factor = plain_update ? (real)-e->update->learning_rate : 1, .base_row = adds ? C_row : 0,
+                            .base = adds ? C + at : e->bias ? (const real *)e->bias + column : NULL,
+                            .to = buffered ? sums[turn] : C + at, .to_row = buffered ? width : C_row, .to_n = buffered ? width : n,
+                        },
+                    };
+                    const char *keeps = packed_kept + i * bytes;
+                    const int keeping = first_round && !last;
+                    const fbp_size units = keeping ? next_kept.units : next_passing.units * (first_round ? panels : i + 1) / panels;
+                    form_sums(blocks, keeps_a ? keeps : passes, keeps_a ? passes : keeps, keeping ? &next_kept : &next_passing,
+                              more || keeping ? units : 0, before, now);
+                    if (!in_range(kept_extent[i].least / 2, 2 * kept_extent[i].most, passing_extent.least / 2, 2 * passing_extent.most))
+                        mend_sums(now, depth, A + row * A_row + k * A_column, A_row, A_column, B + column * B_column + k * B_row,
+                                  B_column, B_row, ordinary);
+                }
+            }
+        }
+    }
+    while (tiles[!turn].done < tiles[!turn].rows) tiles[!turn].at_once = SIDE, end_rows(&tiles[!turn]);
+    release_tiles();
+}
+
+#undef TILE_ZERO
+#undef TILE_LOAD
+#undef TILE_STORE
+#undef TILE_MULTIPLY
+#undef LOAD_A
+#undef LOAD_B
+#undef MULTIPLY

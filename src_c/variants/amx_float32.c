@@ -1,0 +1,12 @@
+#include "../fastbp.h"
+#include "../machine.h"
+#ifdef FBP_X86
+#define FBP_AVX512
+#define FBP_AMX
+#define FBP_FLOAT32
+#define FBP_TABLE fbp_amx_float32
+#include "../real.h"
+#include "../simd/avx512.h"
+#include "../kernels.h"
+#include "../simd/target_end.h"
+#endif
