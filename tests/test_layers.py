@@ -7,7 +7,7 @@ from functools import lru_cache
 import numpy as np
 import pytest
 from conftest import Out, Problem, assert_same_bits, check, check_threads, generator, solve
-from tolerances import ACTIVATIONS
+from tolerances import ACTIVATIONS, product_of
 
 from fastbp import _backend, _reference
 
@@ -31,6 +31,8 @@ SIZES = (  # (N, I, O): round the tiles of every instruction set, their blocks o
     ]
     + [(1, 1003, 10), (10, 1, 1003), (1003, 5, 1), (2, 2, 5000), (5000, 2, 2), (3, 5000, 2), (13, 1031, 97)]
 )
+IN_PIECES = [(100, 130, 120), (97, 545, 131), (520, 70, 161)]
+"""So large that all three products go in pieces of their numbers, where an instruction set has that."""
 
 
 # -- problems ------------------------------------------------------------------------------------------------------------------
@@ -86,7 +88,7 @@ def each_of(rng, size, dtype, activation="identity"):
 @lru_cache(maxsize=1)
 def problems_of_every_size(dtype):
     problems = []
-    for number, size in enumerate(SIZES):
+    for number, size in enumerate(SIZES + IN_PIECES):
         rng = generator(size)
         problems += each_of(rng, size, dtype, ("identity", *ACTIVATIONS)[number % (1 + len(ACTIVATIONS))])
         problems.append(forward(rng, size, dtype, bias=False))
@@ -182,6 +184,85 @@ def test_weights_with_any_strides(dtype, layout, isa):
             assert_same_bits(want, got, f"from weights {layout} of {each}")
 
 
+@pytest.mark.parametrize("layout", WEIGHT_LAYOUTS)
+def test_large_weights_with_any_strides(dtype, layout, isa):
+    """In pieces all three products go the same way whatever the strides; otherwise they are cut and packed by them."""
+    for size in IN_PIECES[:2]:
+        rng = generator(size)
+        for each in (forward(rng, size, dtype, "tanh"), backward_input(rng, size, dtype, "tanh")):
+            given = each.changed(weight=WEIGHT_LAYOUTS[layout](each.arguments["weight"]))
+            want, got = solve(_backend.kernels, each), solve(_backend.kernels, given, keep="weight")
+            assert_same_bits(want, got, f"from weights {layout} of {each}")
+
+
+def lines_of_every_range(rng, lines, steps, largest):
+    """Normal numbers times a power of 2 of each line's own, from far below the normal range to `largest`; some lines 0."""
+    powers = rng.permutation(np.linspace(np.log2(np.finfo(np.float32).tiny) - 15, largest, lines).round())
+    x = rng.standard_normal((lines, steps)) * 2.0 ** powers[:, None]
+    x[:: lines // 5] = 0
+    return x.astype(np.float32)
+
+
+@pytest.mark.parametrize("size", [(100, 120, 130), (260, 90, 550)])
+def test_lines_of_every_range(size, engine):
+    """Rows of 1e-42 to 1e25 by columns of 1e-42 to 1e8: every sum is as exact as float32's own, from gradual underflow up."""
+    m, n, k = size
+    rng = generator(size, "ranges")
+    x, w = lines_of_every_range(rng, m, k, 85), lines_of_every_range(rng, n, k, 26).T.copy()
+    out = np.empty((m, n), np.float32)
+    engine.linear(x, w, None, "identity", out, 1)
+    exact, magnitude = (f(x.astype(float)) @ f(w.astype(float)) for f in (np.asarray, np.abs))
+    allowed = product_of(k) * np.finfo(np.float32).eps * magnitude + k * np.finfo(np.float32).smallest_subnormal
+    assert (np.abs(out - exact) <= allowed).all()
+    if engine is not _reference:
+        again = np.empty((m, n), np.float32)
+        for threads in (2, 3):
+            engine.linear(x, w, None, "identity", again, threads)
+            assert again.tobytes() == out.tobytes()
+
+
+@pytest.mark.parametrize("size", [(100, 120, 130), (260, 90, 550)])
+def test_the_largest_numbers(size, engine):
+    """No rounding of an input overflows, and what overflows is inf, of the right sign, where exact sums are beyond the largest number."""
+    m, n, k = size
+    rng = generator(size, "largest")
+    x, w = np.zeros((m, k), np.float32), rng.uniform(-1, 1, (k, n)).astype(np.float32)
+    largest = float(np.finfo(np.float32).max)
+    x[:, 3], x[::2, 5] = largest, -largest
+    x[1::4, 7] = largest
+    out = np.empty((m, n), np.float32)
+    with np.errstate(over="ignore"):
+        engine.linear(x, w, None, "identity", out, 1)
+    exact = x.astype(float) @ w.astype(float)
+    safe = np.abs(exact) < 0.999 * largest
+    assert 0.5 < safe.mean() < 1
+    unit = np.finfo(np.float32).eps * (np.abs(x.astype(float)) @ np.abs(w.astype(float)))
+    assert (np.abs(out - exact) <= 3 * unit)[safe].all()
+    beyond = np.abs(exact) > 1.001 * largest
+    if engine is not _reference:  # NumPy's may overflow in between
+        assert (out[beyond] == np.copysign(np.inf, exact[beyond])).all()
+
+
+def test_not_a_number_of_any_kind(engine):
+    """A NaN makes NaN of its row of sums, zeros on the other side included; inf times 0 as well. No other element changes."""
+    rng = generator("kinds of NaN")
+    x, w = rng.standard_normal((100, 130)).astype(np.float32), rng.standard_normal((130, 120)).astype(np.float32)
+    x[40:44] = 0
+    w[:, 50:53] = 0
+    clean, out = (np.empty((100, 120), np.float32) for _ in range(2))
+    engine.linear(x, w, None, "identity", clean, 1)
+    bits = x.view(np.uint32)
+    for row, kind in ((0, 0x7FC00000), (13, 0x7F800001), (14, 0x7FFFFFFF), (41, 0xFFFFFFFF), (77, 0xFFFF8000), (99, 0xFF800123)):
+        bits[row, 129 - row] = kind
+    x[55, 5] = np.inf
+    engine.linear(x, w, None, "identity", out, 1)
+    nan = np.isin(np.arange(100), [0, 13, 14, 41, 77, 99])
+    assert np.isnan(out[nan]).all() and np.isnan(out[55, 50:53]).all()
+    assert (np.delete(out[55], [50, 51, 52]) == np.copysign(np.inf, np.delete(w[5], [50, 51, 52]))).all()
+    others = ~nan & (np.arange(100) != 55)
+    assert (out[others] == clean[others]).all()
+
+
 def test_one_row_for_all(dtype, isa):
     """Rows that are no distance apart, as of a broadcast array."""
     rng = generator("broadcast")
@@ -196,7 +277,7 @@ def test_one_row_for_all(dtype, isa):
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_what_is_not_finite_stays_in_its_row(dtype, value, engine):
-    for size in ((5, 9, 7), (17, 40, 33)):
+    for size in ((5, 9, 7), (17, 40, 33), IN_PIECES[0]):
         for activation in ("identity", "relu", "tanh"):
             each = forward(generator(size), size, dtype, activation)
             clean = solve(engine, each).out

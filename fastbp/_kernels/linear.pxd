@@ -14,8 +14,9 @@ cdef struct Product:
     char *C
     Py_ssize_t C_row
 
-# Nanoseconds that the product takes one thread; bytes of scratch for a number of threads; the product on a team at once, or with
+# Multiply-adds, as many as take the same time; nanoseconds that the product takes one thread; bytes of scratch for a number of threads; the product on a team at once, or with
 # looks at pending signals on its way.
+cdef double operations(const Product *p) noexcept nogil
 cdef double product_work(const Product *p) noexcept nogil
 cdef Py_ssize_t product_scratch(const Product *p, int threads) noexcept nogil
 cdef void multiply_at_once(const Product *p, char *scratch, fbp_team *team) noexcept nogil

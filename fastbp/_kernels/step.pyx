@@ -21,7 +21,7 @@ from libc.string cimport memcpy, memset
 from fastbp._kernels.dispatch cimport FBP_IDENTITY, FBP_SIGMOID, FBP_TANH, kernels_for
 from fastbp._kernels.last_layer cimport Blocks, LastLayer, block_scratch, last_layer
 from fastbp._kernels.last_layer cimport lay_out as lay_out_blocks
-from fastbp._kernels.linear cimport Product, multiply, multiply_at_once, product_scratch, product_work
+from fastbp._kernels.linear cimport Product, multiply, multiply_at_once, operations, product_scratch, product_work
 from fastbp._kernels.memory cimport LINE, Matrix, line_start, take
 from fastbp._kernels.optimizer cimport update_parameters
 from fastbp._kernels.rows cimport Rows, error_work, reduced
@@ -335,11 +335,16 @@ cdef double gradient_bound(Net *net, Matrix x) noexcept nogil:
 cdef bint fused(Net *net, Py_ssize_t rows) noexcept nogil:
     """Whether updates go without a gradient in memory, where it does not come with the deltas: its sums are of one block, and all
     of it takes less than 0.2 s, for it is not to be torn by a signal."""
-    cdef double operations = 0
+    cdef double number = 0
+    cdef Matrix none
+    cdef Product p
     cdef Py_ssize_t i
+    memset(&none, 0, sizeof(none))
+    none.rows = rows
     for i in range(net.depth - by_blocks(net, rows)):
-        operations += <double>rows * net.layers[i].inputs * net.layers[i].outputs
-    return rows <= net.k.tile_depth() and operations < UPDATE_PER_COLUMN * net.k.tile_columns() * net.n_threads
+        set_gradient(net, &p, i, none, NULL)
+        number += operations(&p)
+    return rows <= net.k.tile_depth() and number < UPDATE_PER_COLUMN * net.k.tile_columns() * net.n_threads
 
 
 cdef int update(Net *net, Matrix x, const Update *u, fbp_team *team) except -1 nogil:

@@ -101,6 +101,10 @@ static ALWAYS_INLINE unit next_unit(panel *p)
         .to = p->to + (block * PIECES * p->groups + g) * TILE_BYTES, .most = p->most[g],
     };
     p->unit++;
+    if (u.x_k == 1 && u.x_line > PAGE && u.steps >= 2 * STEPS) { /* no processor foresees lines so far apart: ask for the next block */
+        const real *next = u.x + STEPS;
+        for (int i = 0; i < GROUP && i < u.lines; i++) PREFETCH_LATER(next + i * u.x_line), PREFETCH_LATER(next + i * u.x_line + W);
+    }
     return u;
 }
 
@@ -212,30 +216,33 @@ typedef struct {
     real *C, *sums;
 } ending;
 
-static void store_sums(fbp_size rows, const real *sums, const tile *given)
+/* `vectors` is a constant where this is inlined: 2 of them whole, or 0, as many as there are. */
+static ALWAYS_INLINE void store_sums(int vectors, fbp_size rows, const real *sums, tile t)
 {
-    const tile t = *given;
-    const fbp_size width = width_of(t.n);
+    const fbp_size columns = vectors ? vectors * W : t.n, to_columns = vectors ? vectors * W : t.to_n, width = width_of(columns);
     const vec factor = v_all(t.factor);
-    for (fbp_size i = 0; i < rows; i++) {
-        for (fbp_size j = 0; j < t.n; j += W) {
-            vec s = v_load(sums + i * width + j);
-            if (t.base) s = v_fma(factor, s, load_at(t.base + i * t.base_row + j, t.n - j, 0));
-            store_at(t.to + i * t.to_row + j, s, t.to_n - j);
-        }
+    for (; rows > 0; rows--, sums += width, t.base += t.base_row, t.to += t.to_row) {
+        UNROLL for (fbp_size j = 0; j < columns; j += W)
+            store_at(t.to + j, v_fma(factor, v_load(sums + j), load_at(t.base + j, columns - j, 0)), to_columns - j);
     }
 }
 
 static __attribute__((noinline)) void end_rows(ending *d)
 {
+    static const real nothing[SIDE] = {0};
     const fbp_size i = d->done, rows = smaller(d->at_once, d->rows - i);
     real *sums = d->sums + i * width_of(d->n);
-    tile t = d->t;
     if (rows <= 0) return;
     d->done += rows;
-    t.to += i * t.to_row;
-    if (t.base) t.base += i * t.base_row;
-    store_sums(rows, sums, &t);
+    if (d->t.base || !d->buffered) {
+        tile t = d->t;
+        t.to += i * t.to_row;
+        t.base = t.base ? t.base + i * t.base_row : nothing;
+        if (t.n == SIDE)
+            store_sums(SIDE / W, rows, sums, t);
+        else
+            store_sums(0, rows, sums, t);
+    }
     if (d->buffered) finish_tile(rows, d->n, sums, d->e, d->row + i, d->column, d->C + i * d->C_row, d->C_row);
 }
 
@@ -423,19 +430,24 @@ static void multiply_pieces(fbp_size M, fbp_size N, fbp_size K, const real *A, f
     panel next_kept, next_passing;
     ending tiles[2] = {{.rows = 0}, {.rows = 0}};
     int turn = 0;
+    fbp_size round = 0;
     configure_tiles();
+    begin_next(&next_passing, &passing, !keeps_a, 0, 0, full_depth, packed[0]);
     for (fbp_size k = 0; k < K; k += full_depth) {
         const fbp_size depth = smaller(full_depth, K - k), blocks = (depth + STEPS - 1) / STEPS;
         const int adds = k > 0 || e->accumulate || plain_update, buffered = follows && k + depth == K;
         for (fbp_size first = 0; first < kept.lines; first += most) {
-            const fbp_size lines = smaller(most, kept.lines - first), panels = (lines + SIDE - 1) / SIDE;
+            const fbp_size panels = (smaller(most, kept.lines - first) + SIDE - 1) / SIDE;
             begin_next(&next_kept, &kept, keeps_a, first, k, depth, packed_kept);
-            begin_next(&next_passing, &passing, !keeps_a, 0, k, depth, packed[0]);
-            for (fbp_size line = 0; line < passing.lines; line += SIDE) {
-                const char *passes = packed[line / SIDE % 2];
+            for (fbp_size line = 0; line < passing.lines; line += SIDE, round++) {
+                const char *passes = packed[round % 2];
                 passing_extent = end_panel(&next_passing);
-                const int more = line + SIDE < passing.lines;
-                if (more) begin_next(&next_passing, &passing, !keeps_a, line + SIDE, k, depth, packed[(line / SIDE + 1) % 2]);
+                const int ends = line + SIDE >= passing.lines; /* and what passes next is the first panel again */
+                const fbp_size next_k = ends && first + most >= kept.lines ? k + full_depth : k;
+                const int more = next_k < K;
+                if (more)
+                    begin_next(&next_passing, &passing, !keeps_a, ends ? 0 : line + SIDE, next_k, smaller(full_depth, K - next_k),
+                               packed[(round + 1) % 2]);
                 for (fbp_size i = 0; i < panels; i++, turn = !turn) {
                     const int first_round = line == 0, last = i + 1 == panels;
                     if (first_round) {
