@@ -44,6 +44,12 @@ cdef bint by_blocks(Net *net, Py_ssize_t rows) noexcept nogil:
     return rows > most_rows(net)
 
 
+cdef Py_ssize_t most_scratch(Net *net, Product *p) noexcept nogil:
+    """Of the product in pieces or not: with a row less it may be the other."""
+    p.epilogue.in_pieces = True
+    return product_scratch(p, net.n_threads)
+
+
 cdef void lay_out(Net *net, char *base, Py_ssize_t rows) noexcept nogil:
     """Divide the work space for `rows` rows from `base`; with NULL only find its size, `used`."""
     cdef Py_ssize_t scratch, outputs = 0, size, i
@@ -58,7 +64,7 @@ cdef void lay_out(Net *net, char *base, Py_ssize_t rows) noexcept nogil:
     # as one block, of as many rows as are held: it serves a smaller batch, too, whose logits are held at once
     none.rows = min(rows, most_rows(net))
     set_last_layer(net, &whole, none, none, net.w)
-    whole.in_pieces = net.k.product_in_pieces(rows, last.outputs, last.inputs)
+    whole.in_pieces = True
     scratch = block_scratch(&whole, none.rows, net.n_threads)
     last.a = last.z = last.delta = take(base, &net.used, lay_out_blocks(&whole, most_rows(net), NULL, &blocks))
     none.rows = rows
@@ -72,12 +78,12 @@ cdef void lay_out(Net *net, char *base, Py_ssize_t rows) noexcept nogil:
             if net.keeps_input:
                 layer.z = take(base, &net.used, size)
         set_forward(net, &p, i, none, NULL, 0)
-        scratch = max(scratch, product_scratch(&p, net.n_threads))
+        scratch = max(scratch, most_scratch(net, &p))
         set_gradient(net, &p, i, none, NULL)
-        scratch = max(scratch, product_scratch(&p, net.n_threads))
+        scratch = max(scratch, most_scratch(net, &p))
         if i > 0:
             set_recursion(net, &p, i, rows)
-            scratch = max(scratch, product_scratch(&p, net.n_threads))
+            scratch = max(scratch, most_scratch(net, &p))
     net.batch_x = take(base, &net.used, rows * net.layers[0].inputs * net.element)
     net.batch_t = take(base, &net.used, rows * net.target_row)
     net.bias_gradients = take(base, &net.used, outputs * net.element)

@@ -17,14 +17,6 @@
 #include <float.h>
 #include <immintrin.h>
 
-/* Whether they pay for packing and for tiles that are not full: where one number of an operand meets about 40 of the other, in sums of more
- * than half a block. */
-static int pieces_pay(fbp_size M, fbp_size N, fbp_size K)
-{
-    const double m = (double)M, n = (double)N, k = (double)K;
-    return 40 * (m + n) * k + 16 * m * n < m * n * k; /* 40/M + 40/N + 16/K < 1 */
-}
-
 /* A panel is up to SIDE lines, rows of A or columns of B, in groups of 16, by blocks of STEPS steps of k: for each block three pieces of
  * each group, tiles of 16 rows of 64 bytes. A row of them is a line's 32 steps in A, and two steps of 16 lines in B. Steps i and
  * i + 16 of a block stand side by side, low half first, in one 32-bit unit: one vector operation makes units of two vectors. */
@@ -32,8 +24,19 @@ enum {
     GROUP = 16, STEPS = 32, SIDE = 2 * GROUP, PIECES = 3, TILE_BYTES = 1024,
     STEP_BYTES = PIECES * (int)sizeof(uint16_t), /* of one step of one line */
     KEPT = 256 * 512,                            /* lines · steps of packed panels that are kept in the L2 cache, most of it */
+    ROWS_AT_ONCE = 4,
     KEPT_PANELS = 32                             /* and how many at most */
 };
+
+static double whole(fbp_size size, int unit) { return (double)((size + unit - 1) / unit * unit); }
+
+/* Whether pieces pay: the time of the tile unit, of packing, and of what is left of the sums, in multiply-adds of the vector unit that take as
+ * long, with measured factors. */
+static int pieces_pay(fbp_size M, fbp_size N, fbp_size K)
+{
+    const double m = whole(M, GROUP), n = whole(N, GROUP), k = whole(K, STEPS), sums = (double)M * (double)N;
+    return 0.3 * m * n * k + 28 * (m + n) * k + 12 * sums < sums * (double)K;
+}
 
 /* -- the tile unit -------------------------------------------------------------------------------------------------------- */
 
@@ -208,7 +211,7 @@ static extent end_panel(panel *p)
 
 /* A tile of C, up to SIDE x SIDE: what follows its sums is done some rows at a time, while the sums of the next tile are formed. */
 typedef struct {
-    fbp_size rows, n, done, at_once; /* so many rows are done, as many at a time */
+    fbp_size rows, n, done; /* of so many rows what follows is done */
     tile t;
     int buffered;
     const fbp_epilogue *e;
@@ -230,7 +233,7 @@ static ALWAYS_INLINE void store_sums(int vectors, fbp_size rows, const real *sum
 static __attribute__((noinline)) void end_rows(ending *d)
 {
     static const real nothing[SIDE] = {0};
-    const fbp_size i = d->done, rows = smaller(d->at_once, d->rows - i);
+    const fbp_size i = d->done, rows = smaller(ROWS_AT_ONCE, d->rows - i);
     real *sums = d->sums + i * width_of(d->n);
     if (rows <= 0) return;
     d->done += rows;
@@ -266,9 +269,10 @@ static __attribute__((noinline)) void end_rows(ending *d)
         for (int i = 0; i < packs; i++) pack_sixth(by_line, turned, sixth, &u[i]);                                             \
     } while (0)
 
-/* A block of a tile's sums, beside it up to two units of a panel. All integers are constants where this is inlined. */
+/* A block of a tile's sums; beside it up to two units of a panel, and what follows some rows of the tile before. All integers are
+ * constants where this is inlined. */
 static ALWAYS_INLINE void add_block(int a_groups, int b_groups, int packs, int by_line, int turned, const char *a, const char *b,
-                                    panel *p)
+                                    panel *p, ending *before)
 {
     unit u[2];
     for (int i = 0; i < packs; i++) {
@@ -280,17 +284,20 @@ static ALWAYS_INLINE void add_block(int a_groups, int b_groups, int packs, int b
     MULTIPLY(0);
     LOAD_B(1);
     MULTIPLY(1);
+    end_rows(before);
     LOAD_A(1);
     MULTIPLY(2);
     LOAD_B(0);
     MULTIPLY(3);
+    end_rows(before);
     LOAD_A(2);
     MULTIPLY(4);
     LOAD_A(0);
     MULTIPLY(5);
+    end_rows(before);
 }
 
-/* All blocks, with so many units of p, evenly; and what follows the tile before, some rows of it after each block */
+/* All blocks, with so many units of p, evenly */
 static ALWAYS_INLINE void add_blocks(int a_groups, int b_groups, int by_line, int turned, fbp_size blocks, const char *a,
                                      const char *b, panel *p, fbp_size units, ending *before)
 {
@@ -298,15 +305,14 @@ static ALWAYS_INLINE void add_blocks(int a_groups, int b_groups, int by_line, in
     for (fbp_size k = 0; k < blocks; k++, a += a_groups * PIECES * TILE_BYTES, b += b_groups * PIECES * TILE_BYTES) {
         share += units;
         if (share >= 2 * blocks) {
-            add_block(a_groups, b_groups, 2, by_line, turned, a, b, p);
+            add_block(a_groups, b_groups, 2, by_line, turned, a, b, p, before);
             share -= 2 * blocks;
         } else if (share >= blocks) {
-            add_block(a_groups, b_groups, 1, by_line, turned, a, b, p);
+            add_block(a_groups, b_groups, 1, by_line, turned, a, b, p, before);
             share -= blocks;
         } else {
-            add_block(a_groups, b_groups, 0, by_line, turned, a, b, p);
+            add_block(a_groups, b_groups, 0, by_line, turned, a, b, p, before);
         }
-        end_rows(before);
     }
 }
 
@@ -324,7 +330,6 @@ static void form_sums(fbp_size blocks, const char *a, const char *b, panel *p, f
     const int a_groups = now->rows > GROUP ? 2 : 1, b_groups = now->n > GROUP ? 2 : 1;
     const fbp_size units = units_beside(p, most, blocks), row = width_of(now->n) * (fbp_size)sizeof(real);
     char *sums = (char *)now->sums;
-    before->at_once = ((SIDE + blocks - 1) / blocks + 3) / 4 * 4;
     TILE_ZERO(0);
     TILE_ZERO(1);
     TILE_ZERO(2);
@@ -420,7 +425,7 @@ static void multiply_pieces(fbp_size M, fbp_size N, fbp_size K, const real *A, f
     const operand a = {A, M, A_row, A_column}, b = {B, N, B_column, B_row};
     const int keeps_a = M <= N;
     const operand kept = keeps_a ? a : b, passing = keeps_a ? b : a;
-    const fbp_size full_depth = depth_of_blocks(K, DEEPEST), bytes = panel_bytes(full_depth), most = SIDE * kept_panels(full_depth);
+    const fbp_size full_depth = (depth_of_blocks(K, DEEPEST) + STEPS - 1) / STEPS * STEPS, bytes = panel_bytes(full_depth), most = SIDE * kept_panels(full_depth);
     const int plain_update = e->update && is_plain_sgd(e->update);
     const int follows = e->activation != FBP_IDENTITY || (e->update && !plain_update);
     char *packed[2] = {(char *)scratch, (char *)scratch + bytes}, *packed_kept = packed[1] + bytes;
@@ -432,7 +437,7 @@ static void multiply_pieces(fbp_size M, fbp_size N, fbp_size K, const real *A, f
     int turn = 0;
     fbp_size round = 0;
     configure_tiles();
-    begin_next(&next_passing, &passing, !keeps_a, 0, 0, full_depth, packed[0]);
+    begin_next(&next_passing, &passing, !keeps_a, 0, 0, smaller(full_depth, K), packed[0]);
     for (fbp_size k = 0; k < K; k += full_depth) {
         const fbp_size depth = smaller(full_depth, K - k), blocks = (depth + STEPS - 1) / STEPS;
         const int adds = k > 0 || e->accumulate || plain_update, buffered = follows && k + depth == K;
@@ -478,7 +483,7 @@ static void multiply_pieces(fbp_size M, fbp_size N, fbp_size K, const real *A, f
             }
         }
     }
-    while (tiles[!turn].done < tiles[!turn].rows) tiles[!turn].at_once = SIDE, end_rows(&tiles[!turn]);
+    while (tiles[!turn].done < tiles[!turn].rows) end_rows(&tiles[!turn]);
     release_tiles();
 }
 

@@ -431,7 +431,7 @@ static double call(const problem *p, void **x, void **y)
     case is_matrix_product:
         return multiply(p, x, y[0], 0, i, 0, j) & multiply(p, x, y[0], i, p->M - i, 0, j) &
                multiply(p, x, y[0], 0, i, j, p->N - j) & multiply(p, x, y[0], i, p->M - i, j, p->N - j);
-    case is_product_in_pieces: return k->product_in_pieces(n, 1, n) == 0 && k->product_in_pieces(99, 99, n) <= k->product_in_pieces(99, 99, 999);
+    case is_product_in_pieces: return k->product_in_pieces(n, 1, n) == 0 && k->product_in_pieces(99, 99, 8) <= k->product_in_pieces(99, 99, 999);
     case is_matrix_product_scratch: /* it grows with each size, also where one more term takes a block more */
         for (int pieces = 0; pieces < 2; pieces++)
             if (k->matrix_product_scratch(7, 9, n, 0) > k->matrix_product_scratch(70, 9, n, pieces) ||
