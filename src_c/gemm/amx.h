@@ -24,14 +24,14 @@ enum {
     GROUP = 16, STEPS = 32, SIDE = 2 * GROUP, PIECES = 3, TILE_BYTES = 1024,
     STEP_BYTES = PIECES * (int)sizeof(uint16_t), /* of one step of one line */
     KEPT = 256 * 512,                            /* lines · steps of packed panels that are kept in the L2 cache, most of it */
-    ROWS_AT_ONCE = 4,
-    KEPT_PANELS = 32                             /* and how many at most */
+    KEPT_PANELS = 32,                            /* and how many at most */
+    ROWS_AT_ONCE = 4                             /* of a tile, for what follows its sums */
 };
 
 static double whole(fbp_size size, int unit) { return (double)((size + unit - 1) / unit * unit); }
 
-/* Whether pieces pay: the time of the tile unit, of packing, and of what is left of the sums, in multiply-adds of the vector unit that take as
- * long, with measured factors. */
+/* Whether pieces pay: the time of the tile unit, of packing, and of what follows the sums, in multiply-adds of the vector unit that take
+ * as long; the factors are measured. */
 static int pieces_pay(fbp_size M, fbp_size N, fbp_size K)
 {
     const double m = whole(M, GROUP), n = whole(N, GROUP), k = whole(K, STEPS), sums = (double)M * (double)N;
@@ -72,7 +72,7 @@ typedef struct {
     const real *x;
     char *to;
     fbp_size unit, units;
-    __m512i most[2][GROUP]; /* of a group: the largest magnitudes of first pieces, by line (A), or of all lines in the first (B) */
+    __m512i most[2][GROUP]; /* of a group, 16 bits by 16: the largest magnitudes of first pieces, by line (A), or of all lines (B) */
     real square[2][STEPS * GROUP]; /* of the units that are packed at a time */
 } panel;
 
@@ -99,8 +99,8 @@ static ALWAYS_INLINE unit next_unit(panel *p)
 {
     const fbp_size block = p->groups == 2 ? p->unit / 2 : p->unit, g = p->groups == 2 ? p->unit % 2 : 0;
     const unit u = {
-        .lines = p->lines - g * GROUP, .steps = p->K - block * STEPS, .x_line = p->x_line, .x_k = p->x_k, .apart = p->groups * TILE_BYTES,
-        .x = p->x + g * GROUP * p->x_line + block * STEPS * p->x_k, .square = p->square[p->unit % 2],
+        .lines = p->lines - g * GROUP, .steps = p->K - block * STEPS, .x_line = p->x_line, .x_k = p->x_k,
+        .apart = p->groups * TILE_BYTES, .x = p->x + g * GROUP * p->x_line + block * STEPS * p->x_k, .square = p->square[p->unit % 2],
         .to = p->to + (block * PIECES * p->groups + g) * TILE_BYTES, .most = p->most[g],
     };
     p->unit++;
@@ -175,13 +175,27 @@ static void pack_unit(int by_line, int turned, panel *p)
     for (int sixth = 0; sixth < 6; sixth++) pack_sixth(by_line, turned, sixth, &u);
 }
 
-/* The first pieces of the largest magnitudes of lines, as float32: the least of those that are not 0, or 1, and the
- * largest */
+/* The largest magnitudes of a panel's lines, rounded to first pieces; the least of those that are not 0, or 1, and the largest */
 typedef struct {
-    real least, most;
+    real of_line[SIDE], least, most;
 } extent;
 
-static extent end_panel(panel *p)
+/* Which lines of a group have an element that is not 0 */
+static mask lines_not_zero(const panel *p, int g)
+{
+    const fbp_size lines = smaller(GROUP, p->lines - g * GROUP);
+    const real *x = p->x + g * GROUP * p->x_line;
+    mask some = 0;
+    if (p->x_line == 1) {
+        for (fbp_size k = 0; k < p->K; k++) some |= (mask)~v_eq(load_at(x + k * p->x_k, lines, 0), v_all(0));
+    } else {
+        for (int i = 0; i < lines; i++)
+            for (fbp_size k = 0; k < p->K && !(some >> i & 1); k++) some |= (mask)((x[i * p->x_line + k * p->x_k] != 0) << i);
+    }
+    return some;
+}
+
+static void end_panel(panel *p, extent *e)
 {
     const int turned = is_turned(p);
     while (p->unit < p->units) {
@@ -190,21 +204,27 @@ static extent end_panel(panel *p)
         else
             pack_unit(0, turned, p);
     }
-    __m512i least = _mm512_castps_si512(v_all(1)), most = _mm512_setzero_si512();
+    vec least = v_all(1), most = v_all(0);
     for (int g = 0; g < p->groups; g++) {
         __m512i *m = p->most[g];
         if (p->by_line) {
             transpose((vec *)m);
             for (int i = 1; i < GROUP; i++) *m = _mm512_max_epu16(*m, m[i]);
         }
-        *m = _mm512_slli_epi32(_mm512_max_epu16(*m, _mm512_srli_epi32(*m, 16)), 16); /* a line's 32 bits: the larger of its halves */
-        least = _mm512_mask_min_epi32(least, _mm512_test_epi32_mask(*m, *m), least, *m);
-        most = _mm512_max_epi32(most, *m);
+        /* the 32 bits of a line: the larger of its halves; in the order of such numbers as integers, NaN is the largest */
+        __m512i of_lines = _mm512_slli_epi32(_mm512_max_epu16(*m, _mm512_srli_epi32(*m, 16)), 16);
+        mask some = _mm512_test_epi32_mask(of_lines, of_lines);
+        if (some != first_lanes(smaller(GROUP, p->lines - g * GROUP))) { /* a number may be smaller than any first piece */
+            of_lines = _mm512_mask_mov_epi32(_mm512_set1_epi32(1), some, of_lines);
+            some = lines_not_zero(p, g);
+            of_lines = _mm512_maskz_mov_epi32(some, of_lines);
+        }
+        v_store(e->of_line + g * GROUP, _mm512_castsi512_ps(of_lines));
+        least = _mm512_castsi512_ps(_mm512_mask_min_epi32(_mm512_castps_si512(least), some, _mm512_castps_si512(least), of_lines));
+        most = _mm512_castsi512_ps(_mm512_max_epi32(_mm512_castps_si512(most), of_lines));
     }
-    const int bits[] = {_mm512_reduce_min_epi32(least), _mm512_reduce_max_epi32(most)};
-    extent e;
-    memcpy(&e, bits, sizeof e);
-    return e;
+    const int bits[] = {_mm512_reduce_min_epi32(_mm512_castps_si512(least)), _mm512_reduce_max_epi32(_mm512_castps_si512(most))};
+    memcpy(&e->least, bits, sizeof bits);
 }
 
 /* -- sums ------------------------------------------------------------------------------------------------------------------ */
@@ -359,38 +379,27 @@ static void form_sums(fbp_size blocks, const char *a, const char *b, panel *p, f
 
 /* -- what the pieces cannot hold ------------------------------------------------------------------------------------------- */
 
-/* Whether the sums of lines with these largest magnitudes, neither of them 0, are as exact as float32's own: nothing overflows, and what is
- * below 2⁻¹²⁶, of a piece times the other line, or of a product, is below 2⁻³¹ of the largest product. NaN and inf are not. */
+/* Whether sums over lines with these largest magnitudes, neither of them 0, are as exact as float32's own: nothing overflows, and what is
+ * lost below 2⁻¹²⁶, of a piece times the other line, or of a product, is below 2⁻³¹ of the largest product. No NaN or inf is in range. */
 static int in_range(real a_least, real a_most, real b_least, real b_most)
 {
     return a_least >= 0x1p-95f && b_least >= 0x1p-95f && a_least * b_least >= 0x1p-92f && a_most * b_most <= 0x1p100f &&
            a_most <= 0x1p126f && b_most <= 0x1p126f;
 }
 
-static real largest_of_line(fbp_size K, const real *x, fbp_size x_k)
-{
-    real most = 0;
-    for (fbp_size k = 0; k < K; k++) {
-        const real magnitude = (real)fabs((double)x[k * x_k]);
-        if (!(magnitude <= most)) most = magnitude;
-    }
-    return most;
-}
-
 /* Elements of C whose lines are out of range become sums in the ordinary way. */
-static void mend_sums(const ending *d, fbp_size K, const real *a, fbp_size a_line, fbp_size a_k, const real *b, fbp_size b_line,
-                      fbp_size b_k, real *scratch)
+static void mend_sums(const ending *d, fbp_size K, const real *a, fbp_size a_line, fbp_size a_k, const extent *of_a, const real *b,
+                      fbp_size b_line, fbp_size b_k, const extent *of_b, real *scratch)
 {
-    real ordinary[SIDE * SIDE], of_b[SIDE];
+    real ordinary[SIDE * SIDE];
     const fbp_size width = width_of(d->n);
     const fbp_epilogue plain = {.activation = FBP_IDENTITY};
     multiply_ordinarily(d->rows, d->n, K, a, a_line, a_k, b, b_k, b_line, &plain, scratch, ordinary, width);
-    for (fbp_size j = 0; j < d->n; j++) of_b[j] = largest_of_line(K, b + j * b_line, b_k);
     for (fbp_size i = 0; i < d->rows; i++) {
-        const real of_a = largest_of_line(K, a + i * a_line, a_k);
         for (fbp_size j = 0; j < d->n; j++) {
-            const int zero = (of_a == 0 && of_b[j] <= FLT_MAX) || (of_b[j] == 0 && of_a <= FLT_MAX);
-            if (!zero && !in_range(of_a, of_a, of_b[j], of_b[j])) d->sums[i * width + j] = ordinary[i * width + j];
+            const real most_a = of_a->of_line[i], most_b = of_b->of_line[j];
+            const int zero = (most_a == 0 && most_b <= FLT_MAX) || (most_b == 0 && most_a <= FLT_MAX);
+            if (!zero && !in_range(most_a, most_a, most_b, most_b)) d->sums[i * width + j] = ordinary[i * width + j];
         }
     }
 }
@@ -408,7 +417,7 @@ static void begin_next(panel *p, const operand *o, int by_line, fbp_size line, f
     begin_panel(p, by_line, smaller(SIDE, o->lines - line), depth, o->x + line * o->line + k * o->step, o->line, o->step, to);
 }
 
-/* Bytes of a packed panel; how many are kept; and elements of scratch: three of them monotonic, so that what serves a batch serves a smaller one */
+/* Bytes of a packed panel, how many are kept, and elements of scratch, which grow with each size */
 static fbp_size panel_bytes(fbp_size depth) { return (depth + STEPS - 1) / STEPS * STEPS * SIDE * STEP_BYTES; }
 static fbp_size kept_panels(fbp_size depth) { return smaller(KEPT_PANELS, KEPT * STEP_BYTES / panel_bytes(depth)); }
 static fbp_size pieces_scratch(fbp_size M, fbp_size N, fbp_size K)
@@ -425,13 +434,14 @@ static void multiply_pieces(fbp_size M, fbp_size N, fbp_size K, const real *A, f
     const operand a = {A, M, A_row, A_column}, b = {B, N, B_column, B_row};
     const int keeps_a = M <= N;
     const operand kept = keeps_a ? a : b, passing = keeps_a ? b : a;
-    const fbp_size full_depth = (depth_of_blocks(K, DEEPEST) + STEPS - 1) / STEPS * STEPS, bytes = panel_bytes(full_depth), most = SIDE * kept_panels(full_depth);
+    const fbp_size full_depth = (depth_of_blocks(K, DEEPEST) + STEPS - 1) / STEPS * STEPS;
+    const fbp_size bytes = panel_bytes(full_depth), most = SIDE * kept_panels(full_depth);
     const int plain_update = e->update && is_plain_sgd(e->update);
     const int follows = e->activation != FBP_IDENTITY || (e->update && !plain_update);
     char *packed[2] = {(char *)scratch, (char *)scratch + bytes}, *packed_kept = packed[1] + bytes;
     real *ordinary = (real *)(packed_kept + (smaller(kept.lines, most) + SIDE - 1) / SIDE * bytes);
     real sums[2][SIDE * SIDE];
-    extent kept_extent[KEPT_PANELS], passing_extent;
+    extent of_kept[KEPT_PANELS], of_passing;
     panel next_kept, next_passing;
     ending tiles[2] = {{.rows = 0}, {.rows = 0}};
     int turn = 0;
@@ -446,7 +456,7 @@ static void multiply_pieces(fbp_size M, fbp_size N, fbp_size K, const real *A, f
             begin_next(&next_kept, &kept, keeps_a, first, k, depth, packed_kept);
             for (fbp_size line = 0; line < passing.lines; line += SIDE, round++) {
                 const char *passes = packed[round % 2];
-                passing_extent = end_panel(&next_passing);
+                end_panel(&next_passing, &of_passing);
                 const int ends = line + SIDE >= passing.lines; /* and what passes next is the first panel again */
                 const fbp_size next_k = ends && first + most >= kept.lines ? k + full_depth : k;
                 const int more = next_k < K;
@@ -456,7 +466,7 @@ static void multiply_pieces(fbp_size M, fbp_size N, fbp_size K, const real *A, f
                 for (fbp_size i = 0; i < panels; i++, turn = !turn) {
                     const int first_round = line == 0, last = i + 1 == panels;
                     if (first_round) {
-                        kept_extent[i] = end_panel(&next_kept);
+                        end_panel(&next_kept, &of_kept[i]);
                         if (!last) begin_next(&next_kept, &kept, keeps_a, first + (i + 1) * SIDE, k, depth, packed_kept + (i + 1) * bytes);
                     }
                     const fbp_size row = keeps_a ? first + i * SIDE : line, column = keeps_a ? line : first + i * SIDE;
@@ -476,9 +486,9 @@ static void multiply_pieces(fbp_size M, fbp_size N, fbp_size K, const real *A, f
                     const fbp_size units = keeping ? next_kept.units : next_passing.units * (first_round ? panels : i + 1) / panels;
                     form_sums(blocks, keeps_a ? keeps : passes, keeps_a ? passes : keeps, keeping ? &next_kept : &next_passing,
                               more || keeping ? units : 0, before, now);
-                    if (!in_range(kept_extent[i].least / 2, 2 * kept_extent[i].most, passing_extent.least / 2, 2 * passing_extent.most))
-                        mend_sums(now, depth, A + row * A_row + k * A_column, A_row, A_column, B + column * B_column + k * B_row,
-                                  B_column, B_row, ordinary);
+                    if (!in_range(of_kept[i].least, of_kept[i].most, of_passing.least, of_passing.most))
+                        mend_sums(now, depth, A + row * A_row + k * A_column, A_row, A_column, keeps_a ? &of_kept[i] : &of_passing,
+                                  B + column * B_column + k * B_row, B_column, B_row, keeps_a ? &of_passing : &of_kept[i], ordinary);
                 }
             }
         }
