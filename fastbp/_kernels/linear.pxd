@@ -14,8 +14,8 @@ cdef struct Product:
     char *C
     Py_ssize_t C_row
 
-# Multiply-adds, as many as take the same time; nanoseconds that the product takes one thread; bytes of scratch for a number of threads; the product on a team at once, or with
-# looks at pending signals on its way.
+# Multiply-adds, counted by how long they take; nanoseconds that the product takes one thread; bytes of scratch for a number of
+# threads; the product on a team at once, or with looks at pending signals on its way.
 cdef double operations(const Product *p) noexcept nogil
 cdef double product_work(const Product *p) noexcept nogil
 cdef Py_ssize_t product_scratch(const Product *p, int threads) noexcept nogil
