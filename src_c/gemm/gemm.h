@@ -5,6 +5,8 @@
  * rows of A pass by. Packing a panel of B again for each block of A costs 1/ROWS of the work, and spares a buffer for all of B.
  * Each element is the sum over k in order, DEPTH terms at a time, whatever the blocking of rows and columns: any division of C
  * over threads gives the same bits.
+ *
+ * That is the ordinary way. On a tile unit, large products of float32 go in pieces: amx.h.
  */
 #include "tiles.h"
 
