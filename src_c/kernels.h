@@ -7,6 +7,7 @@
 #include "rows/elementwise_errors.h"
 #include "rows/optimizers.h"
 #include "gemm/gemm.h"
+#include "gemm/product.h"
 
 /* The functions above take pointers to real; those of the table take void pointers and pass them on. */
 #define REAL void

@@ -6,7 +6,7 @@
  * Each element is the sum over k in order, DEPTH terms at a time, whatever the blocking of rows and columns: any division of C
  * over threads gives the same bits.
  *
- * That is the ordinary way. On a tile unit, large products of float32 go in pieces: amx.h.
+ * That is the ordinary way. On a tile unit, large products of float32 go in pieces: amx.h; product.h tells which.
  */
 #include "tiles.h"
 
@@ -288,34 +288,6 @@ static void multiply_ordinarily(fbp_size M, fbp_size N, fbp_size K, const real *
         }
         k += depth;
     } while (k < K);
-}
-
-#ifdef FBP_AMX
-#include "amx.h"
-#else
-#define multiply_pieces multiply_ordinarily
-#define pieces_scratch(M, N, K) 0
-#define pieces_pay(M, N, K) 0
-#endif
-
-/* Whether a product goes in pieces of its numbers. That is decided by the whole of it, so that no cut changes a bit. */
-static int product_in_pieces(fbp_size M, fbp_size N, fbp_size K) { return (void)M, (void)N, (void)K, pieces_pay(M, N, K); }
-
-/* Elements of scratch, in pieces for a product that does not go so as well. They grow with each size: what serves a batch serves a
- * smaller one. */
-static fbp_size matrix_product_scratch(fbp_size M, fbp_size N, fbp_size K, int in_pieces)
-{
-    const fbp_size ordinary = ordinary_scratch(M, K), pieces = in_pieces ? pieces_scratch(M, N, K) : 0;
-    return (void)N, ordinary > pieces ? ordinary : pieces;
-}
-
-static void matrix_product(fbp_size M, fbp_size N, fbp_size K, const real *A, fbp_size A_row, fbp_size A_column, const real *B,
-                           fbp_size B_row, fbp_size B_column, const fbp_epilogue *e, real *scratch, real *C, fbp_size C_row)
-{
-    if (e->in_pieces && K > 0)
-        multiply_pieces(M, N, K, A, A_row, A_column, B, B_row, B_column, e, scratch, C, C_row);
-    else
-        multiply_ordinarily(M, N, K, A, A_row, A_column, B, B_row, B_column, e, scratch, C, C_row);
 }
 
 /* sums_o = Σ_n x_no, in the order of n; returns Σ |x_no|, roughly, and not a finite number if not all x_no are. */
