@@ -98,9 +98,10 @@ def sum_of(n: int) -> float:
 def product_of(k: int) -> float:
     """gamma_K: an entry of A B errs by at most K roundings of |A| |B|, in any order, fused or not; one more for the bias.
 
-    (Higham, Accuracy and Stability of Numerical Algorithms, section 3.5.) In pieces of bfloat16 a term lacks at most two
-    roundings, 32 of them are added in at most 17, and six such sums for each 32 steps of k in a chain: fewer than K from K = 24 on,
-    and no shorter product goes in pieces.
+    (Higham, Accuracy and Stability of Numerical Algorithms, section 3.5.)
+
+    In pieces of bfloat16 a term lacks at most two roundings, 32 terms are added in at most 17, and six such sums for each 32 steps
+    of k in a chain: fewer than K roundings from K = 24 on, and no shorter product goes in pieces.
     """
     return (k + 1) * ROUNDING
 
