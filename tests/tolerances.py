@@ -101,7 +101,8 @@ def product_of(k: int) -> float:
     (Higham, Accuracy and Stability of Numerical Algorithms, section 3.5.)
 
     In pieces of bfloat16 a term lacks at most two roundings, 32 terms are added in at most 17, and six such sums for each 32
-    steps of k in a chain: fewer than K roundings from K = 24 on, and no shorter product goes in pieces.
+    steps of k in a chain: fewer than K roundings from K = 24 on. No shorter product goes in pieces but the weight gradient of a
+    block of few rows, in the last layer of many classes; tests/c/test_kernels.c has such depths.
     """
     return (k + 1) * ROUNDING
 

@@ -76,13 +76,22 @@ typedef struct {
     real square[2][STEPS * GROUP]; /* of the units that are packed at a time */
 } panel;
 
-static void begin_panel(panel *p, int by_line, fbp_size lines, fbp_size K, const real *x, fbp_size x_line, fbp_size x_k, char *to)
+/* One of A and B: its lines are the rows of A, or the columns of B. */
+typedef struct {
+    const real *x;
+    fbp_size lines, line, step; /* how many, and the distances of lines and of steps of k */
+} operand;
+
+/* The panel from `line` on, of the steps [k, k + depth) */
+static void begin_panel(panel *p, const operand *o, int by_line, fbp_size line, fbp_size k, fbp_size depth, char *to)
 {
     p->by_line = by_line;
-    p->groups = lines > GROUP ? 2 : 1;
-    p->lines = lines, p->K = K, p->x = x, p->x_line = x_line, p->x_k = x_k, p->to = to;
+    p->lines = smaller(SIDE, o->lines - line), p->K = depth;
+    p->groups = p->lines > GROUP ? 2 : 1;
+    p->x = o->x + line * o->line + k * o->step, p->x_line = o->line, p->x_k = o->step;
+    p->to = to;
     p->unit = 0;
-    p->units = p->groups * ((K + STEPS - 1) / STEPS);
+    p->units = p->groups * ((depth + STEPS - 1) / STEPS);
     memset(p->most, 0, sizeof p->most);
 }
 
@@ -168,7 +177,6 @@ static ALWAYS_INLINE void pack_sixth(int by_line, int turned, int sixth, const u
 
 static int is_turned(const panel *p) { return (p->by_line ? p->x_k : p->x_line) != 1; }
 
-/* The panel to its end: the units that nothing else was done beside, and those that are not full */
 static void pack_unit(int by_line, int turned, panel *p)
 {
     const unit u = next_unit(p);
@@ -195,6 +203,7 @@ static mask lines_not_zero(const panel *p, int g)
     return some;
 }
 
+/* The panel to its end: the units that nothing else was done beside, and those that are not full; and its extent */
 static void end_panel(panel *p, extent *e)
 {
     const int turned = is_turned(p);
@@ -406,17 +415,6 @@ static void mend_sums(const ending *d, fbp_size K, const real *a, fbp_size a_lin
 
 /* -- the product ----------------------------------------------------------------------------------------------------------- */
 
-/* One of A and B: its lines are the rows of A, or the columns of B. */
-typedef struct {
-    const real *x;
-    fbp_size lines, line, step; /* how many, and the distances of lines and of steps of k */
-} operand;
-
-static void begin_next(panel *p, const operand *o, int by_line, fbp_size line, fbp_size k, fbp_size depth, char *to)
-{
-    begin_panel(p, by_line, smaller(SIDE, o->lines - line), depth, o->x + line * o->line + k * o->step, o->line, o->step, to);
-}
-
 /* Bytes of a packed panel, how many are kept, and elements of scratch, which grow with each size */
 static fbp_size panel_bytes(fbp_size depth) { return (depth + STEPS - 1) / STEPS * STEPS * SIDE * STEP_BYTES; }
 static fbp_size kept_panels(fbp_size depth) { return smaller(KEPT_PANELS, KEPT * STEP_BYTES / panel_bytes(depth)); }
@@ -447,13 +445,13 @@ static void multiply_pieces(fbp_size M, fbp_size N, fbp_size K, const real *A, f
     int turn = 0;
     fbp_size round = 0;
     configure_tiles();
-    begin_next(&next_passing, &passing, !keeps_a, 0, 0, smaller(full_depth, K), packed[0]);
+    begin_panel(&next_passing, &passing, !keeps_a, 0, 0, smaller(full_depth, K), packed[0]);
     for (fbp_size k = 0; k < K; k += full_depth) {
         const fbp_size depth = smaller(full_depth, K - k), blocks = (depth + STEPS - 1) / STEPS;
         const int adds = k > 0 || e->accumulate || plain_update, buffered = follows && k + depth == K;
         for (fbp_size first = 0; first < kept.lines; first += most) {
             const fbp_size panels = (smaller(most, kept.lines - first) + SIDE - 1) / SIDE;
-            begin_next(&next_kept, &kept, keeps_a, first, k, depth, packed_kept);
+            begin_panel(&next_kept, &kept, keeps_a, first, k, depth, packed_kept);
             for (fbp_size line = 0; line < passing.lines; line += SIDE, round++) {
                 const char *passes = packed[round % 2];
                 end_panel(&next_passing, &of_passing);
@@ -461,13 +459,13 @@ static void multiply_pieces(fbp_size M, fbp_size N, fbp_size K, const real *A, f
                 const fbp_size next_k = ends && first + most >= kept.lines ? k + full_depth : k;
                 const int more = next_k < K;
                 if (more)
-                    begin_next(&next_passing, &passing, !keeps_a, ends ? 0 : line + SIDE, next_k, smaller(full_depth, K - next_k),
+                    begin_panel(&next_passing, &passing, !keeps_a, ends ? 0 : line + SIDE, next_k, smaller(full_depth, K - next_k),
                                packed[(round + 1) % 2]);
                 for (fbp_size i = 0; i < panels; i++, turn = !turn) {
                     const int first_round = line == 0, last = i + 1 == panels;
                     if (first_round) {
                         end_panel(&next_kept, &of_kept[i]);
-                        if (!last) begin_next(&next_kept, &kept, keeps_a, first + (i + 1) * SIDE, k, depth, packed_kept + (i + 1) * bytes);
+                        if (!last) begin_panel(&next_kept, &kept, keeps_a, first + (i + 1) * SIDE, k, depth, packed_kept + (i + 1) * bytes);
                     }
                     const fbp_size row = keeps_a ? first + i * SIDE : line, column = keeps_a ? line : first + i * SIDE;
                     const fbp_size n = smaller(SIDE, N - column), at = row * C_row + column, width = width_of(n);

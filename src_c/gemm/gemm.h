@@ -222,8 +222,8 @@ static fbp_size tile_depth(void) { return DEEPEST; }
 
 /* What follows the sums, from a buffer in the L1 cache, in rows of whole vectors, to the tile of C at (row, column): C = f(sums), or
  * sums ⊙ f'(slope), or C updated by the sums */
-static ALWAYS_INLINE void finish_tile(fbp_size rows, fbp_size n, real *sums, const fbp_epilogue *e, fbp_size row, fbp_size column, real *C,
-                        fbp_size C_row)
+static ALWAYS_INLINE void finish_tile(fbp_size rows, fbp_size n, real *sums, const fbp_epilogue *e, fbp_size row, fbp_size column,
+                                      real *C, fbp_size C_row)
 {
     const fbp_size width = width_of(n), at = row * C_row + column;
     real *first = e->first, *second = e->second;
