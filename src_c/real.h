@@ -25,12 +25,14 @@ typedef double real;
 #define UNROLL _Pragma("GCC unroll 32")
 #define UNROLL_FOUR _Pragma("GCC unroll 4")
 #endif
+#define PREFETCH(p) __builtin_prefetch(p)
 #define PREFETCH_TO_WRITE(p) __builtin_prefetch(p, 1)
 #define PREFETCH_LATER(p) __builtin_prefetch(p, 0, 2) /* into the L2 cache */
 #else
 #define ALWAYS_INLINE inline
 #define UNROLL
 #define UNROLL_FOUR
+#define PREFETCH(p)
 #define PREFETCH_TO_WRITE(p)
 #define PREFETCH_LATER(p)
 #endif

@@ -11,17 +11,16 @@ C. The blocks follow from the shape and the memory, never from the number of thr
 from cpython.exc cimport PyErr_CheckSignals
 from libc.math cimport NAN
 from libc.stdint cimport int64_t
+from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
 
 from fastbp._kernels.dispatch cimport FBP_IDENTITY, kernels_for, real, threads_for
 from fastbp._kernels.linear cimport Product, multiply, product_scratch, product_work
-from fastbp._kernels.memory cimport LINE, line_start, set_element, take, whole_lines
+from fastbp._kernels.memory cimport LINE, set_element, space_room, space_start, take, whole_lines
 from fastbp._kernels.rows cimport (
     RowError, Rows, Sum, add_errors, add_weights, error_work, is_read, row_error_named, scratch_bytes, value,
 )
 from fastbp._kernels.team cimport Work, fbp_team, fbp_team_share, on_team, poll
-
-from numpy import empty
 
 cdef Py_ssize_t COLUMNS = 256      # of δ that a thread sums up at a time
 cdef Py_ssize_t FOR_THREADS = 8    # this part of the memory, one eighth, is scratch at least
@@ -382,13 +381,17 @@ def linear_softmax_cross_entropy(const real[:, :] inputs, const real[:, :] weigh
     rows = rows_within(layer, max_memory)
     used = lay_out(layer, rows, NULL, &call.blocks)
     threads = threads_within(layer, rows, max_memory - used, n_threads)
-    # NumPy asks the system for large pages, which malloc does not: a thousand page faults fewer
-    memory = empty(used + block_scratch(layer, rows, threads) + LINE, "uint8")
-    cdef unsigned char[::1] view = memory
-    cdef char *base = line_start(<char *>&view[0])
-    with nogil:
-        lay_out(layer, rows, base, &call.blocks)
-        call.blocks.scratch = base + used
-        on_team(<Work>last_layer_call, &call, threads)
+    cdef Py_ssize_t space = used + block_scratch(layer, rows, threads)
+    cdef char *memory = <char *>malloc(space_room(space))
+    if memory == NULL:
+        raise MemoryError(f"no memory for the logits of {rows} rows and the scratch of their products: {space} bytes")
+    cdef char *base = space_start(memory, space)
+    try:
+        with nogil:
+            lay_out(layer, rows, base, &call.blocks)
+            call.blocks.scratch = base + used
+            on_team(<Work>last_layer_call, &call, threads)
+    finally:
+        free(memory)
     PyErr_CheckSignals()
     return call.loss, call.weight_sum

@@ -10,7 +10,7 @@ from libc.stdlib cimport free, malloc
 from libc.string cimport memset
 
 from fastbp._kernels.dispatch cimport FBP_IDENTITY, activation_kind, kernels_for, real, threads_for
-from fastbp._kernels.memory cimport LINE, line_start, whole_lines
+from fastbp._kernels.memory cimport space_room, space_start, whole_lines
 from fastbp._kernels.team cimport Work, fbp_team_share, on_team
 
 cdef double OPERATION_WORK = 0.02  # nanoseconds that one thread needs for a multiply-add, roughly, and half of it in pieces
@@ -146,11 +146,12 @@ cdef int multiply_call(Call *call, fbp_team *team) except -1 nogil:
 cdef int run(const Product *p, int n_threads) except -1:
     """Multiply in memory of its own."""
     cdef int threads = threads_for(n_threads, product_work(p))
+    cdef Py_ssize_t scratch = product_scratch(p, threads)
     cdef Call call
-    cdef char *memory = <char *>malloc(product_scratch(p, threads) + LINE)
+    cdef char *memory = <char *>malloc(space_room(scratch))
     if memory == NULL:
         raise MemoryError(f"no memory for the packed blocks of a product of {p.M} x {p.K} by {p.K} x {p.N}")
-    call.p, call.scratch = p[0], line_start(memory)
+    call.p, call.scratch = p[0], space_start(memory, scratch)
     try:
         with nogil:
             on_team(<Work>multiply_call, &call, threads)

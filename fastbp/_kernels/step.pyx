@@ -22,7 +22,7 @@ from fastbp._kernels.dispatch cimport FBP_IDENTITY, FBP_SIGMOID, FBP_TANH, kerne
 from fastbp._kernels.last_layer cimport Blocks, LastLayer, block_scratch, last_layer
 from fastbp._kernels.last_layer cimport lay_out as lay_out_blocks
 from fastbp._kernels.linear cimport Product, multiply, multiply_at_once, operations, product_scratch, product_work
-from fastbp._kernels.memory cimport LINE, Matrix, line_start, take
+from fastbp._kernels.memory cimport Matrix, space_room, space_start, take
 from fastbp._kernels.optimizer cimport update_parameters
 from fastbp._kernels.rows cimport Rows, error_work, reduced
 from fastbp._kernels.team cimport poll
@@ -102,10 +102,10 @@ cdef int prepare(Net *net, Py_ssize_t rows, Py_ssize_t target_row) except -1:
     lay_out(net, NULL, rows)
     free(net.memory)
     net.capacity = 0
-    net.memory = <char *>malloc(net.used + LINE)
+    net.memory = <char *>malloc(space_room(net.used))
     if net.memory == NULL:
         raise MemoryError(f"no memory for a batch of {rows} rows: {net.used} bytes of work space")
-    lay_out(net, line_start(net.memory), rows)
+    lay_out(net, space_start(net.memory, net.used), rows)
     net.capacity = rows
     return 0
 

@@ -432,7 +432,7 @@ static void multiply_pieces(fbp_size M, fbp_size N, fbp_size K, const real *A, f
     const operand a = {A, M, A_row, A_column}, b = {B, N, B_column, B_row};
     const int keeps_a = M <= N;
     const operand kept = keeps_a ? a : b, passing = keeps_a ? b : a;
-    const fbp_size full_depth = (depth_of_blocks(K, DEEPEST) + STEPS - 1) / STEPS * STEPS;
+    const fbp_size full_depth = (block_of(K, DEEPEST) + STEPS - 1) / STEPS * STEPS;
     const fbp_size bytes = panel_bytes(full_depth), most = SIDE * kept_panels(full_depth);
     const int plain_update = e->update && is_plain_sgd(e->update);
     const int follows = e->activation != FBP_IDENTITY || (e->update && !plain_update);

@@ -79,20 +79,29 @@ static void pack(fbp_size count, fbp_size K, int width, const real *x, fbp_size 
         pack_any(count, K, width, x, x_line, x_k, panel);
 }
 
-/* Ask for the steps [from, to) of a panel of B that will be packed next. Rows of B pages apart are more than a processor foresees:
- * to wait for them took a tenth of a product whose B is nowhere in its caches. */
-static ALWAYS_INLINE void prefetch_panel(const real *b, fbp_size b_row, fbp_size from, fbp_size to)
-{
-    for (fbp_size k = from; k < to; k++)
-        UNROLL for (int j = 0; j < TILE_COLUMNS; j += CACHE_LINE) PREFETCH_LATER(b + k * b_row + j);
-}
-
 /* Panels of TILE_ROWS lines of A, in rows of whole vectors */
 enum { A_ROOM = (TILE_ROWS + W - 1) / W * W };
 static void pack_a(fbp_size rows, fbp_size K, const real *A, fbp_size A_row, fbp_size A_column, real *panels)
 {
     for (fbp_size i = 0; i < rows; i += TILE_ROWS, panels += K * A_ROOM)
         pack(smaller(TILE_ROWS, rows - i), K, A_ROOM, A + i * A_row, A_row, A_column, panels);
+}
+
+/* The next panel of B, copied while the tiles of this one are computed: `at_once` rows after each PACE steps of their sums. Rows of B may
+ * be pages apart, which no processor foresees; so each is asked for AHEAD rows before, and no tile waits for it. */
+enum { PACE = 32, AHEAD = 4 };
+typedef struct {
+    fbp_size left, row, at_once; /* rows still to come, and their distance */
+    const real *from;
+    real *to;
+} copying;
+
+static ALWAYS_INLINE void copy_rows(copying *c, fbp_size rows)
+{
+    for (c->left -= rows; rows > 0; rows--, c->from += c->row, c->to += TILE_COLUMNS) {
+        UNROLL for (int j = 0; j < TILE_COLUMNS; j += CACHE_LINE) PREFETCH(c->from + AHEAD * c->row + j);
+        UNROLL for (int j = 0; j < TILE_COLUMNS; j += W) v_store(c->to + j, v_load(c->from + j));
+    }
 }
 
 /* What becomes of a tile's sums S: `to` = base + factor S, or S where there is no base; n columns of them, and to a buffer whole vectors. */
@@ -105,6 +114,7 @@ typedef struct {
     fbp_size to_row, to_n;
     const real *C; /* where the tile of C begins: its lines are asked for beforehand */
     fbp_size C_row;
+    copying *next;
 } tile;
 
 static ALWAYS_INLINE void store_tile(int rows, int vectors, int whole, vec acc[TILE_ROWS][TILE_VECTORS], const tile *given)
@@ -129,8 +139,8 @@ static ALWAYS_INLINE const real *line_of(const char *const base[BASES], fbp_size
     return (const real *)(base[i / LINES] + (i % LINES == 3 ? three : i % LINES * stride));
 }
 
-/* S = a (rows, K) b (K, n). The first three are constants where this is inlined, so that the tile is rows x vectors registers. */
-static ALWAYS_INLINE void multiply_tile(int rows, int vectors, int by_line, fbp_size K, const real *a, fbp_size a_stride,
+/* S = a (rows, K) b (K, n). The first four are constants where this is inlined, so that the tile is rows x vectors registers. */
+static ALWAYS_INLINE void multiply_tile(int rows, int vectors, int by_line, int copies, fbp_size K, const real *a, fbp_size a_stride,
                                         const real *b, fbp_size b_stride, const tile *t)
 {
     vec acc[TILE_ROWS][TILE_VECTORS];
@@ -143,17 +153,21 @@ static ALWAYS_INLINE void multiply_tile(int rows, int vectors, int by_line, fbp_
     const fbp_size stride = a_stride * (fbp_size)sizeof(real), three = 3 * stride;
     const char *base[BASES];
     UNROLL for (int i = 0; i < BASES; i++) base[i] = (const char *)(a + i * LINES * a_stride);
-    UNROLL_FOUR for (fbp_size k = 0; k < K; k++, b += b_stride) {
-        vec v_b[TILE_VECTORS];
-        UNROLL for (int j = 0; j < vectors; j++)
-            v_b[j] = v_load(b + j * W);
-        UNROLL for (int i = 0; i < rows; i++) {
-            vec v_a = v_all(by_line ? *line_of(base, stride, three, i) : a[i]);
+    for (fbp_size steps; K > 0; K -= steps) {
+        steps = copies ? smaller(PACE, K) : K;
+        UNROLL_FOUR for (fbp_size k = 0; k < steps; k++, b += b_stride) {
+            vec v_b[TILE_VECTORS];
             UNROLL for (int j = 0; j < vectors; j++)
-                acc[i][j] = v_fma(v_a, v_b[j], acc[i][j]);
+                v_b[j] = v_load(b + j * W);
+            UNROLL for (int i = 0; i < rows; i++) {
+                vec v_a = v_all(by_line ? *line_of(base, stride, three, i) : a[i]);
+                UNROLL for (int j = 0; j < vectors; j++)
+                    acc[i][j] = v_fma(v_a, v_b[j], acc[i][j]);
+            }
+            a += a_stride;
+            UNROLL for (int i = 0; i < BASES; i++) base[i] += sizeof(real);
         }
-        a += a_stride;
-        UNROLL for (int i = 0; i < BASES; i++) base[i] += sizeof(real);
+        if (copies) copy_rows(t->next, smaller(t->next->at_once, t->next->left));
     }
     if (t->n == vectors * W)
         store_tile(rows, vectors, 1, acc, t);
@@ -167,14 +181,16 @@ static fbp_size width_of(fbp_size n) { return n > W ? TILE_COLUMNS : W; }
 static ALWAYS_INLINE void tile_of_height(int rows, int by_line, fbp_size K, const real *a, fbp_size a_stride, const real *b,
                                          fbp_size b_stride, const tile *t)
 {
-    if (by_line && t->n > W)
-        multiply_tile(rows, TILE_VECTORS, 1, K, a, a_stride, b, b_stride, t);
+    if (rows == TILE_ROWS && t->next->left > 0)
+        multiply_tile(rows, TILE_VECTORS, 0, 1, K, a, a_stride, b, b_stride, t);
+    else if (by_line && t->n > W)
+        multiply_tile(rows, TILE_VECTORS, 1, 0, K, a, a_stride, b, b_stride, t);
     else if (by_line)
-        multiply_tile(rows, 1, 1, K, a, a_stride, b, b_stride, t);
+        multiply_tile(rows, 1, 1, 0, K, a, a_stride, b, b_stride, t);
     else if (t->n > W)
-        multiply_tile(rows, TILE_VECTORS, 0, K, a, a_stride, b, b_stride, t);
+        multiply_tile(rows, TILE_VECTORS, 0, 0, K, a, a_stride, b, b_stride, t);
     else
-        multiply_tile(rows, 1, 0, K, a, a_stride, b, b_stride, t);
+        multiply_tile(rows, 1, 0, 0, K, a, a_stride, b, b_stride, t);
 }
 
 /* As many of the `rows` rows from a and t->C on as there is code for a tile of; returns how many. */
@@ -202,18 +218,25 @@ static int compute_tile(fbp_size rows, int by_line, fbp_size K, const real *a, f
     return 1;
 }
 
-/* K is cut into blocks of equal depth, not into full ones and a thin rest; `most` is the largest. */
-static fbp_size depth_of_blocks(fbp_size K, fbp_size most)
+/* A length is cut into equal blocks, not into full ones and a thin rest; `most` is the largest. */
+static fbp_size block_of(fbp_size length, fbp_size most)
 {
-    fbp_size blocks = (K + most - 1) / most;
-    return K == 0 ? 0 : (K + blocks - 1) / blocks;
+    fbp_size blocks = (length + most - 1) / most;
+    return length == 0 ? 0 : (length + blocks - 1) / blocks;
 }
 
-/* Elements of scratch that multiply_ordinarily needs: a packed panel of B and a packed block of A. */
+/* How many rows of A there are in a block, at most */
+static fbp_size most_rows(fbp_size depth) { return depth > DEPTH ? ROWS / 2 / TILE_ROWS * TILE_ROWS : ROWS; }
+
+/* Elements of a packed block of A, and of the scratch that multiply_ordinarily needs: that, and two panels of B */
+static fbp_size a_block(fbp_size rows, fbp_size depth)
+{
+    return (smaller(rows, most_rows(depth)) + TILE_ROWS - 1) / TILE_ROWS * A_ROOM * depth;
+}
 static fbp_size ordinary_scratch(fbp_size M, fbp_size K)
 {
-    fbp_size panels = (smaller(M, ROWS) + TILE_ROWS - 1) / TILE_ROWS;
-    return smaller(K, DEEPEST) * (TILE_COLUMNS + panels * A_ROOM); /* grows with M and K: what serves a batch serves a smaller one */
+    const fbp_size usual = a_block(M, smaller(K, DEPTH)), deep = a_block(M, smaller(K, DEEPEST));
+    return 2 * smaller(K, DEEPEST) * TILE_COLUMNS + (usual > deep ? usual : deep);
 }
 
 /* The unit in which threads divide the columns of C, and the largest K of an update */
@@ -246,35 +269,47 @@ static void multiply_ordinarily(fbp_size M, fbp_size N, fbp_size K, const real *
     const int by_line = A_column == 1 && N <= FEW_PANELS * TILE_COLUMNS && A_row % PAGE != 0;
     const int by_step = A_row == 1 && N <= MORE_PANELS * TILE_COLUMNS;
     const int b_stands = B_column == 1 && M <= (B_row < PAGE ? FEW_TILES : 1) * TILE_ROWS;
-    const int b_far = B_column == 1 && B_row > PAGE && !b_stands;
-    const fbp_size full_depth = depth_of_blocks(K, A_row == 1 ? DEEPEST : DEPTH);
+    const int copies_b = B_column == 1 && B_row >= PAGE && !b_stands && !by_line;
+    const fbp_size full_depth = block_of(K, A_row == 1 ? DEEPEST : DEPTH);
+    const fbp_size block_rows = (block_of(M, most_rows(full_depth)) + TILE_ROWS - 1) / TILE_ROWS * TILE_ROWS;
     const fbp_size a_stride = by_line ? A_row : by_step ? A_column : A_ROOM;
     const int plain_update = e->update && is_plain_sgd(e->update);
     const int follows = e->activation != FBP_IDENTITY || (e->update && !plain_update);
-    real *packed_b = scratch, *packed_a = scratch + full_depth * TILE_COLUMNS, buffer[TILE_ROWS * TILE_COLUMNS];
+    real *packed_b = scratch, *other_b = packed_b + full_depth * TILE_COLUMNS, *packed_a = other_b + full_depth * TILE_COLUMNS;
+    real buffer[TILE_ROWS * TILE_COLUMNS];
     fbp_size k = 0;
     do { /* once for K = 0 as well */
         fbp_size depth = smaller(full_depth, K - k);
         const int adds = k > 0 || e->accumulate || plain_update, buffered = follows && k + depth == K;
         const real factor = plain_update ? (real)-e->update->learning_rate : 1;
-        for (fbp_size row = 0; row < M; row += ROWS) {
-            fbp_size rows = smaller(ROWS, M - row);
+        for (fbp_size row = 0; row < M; row += block_rows) {
+            const fbp_size rows = smaller(block_rows, M - row), tiles = (rows + TILE_ROWS - 1) / TILE_ROWS;
             const real *a_block = A + row * A_row + k * A_column;
             if (!by_line && !by_step) pack_a(rows, depth, a_block, A_row, A_column, packed_a);
+            copying next = {.left = 0};
+            int copied = 0;
             for (fbp_size j = 0; j < N; j += TILE_COLUMNS) {
-                const real *b = B + k * B_row + j * B_column, *b_next = b + TILE_COLUMNS * B_column;
+                const real *b = B + k * B_row + j * B_column;
                 fbp_size n = smaller(TILE_COLUMNS, N - j), b_stride = B_row;
-                if (!b_stands || n < TILE_COLUMNS) {
+                if (copied) {
+                    copy_rows(&next, next.left);
+                    b = other_b, other_b = packed_b, packed_b = (real *)b;
+                    b_stride = TILE_COLUMNS;
+                } else if (!b_stands || n < TILE_COLUMNS) {
                     b_stride = width_of(n);
                     pack(n, depth, (int)b_stride, b, B_column, B_row, packed_b);
                     b = packed_b;
                 }
+                copied = copies_b && j + 2 * TILE_COLUMNS <= N;
+                if (copied)
+                    next = (copying){
+                        .left = depth, .row = B_row, .at_once = (PACE + tiles - 1) / tiles,
+                        .from = B + k * B_row + j + TILE_COLUMNS, .to = other_b,
+                    };
                 for (fbp_size i = 0; i < rows;) {
-                    if (b_far && j + n < N)
-                        prefetch_panel(b_next, B_row, i * depth / rows, smaller(i + TILE_ROWS, rows) * depth / rows);
                     const fbp_size at = (row + i) * C_row + j, width = width_of(n);
                     const tile t = {
-                        .n = n, .factor = factor, .base_row = adds ? C_row : 0, .C = C + at, .C_row = C_row,
+                        .n = n, .factor = factor, .base_row = adds ? C_row : 0, .C = C + at, .C_row = C_row, .next = &next,
                         .base = adds ? C + at : e->bias ? (const real *)e->bias + j : NULL,
                         .to = buffered ? buffer : C + at, .to_row = buffered ? width : C_row, .to_n = buffered ? width : n,
                     };

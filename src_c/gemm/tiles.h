@@ -1,7 +1,7 @@
 /* The table of tile sizes: a tile of C is TILE_ROWS x (TILE_VECTORS · W) and stays in registers, with room left for a row of B
  * and a broadcast element of A. DEPTH terms of the sum are added at a time: deep enough that the loads and stores of C vanish, and
  * where a tile is small in bytes, so that a panel of B stays in the L1 cache; DEEPEST terms of Xᵀ δ, since its update needs a finished
- * sum. ROWS of A (rows · DEPTH) fill about the L2 cache.
+ * sum. ROWS · DEPTH elements of A, half as many rows of deeper sums, fill about half an L2 cache.
  *
  *               registers   TILE_ROWS  TILE_VECTORS   in use       a panel of B
  *   avx512          32          14          2         28 + 2 + 1   64 KB in float32, 32 KB in float64; amx as well, see amx.h
@@ -18,11 +18,11 @@ enum { TILE_ROWS = 8, TILE_VECTORS = 3 };
 #else
 enum { TILE_ROWS = 4, TILE_VECTORS = 2 };
 #endif
-enum { DEEPEST = 2048 / sizeof(real), ROWS = 532 / TILE_ROWS * TILE_ROWS };
+enum { DEEPEST = 512, ROWS = 532 / TILE_ROWS * TILE_ROWS };
 #if defined(FBP_AVX2)
 enum { DEPTH = 256 };
 #else
-enum { DEPTH = DEEPEST };
+enum { DEPTH = 2048 / sizeof(real) };
 #endif
 
 /* An operand is read where it stands if it is read so few times, once for each panel of B or tile of A, that a packed copy does not
