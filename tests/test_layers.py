@@ -40,6 +40,7 @@ SIZES = (  # (N, I, O): round the tiles of every instruction set, their blocks o
         (29, 257, 16),
     ]
     + [(1, 1003, 10), (10, 1, 1003), (1003, 5, 1), (2, 2, 5000), (5000, 2, 2), (3, 5000, 2), (13, 1031, 97)]
+    + [(300, 290, 40), (40, 70, 1061)]
 )
 IN_PIECES = [(131, 162, 195), (130, 545, 150), (520, 90, 161)]
 """So large that all three products go in pieces of their numbers, where an instruction set has that."""
@@ -180,6 +181,7 @@ WEIGHT_LAYOUTS = {
     "transposed": lambda w: w.T.copy().T,
     "every other element": lambda w: np.repeat(np.repeat(w, 2, axis=0), 3, axis=1)[::2, ::3],
     "backwards": lambda w: w[::-1, ::-1].copy()[::-1, ::-1],
+    "columns among many": lambda w: np.pad(w, ((0, 0), (3, 1100)))[:, 3 : 3 + w.shape[1]],
     "transposed, with gaps": lambda w: np.repeat(w.T, 2, axis=1)[:, ::2].T,
 }
 

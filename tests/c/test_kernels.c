@@ -647,13 +647,13 @@ static void products(const line *l, int thorough)
     static const fbp_size EDGES[] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 12, 13, 14, 15, 16, 17, 23, 24, 28, 29, 31, 32, 33, 65};
     static const fbp_size DEPTHS[] = {0, 1, 2, 7, 33};
     static const fbp_size LARGE[][3] = {{5, 9, 255}, {5, 9, 257}, {15, 3, 600}, {540, 35, 3}, {2, 4130, 3}, {150, 290, 9},
-                                        {20, 600, 35}, {70, 100, 70}, {300, 90, 65}, {35, 40, 530}};
+                                        {20, 600, 35}, {70, 100, 70}, {300, 90, 65}, {35, 40, 530}, {40, 1100, 70}, {17, 1030, 35}};
     for (int i = 0; i < 24 * 24; i += thorough ? 1 : 5) {
         const int strides = (int)uniform(0, 8), then = (int)uniform(0, 4), flavour = one_in(9) ? ONE_NAN : ORDINARY;
         if (l->id == is_column_sums) one_product(l, 1, EDGES[i % 24], EDGES[i / 24], 0, 0, ORDINARY);
         else one_product(l, EDGES[i / 24], EDGES[i % 24], DEPTHS[i % 23 % 5], strides, then, flavour);
     }
-    for (int i = 0; i < 10 * 32 && l->id == is_matrix_product; i += thorough ? 1 : 13)
+    for (int i = 0; i < 12 * 32 && l->id == is_matrix_product; i += thorough ? 1 : 13)
         if (!l->variants[0].update || LARGE[i / 32][2] <= 256) /* an update takes a sum of one block */
             one_product(l, LARGE[i / 32][0], LARGE[i / 32][1], LARGE[i / 32][2], i % 8, i / 8 % 4, ORDINARY);
 }
