@@ -58,6 +58,7 @@ def fastbp_step(problem: StepProblem, check: Check) -> Entry:
 
     network, optimizer = problem.network(), fastbp.SGD(problem.learning_rate)
     x, labels = problem.x, problem.labels
+    network.step(x, labels, optimizer)  # takes its memory, as a peer's first step does
     contestant = Contestant("fastbp step", lambda: network.step(x, labels, optimizer))
     return Entry(contestant, check(step), ours=True)
 
@@ -88,11 +89,12 @@ def _train(name: str, problem: StepProblem, check: Check, backend: ModuleType, b
     size = problem.shape.batch
     x, labels = np.tile(problem.x, (batches, 1)), np.tile(problem.labels, batches)
     order = np.random.default_rng(1).permutation(len(x))
-    network, optimizer = engine(problem.parameters.copy()), fastbp.SGD(problem.learning_rate)
+    network, optimizer = engine(problem.network().parameters), fastbp.SGD(problem.learning_rate)  # as aligned as those of a model
 
     def epoch() -> object:
         return network.train(x, labels, order, size, optimizer, None)
 
+    network.train(x, labels, order[:size], size, optimizer, None)
     return Entry(Contestant(name, epoch, units=batches), check(step))
 
 

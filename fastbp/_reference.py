@@ -412,12 +412,18 @@ def linear_softmax_cross_entropy(
 # ------------------------------------------------------------------------------------------------- optimizers
 
 
+def _subnormal(x):
+    """Where |x| is below the smallest normal number, 0 included: a state that becomes 0, lest it stay there for ever."""
+    return np.abs(x) < np.finfo(x.dtype).tiny
+
+
 @_quiet
 def sgd_update(parameters, gradient, velocity, learning_rate, momentum, nesterov, weight_decay, n_threads):
     """v <- μ v + g, w <- w - η v (nesterov: w - η (g + μ v)); g includes the decay, and v = g without μ."""
     g = gradient + weight_decay * parameters if weight_decay else gradient
     if velocity is not None:
         velocity[...] = momentum * velocity + g
+        velocity[_subnormal(velocity)] = 0.0
         g = g + momentum * velocity if nesterov else velocity
     parameters -= learning_rate * g
 
@@ -431,6 +437,9 @@ def adam_update(
     g = gradient + weight_decay * parameters if weight_decay else gradient
     first_moment[...] = beta_1 * first_moment + (1.0 - beta_1) * g
     second_moment[...] = beta_2 * second_moment + (1.0 - beta_2) * g * g
+    rests = _subnormal(first_moment)
+    first_moment[rests] = 0.0
+    second_moment[rests & _subnormal(second_moment)] = 0.0
     m_hat = first_moment / (1.0 - beta_1**step)
     v_hat = second_moment / (1.0 - beta_2**step)
     parameters -= learning_rate * m_hat / (np.sqrt(v_hat) + epsilon)

@@ -34,6 +34,8 @@ def sgd_update(
         v ← μ v + g
         w ← w - η v             (with nesterov  w - η (g + μ v);  without momentum  w - η g)
 
+    A v below the smallest normal number becomes 0: where g stays 0, v would be subnormal for ever, and slow.
+
     Parameters
     ----------
     parameters : numpy.ndarray of float32 or float64, shape (P,)
@@ -105,6 +107,9 @@ def adam_update(
         m ← β₁ m + (1 - β₁) g
         v ← β₂ v + (1 - β₂) g²
         w ← w - η · m/(1 - β₁ᵗ) / (√(v/(1 - β₂ᵗ)) + ε)
+
+    An m below the smallest normal number becomes 0, and with it such a v: where g stays 0, they would be
+    subnormal for ever, and slow.
 
     Parameters
     ----------

@@ -1,4 +1,5 @@
 /* What the bodies in simd/, math/, rows/ and gemm/ know of the dtype they are compiled for. */
+#include <float.h>
 #include <math.h>
 #include <string.h>
 
@@ -7,12 +8,14 @@ typedef float real;
 #define ROUNDER 12582912.0f /* 1.5·2^23: adding it rounds to a whole number, which then stands in the low bits */
 #define EXPONENT_BIAS 127
 #define LEAST_POWER -150 /* a number below 2 times a smaller power of 2 is less than half the smallest subnormal: 0 */
+#define LEAST_NORMAL FLT_MIN
 #define SQRT sqrtf
 #else
 typedef double real;
 #define ROUNDER 6755399441055744.0 /* 1.5·2^52 */
 #define EXPONENT_BIAS 1023
 #define LEAST_POWER -1075
+#define LEAST_NORMAL DBL_MIN
 #define SQRT sqrt
 #endif
 

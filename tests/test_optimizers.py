@@ -124,3 +124,29 @@ def test_what_is_not_finite_stays_where_it_is(dtype, update, value, engine):
         for name in vars(clean):
             assert getattr(clean, name)[others].tobytes() == getattr(spoilt, name)[others].tobytes()
             assert not np.isfinite(getattr(spoilt, name)[n - 2])
+
+
+def test_a_state_ends_at_0_and_not_among_subnormal_numbers(dtype, update, engine):
+    """Where the gradient stays 0. Many processors are a hundred times slower at subnormal numbers."""
+    least = np.finfo(dtype).tiny
+    momentum = {"momentum": 0.9} if update == "sgd_update" else {}
+    states = {"velocity": 1.1} if update == "sgd_update" else {"first_moment": 1.1, "second_moment": 1.0005}
+    each = problem(update, generator(update), 40, dtype, **momentum)
+    each.arguments.update({name: Updated(np.full(40, size * least, dtype)) for name, size in states.items()})
+    each.arguments["gradient"] = np.zeros(40, dtype)
+    result = solve(engine, each)
+    for name in states:
+        assert not getattr(result, name).any(), name
+    np.testing.assert_array_equal(result.parameters, each.arguments["parameters"].value)
+
+
+def test_a_small_second_moment_stays_where_the_first_does(dtype, engine):
+    """Or a step by their ratio would be one by m/ε."""
+    least = np.finfo(dtype).tiny
+    each = problem("adam_update", generator("small"), 40, dtype)
+    each.arguments["gradient"] = np.zeros(40, dtype)
+    each.arguments["first_moment"] = Updated(np.full(40, 2 * least, dtype))
+    each.arguments["second_moment"] = Updated(np.full(40, least / 2, dtype))
+    result = solve(engine, each)
+    assert (result.first_moment > least).all()
+    assert (result.second_moment > least / 4).all()

@@ -1,4 +1,11 @@
-/* Optimizer updates of parameters w with gradient g, in place: (rows, n) of them, or a flat run. State lies like w. */
+/* Optimizer updates of parameters w with gradient g, in place: (rows, n) of them, or a flat run. State lies like w.
+ *
+ * Where the gradient stays 0, as for a relu that is never positive, a state shrinks step by step, and would end as a subnormal number for
+ * ever, at which many processors take a hundred times as long. So m and the velocity become 0 there, and v where m does: what they
+ * add to a parameter vanished long before.
+ */
+
+static ALWAYS_INLINE mask is_subnormal(vec x) { return v_lt(v_abs(x), v_all(LEAST_NORMAL)); } /* or 0 */
 
 /* g ← g + λ w;  v ← μ v + g;  w ← w - η (g + μ v if nesterov else v).  velocity v is NULL where μ = 0, and then v = g. */
 static ALWAYS_INLINE void sgd_rows(fbp_size rows, fbp_size n, const real *g, fbp_size g_row, const fbp_update *u, real *velocity,
@@ -13,6 +20,7 @@ static ALWAYS_INLINE void sgd_rows(fbp_size rows, fbp_size n, const real *g, fbp
             if (decays) step = v_fma(lambda, v_w, step);
             if (velocity) {
                 vec v = v_fma(mu, load_at(velocity + at, left, 0), step);
+                v = v_select(is_subnormal(v), v_all(0), v);
                 store_at(velocity + at, v, left);
                 step = nesterov ? v_fma(mu, v, step) : v;
             }
@@ -36,7 +44,10 @@ static ALWAYS_INLINE void adam_rows(fbp_size rows, fbp_size n, const real *g, fb
             vec v_w = load_at(w + at, left, 0), v_g = load_at(g + row * g_row + i, left, 0);
             if (decays) v_g = v_fma(lambda, v_w, v_g);
             vec first = v_fma(b1, load_at(m + at, left, 0), v_mul(c1, v_g));
-            vec second = v_fma(b2, load_at(v + at, left, 0), v_mul(v_mul(c2, v_g), v_g));
+            vec second = v_fma(v_mul(c2, v_g), v_g, v_mul(b2, load_at(v + at, left, 0)));
+            const mask rests = is_subnormal(first);
+            first = v_select(rests, v_all(0), first);
+            second = v_select(rests, v_select(is_subnormal(second), v_all(0), second), second);
             store_at(m + at, first, left);
             store_at(v + at, second, left);
             vec denominator = v_fma(v_sqrt(second), root, eps);
