@@ -60,7 +60,7 @@ class Plan:
         return cls(pause_s=pause)
 
 
-WARM_UP_LIMIT = 0.5  # s: a slower call refills the caches early on, and needs no untimed one before it
+WARM_UP_LIMIT = 2.0  # s: a slower call refills the caches early on, and needs no untimed one before it
 
 
 class Timings:
@@ -125,6 +125,8 @@ def _calibrate(contestant: Contestant, plan: Plan) -> tuple[int, float]:
         return 1, contestant.first_s / contestant.units
     time.sleep(plan.pause_s)
     calls = 1
+    if contestant.restore is None and (unit := _sample(contestant, 1)) * contestant.units > WARM_UP_LIMIT:
+        return calls, unit
     while (lasted := calls * contestant.units * (unit := _sample(contestant, calls))) < plan.sample_s:
         if contestant.restore is not None:
             break
