@@ -89,10 +89,8 @@ def _train(name: str, problem: StepProblem, check: Check, backend: ModuleType, b
     size = problem.shape.batch
     x, labels = np.tile(problem.x, (batches, 1)), np.tile(problem.labels, batches)
     order = np.random.default_rng(1).permutation(len(x))
-    network, optimizer = (
-        engine(problem.network().parameters),
-        fastbp.SGD(problem.learning_rate),
-    )  # as aligned as those of a model
+    network = engine(problem.network().parameters)  # as aligned as those of a model
+    optimizer = fastbp.SGD(problem.learning_rate)
 
     def epoch() -> object:
         return network.train(x, labels, order, size, optimizer, None)

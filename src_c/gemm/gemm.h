@@ -229,13 +229,13 @@ static fbp_size block_of(fbp_size length, fbp_size most)
 static fbp_size most_rows(fbp_size depth) { return depth > DEPTH ? ROWS / 2 / TILE_ROWS * TILE_ROWS : ROWS; }
 
 /* Elements of a packed block of A, and of the scratch that multiply_ordinarily needs: that, and two panels of B */
-static fbp_size a_block(fbp_size rows, fbp_size depth)
+static fbp_size packed_block(fbp_size rows, fbp_size depth)
 {
     return (smaller(rows, most_rows(depth)) + TILE_ROWS - 1) / TILE_ROWS * A_ROOM * depth;
 }
 static fbp_size ordinary_scratch(fbp_size M, fbp_size K)
 {
-    const fbp_size usual = a_block(M, smaller(K, DEPTH)), deep = a_block(M, smaller(K, DEEPEST));
+    const fbp_size usual = packed_block(M, smaller(K, DEPTH)), deep = packed_block(M, smaller(K, DEEPEST));
     return 2 * smaller(K, DEEPEST) * TILE_COLUMNS + (usual > deep ? usual : deep);
 }
 
