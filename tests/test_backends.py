@@ -266,7 +266,7 @@ def large_calls() -> list:
         lambda n: (fastbp.gelu(x, n_threads=n),),
         lambda n: (fastbp.linear(x, w, n_threads=n),),
         lambda n: fastbp.linear_backward_weight(x, x[:, :70], n_threads=n),
-        lambda n: fastbp.linear_softmax_cross_entropy(x, x.T, labels, max_memory=2**22, n_threads=n),
+        lambda n: fastbp.linear_softmax_cross_entropy(x, x.T, labels, max_memory=2**23, n_threads=n),
         lambda n: fastbp.MLP([500, 64, 500], seed=0, n_threads=n).gradients(x, labels),
     ]
 
