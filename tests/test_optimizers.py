@@ -127,7 +127,7 @@ def test_what_is_not_finite_stays_where_it_is(dtype, update, value, engine):
 
 
 def test_a_state_ends_at_0_and_not_among_subnormal_numbers(dtype, update, engine):
-    """Where the gradient stays 0. Many processors are a hundred times slower at subnormal numbers."""
+    """Where the gradient stays 0. An update of subnormal numbers takes many times as long on some processors."""
     least = np.finfo(dtype).tiny
     momentum = {"momentum": 0.9} if update == "sgd_update" else {}
     states = {"velocity": 1.1} if update == "sgd_update" else {"first_moment": 1.1, "second_moment": 1.0005}

@@ -293,7 +293,8 @@ static void multiply_ordinarily(fbp_size M, fbp_size N, fbp_size K, const real *
                 fbp_size n = smaller(TILE_COLUMNS, N - j), b_stride = B_row;
                 if (copied) {
                     copy_rows(&next, next.left);
-                    b = other_b, other_b = packed_b, packed_b = (real *)b;
+                    real *const before = packed_b;
+                    b = packed_b = other_b, other_b = before;
                     b_stride = TILE_COLUMNS;
                 } else if (!b_stands || n < TILE_COLUMNS) {
                     b_stride = width_of(n);
