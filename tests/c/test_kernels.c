@@ -240,29 +240,22 @@ static void expect_update(problem *p) /* its size is that of the same formulas w
 {
     const exact mu = p->o.momentum, decay = p->o.decay, b1 = 0.9, b2 = 0.999, eta = p->o.step ? 0.001 : 0.1;
     const exact unbias_1 = 1 - powl(b1, p->o.step), unbias_2 = 1 - powl(b2, p->o.step);
-    const exact all = 1 / type->eps, least = all * type->tiny; /* a state below `least` becomes 0; beside it rounding decides */
     for (fbp_size i = 0; i < p->n; i++) {
         exact w = in[1][i], m = in[2][i], v = in[3][i], g = in[0][i] + decay * w, g_size = fabsl(in[0][i]) + decay * fabsl(w);
-        const int adam = p->o.step > 0;
-        exact next = adam ? b1 * m + (1 - b1) * g : mu * m + g, step, step_size, divisor = 1;
-        exact next_size = adam ? b1 * fabsl(m) + (1 - b1) * g_size : mu * fabsl(m) + g_size;
-        const int kept = adam || mu > 0, unsure = kept && fabsl(fabsl(next) - least) <= 32 * (type->eps * next_size + type->tiny);
-        const int rests = kept && fabsl(next) < least;
-        if (rests) next = 0;
-        if (!adam) {
+        exact next, next_size, step, step_size;
+        if (p->o.step == 0) { /* SGD */
+            next = mu * m + g, next_size = mu * fabsl(m) + g_size;
             step = p->o.nesterov ? g + mu * next : next, step_size = p->o.nesterov ? g_size + mu * next_size : next_size;
             if (mu == 0) next = m, next_size = 0; /* there is none, and nothing may be written */
         } else {
             v = b2 * v + (1 - b2) * g * g;
-            const exact v_size = b2 * in[3][i] + (1 - b2) * g_size * g_size;
-            const int v_unsure = (unsure && v < 2 * least) || (rests && fabsl(v - least) <= 32 * (type->eps * v_size + type->tiny));
-            if (rests && v < least) v = 0;
-            divisor = unbias_1 * (sqrtl((v > type->largest ? INFINITY : v) / unbias_2) + (exact)1e-8);
+            exact divisor = unbias_1 * (sqrtl((v > type->largest ? INFINITY : v) / unbias_2) + (exact)1e-8);
+            next = b1 * m + (1 - b1) * g, next_size = b1 * fabsl(m) + (1 - b1) * g_size;
             step = next / divisor, step_size = 2 * next_size / divisor;
-            want[2][i] = (estimate){v, v_size, v_unsure ? 2 * all : 2};
+            want[2][i] = (estimate){v, b2 * in[3][i] + (1 - b2) * g_size * g_size, 2};
         }
-        want[0][i] = (estimate){w - eta * step, fabsl(w) + eta * step_size, unsure ? 2 + 2 * all * eta / divisor : 2};
-        want[1][i] = (estimate){next, next_size, unsure ? 2 * all : 2};
+        want[0][i] = (estimate){w - eta * step, fabsl(w) + eta * step_size, 2};
+        want[1][i] = (estimate){next, next_size, 2};
     }
 }
 
