@@ -47,7 +47,10 @@ def extensions() -> list[Extension]:
             f"fastbp._kernels.{path.stem}",
             [str(path), *(C_SOURCES if path.stem == "dispatch" else [])],
             include_dirs=["src_c", numpy.get_include()],
-            define_macros=[("NPY_NO_DEPRECATED_API", "NPY_1_7_API_VERSION")],
+            define_macros=[
+                ("NPY_NO_DEPRECATED_API", "NPY_1_7_API_VERSION"),
+                ("NPY_TARGET_VERSION", "NPY_1_22_API_VERSION"),  # whose are memory handlers
+            ],
             depends=C_HEADERS,
         )
         for path in sorted(KERNELS.glob("*.pyx"))

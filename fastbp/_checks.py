@@ -411,7 +411,7 @@ def output(
     `in_place` names the one input whose very memory `out` may be, element upon element.
     """
     if out is None:
-        return np.empty(expected, dtype)
+        return _backend.kernels.new_array(expected, dtype)
     writable(name, out, expected, dtype)
     for other_name, other in inputs.items():
         apart(name, out, other_name, other, or_equal=other_name == in_place)

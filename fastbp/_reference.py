@@ -114,6 +114,11 @@ def _sigmoid_parts(z):
     return e, e / (1.0 + e)
 
 
+def new_array(shape, dtype):
+    """Return an array of any content."""
+    return np.empty(shape, dtype)
+
+
 # -------------------------------------------------------------------------------------------- error functions
 
 

@@ -512,7 +512,7 @@ def _evaluate(
     _checks.choice("reduction", reduction, _REDUCTIONS)
     threads = _checks.threads(n_threads)
     dtype = z.dtype
-    grad = np.empty(z.shape, dtype) if grad_out is None else grad_out
+    grad = _backend.kernels.new_array(z.shape, dtype) if grad_out is None else grad_out
     losses = np.empty(len(z), dtype) if reduction == "none" else None
     rows = grad if grad.ndim == 2 else grad[:, None]  # (N, O)
     call = getattr(_backend.kernels, kernel)

@@ -35,6 +35,7 @@ from fastbp._kernels.loss import (
     softmax_cross_entropy_at_once,
     squared_error,
 )
+from fastbp._kernels.memory import new_array
 from fastbp._kernels.network import Network
 from fastbp._kernels.optimizer import adam_update, sgd_update
 
@@ -56,6 +57,7 @@ __all__ = [
     "log_softmax",
     "logsumexp",
     "max_threads",
+    "new_array",
     "openmp",
     "poisson_deviance",
     "relu",

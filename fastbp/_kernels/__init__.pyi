@@ -12,6 +12,7 @@ _Weights = NDArray[np.float64] | None
 
 __all__: list[str]
 
+def new_array(shape: tuple[int, ...], dtype: np.dtype) -> _Array: ...
 def first_bad_label(labels: _Labels, n_classes: int, ignore_index: int) -> int: ...
 def softmax_cross_entropy(
     logits: _Array,

@@ -110,7 +110,7 @@ def softmax_cross_entropy_at_once(logits, labels, class_weight, sample_weight, l
     cdef Rows r
     cdef double loss, weight_sum
     cdef int threads = plain_threads(n_threads)
-    cdef bint given = grad is not None
+    cdef bint in_use = grad is not None  # the memory of the gradient
     dtype = plain_dtype(logits)
     if threads == 0 or dtype is None or not plain_matrix(logits, dtype, &z) or not plain_labels(labels, &t):
         return None
@@ -132,7 +132,7 @@ def softmax_cross_entropy_at_once(logits, labels, class_weight, sample_weight, l
         if sample_weight is None or of_rows.rows != z.rows:
             return None
     if grad is None:
-        grad = new_matrix(z.rows, z.columns, z.element)
+        grad = new_matrix(z.rows, z.columns, z.element, &in_use)
         plain_matrix(grad, dtype, &d)
     elif not plain_output(grad, dtype, &d) or d.rows != z.rows or d.columns != z.columns:
         return None
@@ -140,7 +140,7 @@ def softmax_cross_entropy_at_once(logits, labels, class_weight, sample_weight, l
         return None
     r.element, r.N, r.C, r.ignore_index = z.element, z.rows, z.columns, IGNORE_INDEX
     r.z, r.z_row, r.d, r.d_row, r.labels = z.data, z.row, d.data, d.row, <const int64_t *>t.data
-    r.reused = given and d.data != z.data
+    r.reused = in_use and d.data != z.data
     loss = evaluate(&r, "softmax_cross_entropy", True, NULL, threads, &weight_sum)
     return scalar_of(loss, dtype), grad, weight_sum
 

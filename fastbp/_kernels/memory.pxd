@@ -50,8 +50,9 @@ cdef bint plain_labels(x, Matrix *m) except -1
 # The dtype of x, an array of float32 or float64, or None
 cdef object plain_dtype(x)
 
-# A new array of float32 or float64, by the bytes of an element; and a number of either dtype, beyond float32 inf.
-cdef object new_matrix(Py_ssize_t rows, Py_ssize_t columns, Py_ssize_t element)
+# A new array of float32 or float64, by the bytes of an element, and whether it has memory that was in use before; a number of
+# either dtype, beyond float32 inf.
+cdef object new_matrix(Py_ssize_t rows, Py_ssize_t columns, Py_ssize_t element, bint *used)
 cdef object scalar_of(double x, dtype)
 
 # x, if it is such a vector of float64, or its copy as float64, if it is one of float32, else None: `where` is x, `weights`

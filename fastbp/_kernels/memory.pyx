@@ -1,16 +1,27 @@
 """What the kernels ask of NumPy itself: which arrays are plain, so that nothing more needs to be asked, and new ones."""
 
 cimport numpy as cnp
+from cpython.pycapsule cimport PyCapsule_New
 from libc.stdint cimport int64_t, uint64_t
+
+import numpy as np
 
 cdef extern from "numpy/arrayobject.h":
     void *descr_of "PyArray_DESCR"(cnp.ndarray)  # in the same words for every NumPy
     object PyArray_Scalar(void *data, void *descr, object base)
 
+cdef extern from "spare.h":
+    Py_ssize_t LARGE_ARRAY "FBP_LARGE_ARRAY"
+    bint large_array_used "fbp_large_array_used"(const void *array) noexcept
+    cnp.PyDataMem_Handler *large_array_handler "fbp_large_array_handler"() noexcept
+
 cnp.import_array()
 
 cdef object FLOAT32 = cnp.PyArray_DescrFromType(cnp.NPY_FLOAT32), FLOAT64 = cnp.PyArray_DescrFromType(cnp.NPY_FLOAT64)
 cdef object INT64 = cnp.PyArray_DescrFromType(cnp.NPY_INT64)
+
+# Of large new arrays, as NumPy takes it; None where the system has nothing of the kind. See src_c/spare.h.
+cdef object HANDLER = None if large_array_handler() == NULL else PyCapsule_New(large_array_handler(), "mem_handler", NULL)
 
 
 cdef bint plain(x, int axes, dtype, Matrix *m) noexcept:
@@ -53,9 +64,35 @@ cdef object plain_dtype(x):
     return FLOAT32 if descr == <void *>FLOAT32 else FLOAT64 if descr == <void *>FLOAT64 else None
 
 
-cdef object new_matrix(Py_ssize_t rows, Py_ssize_t columns, Py_ssize_t element):
+cdef bint is_large(Py_ssize_t bytes) noexcept:
+    return HANDLER is not None and bytes >= LARGE_ARRAY
+
+
+cdef object new_matrix(Py_ssize_t rows, Py_ssize_t columns, Py_ssize_t element, bint *used):
     cdef cnp.npy_intp[2] shape = [rows, columns]
-    return cnp.PyArray_EMPTY(2, shape, cnp.NPY_FLOAT32 if element == sizeof(float) else cnp.NPY_FLOAT64, 0)
+    cdef bint large = is_large(rows * columns * element)
+    before = cnp.PyDataMem_SetHandler(HANDLER) if large else None
+    try:
+        array = cnp.PyArray_EMPTY(2, shape, cnp.NPY_FLOAT32 if element == sizeof(float) else cnp.NPY_FLOAT64, 0)
+    finally:
+        if large:
+            cnp.PyDataMem_SetHandler(before)
+    used[0] = large and large_array_used(cnp.PyArray_DATA(<cnp.ndarray>array))
+    return array
+
+
+def new_array(tuple shape, dtype):
+    """``numpy.empty``, of memory that was in use before if it is large and there is some."""
+    cdef Py_ssize_t extent, bytes = dtype.itemsize
+    for extent in shape:
+        bytes *= extent
+    if not is_large(bytes):
+        return np.empty(shape, dtype)
+    before = cnp.PyDataMem_SetHandler(HANDLER)
+    try:
+        return np.empty(shape, dtype)
+    finally:
+        cnp.PyDataMem_SetHandler(before)
 
 
 cdef object scalar_of(double x, dtype):
