@@ -9,7 +9,7 @@ from libc.string cimport memset
 from fastbp._kernels.dispatch cimport kernels_for, plain_threads, threads_for
 from fastbp._kernels.memory cimport (
     READ, WRITE, Matrix, labels_within, matrix_of, new_matrix, plain_dtype, plain_labels, plain_matrix, plain_output,
-    plain_weights, scalar_of, set_element, vector_of,
+    plain_weights, scalar_of, set_element, space_room, space_start, vector_of,
 )
 from fastbp._kernels.rows cimport RowError, Rows, error_work, reduced, row_error_named, scratch_bytes
 from fastbp._kernels.team cimport Work, fbp_team, on_team
@@ -47,9 +47,12 @@ cdef double evaluate(Rows *r, str name, bint mean, char *losses, int n_threads, 
     """Run `reduced` in memory of its own; the weighted errors to `losses`, unless it is NULL."""
     cdef Py_ssize_t n
     cdef int threads = threads_for(n_threads, error_work(r))
-    cdef Call call = Call(r, row_error_named(name), mean, <char *>malloc(scratch_bytes(r, threads) + 1), 0, 0)
-    if call.memory == NULL:
+    cdef Py_ssize_t scratch = scratch_bytes(r, threads)
+    cdef char *memory = <char *>malloc(space_room(scratch))
+    cdef Call call = Call(r, row_error_named(name), mean, memory, 0, 0)
+    if memory == NULL:
         raise MemoryError(f"{name}: no memory for the scratch of {r.N} rows of {r.C}")
+    call.memory = space_start(memory, scratch)
     r.k = kernels_for(r.element)
     try:
         with nogil:
@@ -58,7 +61,7 @@ cdef double evaluate(Rows *r, str name, bint mean, char *losses, int n_threads, 
                 for n in range(r.N):
                     set_element(losses, n, r.element, (<double *>call.memory)[n])
     finally:
-        free(call.memory)
+        free(memory)
     weight_sum[0] = call.weight_sum
     return call.loss
 

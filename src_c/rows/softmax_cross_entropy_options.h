@@ -27,14 +27,59 @@ static softcap_scales scales_of_softcap(double softcap)
     return (softcap_scales){v_all((real)(cap / LN_2)), v_all((real)(1 / cap))};
 }
 
-/* What a softcap makes of a row: z'/ln 2 to x, of which the maximum is returned, and -dz'/dz to minus_slope. x may be z. */
-static real softcap_row(fbp_size C, const real *z, double softcap, real *minus_slope, real *x)
+/* The gradient of a row, of which the first `done` elements are there: d_c = (e_c gain - u_c) slope_c, or at_maximum in place of the
+ * difference where e_c = 1, with what is constant in the row scaled, and delta_label at the label, if there is one. e may be d. If
+ * not, d is stored past the caches, and meanwhile the next row may take the place of e and of the slopes, behind `done`. */
+typedef struct {
+    fbp_size C, done;
+    targets u;
+    vec gain, at_maximum;
+    int single; /* there is one maximum, and at_maximum is exact */
+    const real *slope, *e;
+    real *d, *label, delta_label;
+} gradient_row;
+static ALWAYS_INLINE void gradient_step(int form, int capped, int n, int past, const gradient_row *g, fbp_size i, fbp_size left)
+{
+    UNROLL for (int j = 0; j < n; j++, i += W, left -= W) {
+        vec e = load_at(g->e + i, left, 0), delta = v_sub(v_mul(e, g->gain), target_at(form, &g->u, i, left));
+        if (g->single) delta = v_select(v_eq(e, v_all(1)), g->at_maximum, delta);
+        if (capped) delta = v_mul(delta, load_at(g->slope + i, left, 0));
+        if (past) v_stream(g->d + i, delta);
+        else store_at(g->d + i, delta, left);
+    }
+}
+
+static ALWAYS_INLINE void gradient_by_element(int form, int capped, gradient_row *g, fbp_size until)
+{
+    for (fbp_size i = g->done; i < until; i += W) gradient_step(form, capped, 1, 0, g, i, until - i);
+    g->done = until;
+}
+
+/* All before element `until` at least */
+static ALWAYS_INLINE void gradient_until(int form, int capped, int past, gradient_row *g, fbp_size until)
+{
+    for (; g->done < until && g->done + IN_STEP * W <= g->C; g->done += IN_STEP * W)
+        gradient_step(form, capped, IN_STEP, past, g, g->done, IN_STEP * W);
+    if (g->done < until) gradient_by_element(form, capped, g, g->C);
+}
+
+static ALWAYS_INLINE void finish_gradient(int form, int capped, int past, gradient_row *g)
+{
+    gradient_until(form, capped, past, g, g->C);
+    if (g->label) *g->label = g->delta_label;
+    g->label = NULL;
+}
+
+/* What a softcap makes of a row: z'/ln 2 to x, of which the maximum is returned, and -dz'/dz to minus_slope. x may be z, or where a
+ * row still stands that is `leaving`, as may its slopes. */
+static ALWAYS_INLINE real softcap_row(int form, fbp_size C, const real *z, double softcap, gradient_row *leaving, real *minus_slope, real *x)
 {
     const softcap_scales c = scales_of_softcap(softcap);
     vec m = v_all(-INFINITY), a[IN_STEP], minus[IN_STEP];
     fbp_size i = 0;
     for (; i + IN_STEP * W <= C; i += IN_STEP * W) {
         prefetch_next(IN_STEP, z, C, i);
+        if (leaving) gradient_until(form, 1, 1, leaving, i + IN_STEP * W);
         UNROLL for (int j = 0; j < IN_STEP; j++) a[j] = v_load(z + i + j * W);
         v_softcap_each(IN_STEP, c.cap, c.inverse, a, minus);
         UNROLL for (int j = 0; j < IN_STEP; j++) {
@@ -43,6 +88,7 @@ static real softcap_row(fbp_size C, const real *z, double softcap, real *minus_s
             m = v_max(a[j], m);
         }
     }
+    if (leaving) gradient_until(form, 1, 1, leaving, leaving->C);
     for (; i < C; i += W) {
         *a = load_at(z + i, C - i, 0);
         v_softcap_each(1, c.cap, c.inverse, a, minus);
@@ -93,7 +139,9 @@ static ALWAYS_INLINE void add_to_sums(int form, int capped, int n, const real *x
     }
 }
 
-static ALWAYS_INLINE row_sums sum_up(int form, int capped, fbp_size C, const real *x, real m, const targets *u, real *e)
+/* Without a softcap e may be where a row still stands that is `leaving`. */
+static ALWAYS_INLINE row_sums sum_up(int form, int capped, fbp_size C, const real *x, real m, const targets *u, gradient_row *leaving,
+                                     real *e)
 {
     const vec maximum = v_all(m), zero = v_all(0);
     row_sums sums = {0, 0, 0, 0, 0};
@@ -103,9 +151,11 @@ static ALWAYS_INLINE row_sums sum_up(int form, int capped, fbp_size C, const rea
         fbp_size i = start;
         for (; i + IN_STEP * W <= stop; i += IN_STEP * W) {
             if (!capped) prefetch_next(IN_STEP, x, C, i);
-            prefetch_next(IN_STEP, e, C, i);
+            if (!leaving) prefetch_next(IN_STEP, e, C, i);
+            else if (!capped) gradient_until(form, 0, 1, leaving, i + IN_STEP * W);
             add_to_sums(form, capped, IN_STEP, x, i, IN_STEP * W, maximum, u, &s, e);
         }
+        if (leaving && !capped) gradient_until(form, 0, 1, leaving, stop);
         for (; i < stop; i += W) add_to_sums(form, capped, 1, x, i, C - i, maximum, u, &s, e);
         sums.rest += (double)v_sum(s.rest);
         sums.ties += (double)v_sum(s.ties);
@@ -114,20 +164,6 @@ static ALWAYS_INLINE row_sums sum_up(int form, int capped, fbp_size C, const rea
         sums.deficit += (double)v_sum(s.deficit);
     }
     return sums;
-}
-
-/* d_c = (e_c gain - u_c) slope_c, or at_maximum in place of the difference where e_c = 1, with what is constant in the row scaled; e may
- * be d. Whole vectors may go to d `past` the caches. */
-static ALWAYS_INLINE void gradient_step(int form, int capped, int single, int n, int past, fbp_size i, fbp_size left,
-                                        const targets *u, vec gain, vec at_maximum, const real *slope, const real *row, real *d)
-{
-    UNROLL for (int j = 0; j < n; j++, i += W, left -= W) {
-        vec e = load_at(row + i, left, 0), delta = v_sub(v_mul(e, gain), target_at(form, u, i, left));
-        if (single) delta = v_select(v_eq(e, v_all(1)), at_maximum, delta);
-        if (capped) delta = v_mul(delta, load_at(slope + i, left, 0));
-        if (past) v_stream(d + i, delta);
-        else store_at(d + i, delta, left);
-    }
 }
 
 /* What is known of a row once its exponentials are summed. With u_c as above, T = Σ u, and `hot` the label's own target:
@@ -161,7 +197,8 @@ static ALWAYS_INLINE row_outcome outcome(int form, const fbp_cross_entropy *how,
 }
 
 /* One row, whose target is the row t (C) or, where that is NULL, the class `label`, with whatever `how` asks for. A softcap puts
- * z' in place of z, and takes `slope` (C) for scratch. The exponentials stand in e (C), which may be d. */
+ * z' in place of z, and takes `slope` (C) for scratch. The exponentials stand in e (C), which may be d. If not, the gradient of the
+ * row before may be `leaving` meanwhile, and this one's is left to do. */
 typedef struct {
     fbp_size C;
     const real *z, *t;
@@ -169,6 +206,7 @@ typedef struct {
     const fbp_cross_entropy *how;
     double scale;
     real *slope, *e, *d;
+    gradient_row *leaving; /* NULL where e is d */
 } optional_row;
 static ALWAYS_INLINE double cross_entropy(int form, int capped, const optional_row *p)
 {
@@ -179,35 +217,75 @@ static ALWAYS_INLINE double cross_entropy(int form, int capped, const optional_r
     const int labelled = form != OF_ROW || !u.t;
     const double share = (double)u.uniform, w_label = labelled && u.w ? (double)u.w[label] : 1, hot = labelled ? keep * w_label : 0;
 
-    const real top_x = capped ? softcap_row(C, p->z, how->softcap, p->slope, p->e) : row_max(C, p->z), *x = capped ? p->e : p->z;
+    const real top_x = capped ? softcap_row(form, C, p->z, how->softcap, p->leaving, p->slope, p->e) : row_max(C, p->z);
+    const real *x = capped ? p->e : p->z;
     const double unit = capped ? LN_2 : 1, m = unit * (double)top_x, gap = labelled ? unit * ((double)top_x - (double)x[label]) : 0;
-    const row_sums s = sum_up(form, capped, C, x, top_x, &u, p->e);
+    const row_sums s = sum_up(form, capped, C, x, top_x, &u, p->leaving, p->e);
     const double rest = s.rest + (s.ties - 1), e_label = labelled ? (double)p->e[label] : 0;
     const row_facts facts = {unit, m, gap, hot, hot + share * w_label, e_label, share, rest, log1p(rest)};
     const row_outcome r = outcome(form, how, C, &s, &facts);
     const double scale = capped ? -p->scale : p->scale, slope = labelled && capped ? (double)p->slope[label] : 1; /* minus dz'/dz */
-    const targets scaled = {u.t, u.w, (real)(scale * keep), (real)(scale * uniform)};
-    const vec gain = v_all((real)(scale * r.gain)), at_maximum = v_all((real)(scale * r.at_maximum));
-    const int past = p->e != p->d;
-    fbp_size i = past ? smaller(unaligned(p->d), C) : 0;
-    if (i > 0) gradient_step(form, capped, r.single, 1, 0, 0, i, &scaled, gain, at_maximum, p->slope, p->e, p->d);
-    for (; i + IN_STEP * W <= C; i += IN_STEP * W)
-        gradient_step(form, capped, r.single, IN_STEP, past, i, IN_STEP * W, &scaled, gain, at_maximum, p->slope, p->e, p->d);
-    for (; i < C; i += W) gradient_step(form, capped, r.single, 1, 0, i, C - i, &scaled, gain, at_maximum, p->slope, p->e, p->d);
-    if (past) v_streamed();
-    if (labelled) p->d[label] = (real)(scale * (r.delta_label * slope));
+    gradient_row g = {C, 0, {u.t, u.w, (real)(scale * keep), (real)(scale * uniform)}, v_all((real)(scale * r.gain)),
+                      v_all((real)(scale * r.at_maximum)), r.single, p->slope, p->e, p->d, labelled ? p->d + label : NULL,
+                      (real)(scale * (r.delta_label * slope))};
+    if (p->leaving) {
+        if (p->leaving->label) *p->leaving->label = p->leaving->delta_label;
+        gradient_by_element(form, capped, &g, smaller(unaligned(p->d), C));
+        *p->leaving = g;
+    } else {
+        finish_gradient(form, capped, 0, &g);
+    }
     return r.error;
+}
+
+/* `call` with the form of the targets and whether there is a softcap */
+#define OF_FORM(t, how, call) \
+    do { \
+        const int capped = (how)->softcap > 0; \
+        if ((t) || (how)->share_of_0) capped ? call(OF_ROW, 1) : call(OF_ROW, 0); \
+        else if ((how)->class_weight && (how)->smoothing != 0) capped ? call(BY_CLASS, 1) : call(BY_CLASS, 0); \
+        else capped ? call(UNIFORM, 1) : call(UNIFORM, 0); \
+    } while (0)
+
+static double error_of(const optional_row *p)
+{
+    double error;
+#define CALL(form, capped) (void)(error = cross_entropy(form, capped, p))
+    OF_FORM(p->t, p->how, CALL);
+#undef CALL
+    return error;
+}
+
+static void finish_leaving(const real *t, const fbp_cross_entropy *how, gradient_row *leaving)
+{
+#define CALL(form, capped) finish_gradient(form, capped, 1, leaving)
+    OF_FORM(t, how, CALL);
+#undef CALL
+    v_streamed();
 }
 
 /* d may be z. With a row of scratch, e (C), the gradient goes to memory past the caches. */
 static double softmax_cross_entropy_row(fbp_size C, const real *z, const real *t, fbp_size label, const fbp_cross_entropy *how,
                                         double scale, real *slope, real *e, real *d)
 {
-    const optional_row p = {C, z, t, label, how, scale, slope, e ? e : d, d};
-    const int capped = how->softcap > 0;
-    if (t || how->share_of_0) return capped ? cross_entropy(OF_ROW, 1, &p) : cross_entropy(OF_ROW, 0, &p);
-    if (how->class_weight && how->smoothing != 0) return capped ? cross_entropy(BY_CLASS, 1, &p) : cross_entropy(BY_CLASS, 0, &p);
-    return capped ? cross_entropy(UNIFORM, 1, &p) : cross_entropy(UNIFORM, 0, &p);
+    gradient_row leaving = {0};
+    const double error = error_of(&(optional_row){C, z, t, label, how, scale, slope, e ? e : d, d, e ? &leaving : NULL});
+    if (e) finish_leaving(t, how, &leaving);
+    return error;
+}
+
+static void many_optional_classes(const labelled_rows *p, const fbp_cross_entropy *how, real *slope, real *e, double *errors)
+{
+    gradient_row leaving = {0};
+    for (fbp_size n = 0; n < p->N; n++) {
+        const double weight = weight_of(p, n);
+        real *d = p->d + n * p->d_row;
+        const optional_row row = {p->C, p->z + n * p->z_row, NULL, (fbp_size)p->labels[n], how, weight / p->divisor, slope,
+                                  e ? e : d, d, e ? &leaving : NULL};
+        if (weight == 0) fill(p->C, 0, d);
+        errors[n] = weight == 0 ? 0 : weight * error_of(&row);
+    }
+    if (e) finish_leaving(NULL, how, &leaving);
 }
 
 /* Few classes, labels: the passes of softmax_cross_entropy.h, with more of them, and sums of more. All go over whole blocks of rows,
@@ -329,12 +407,10 @@ static ALWAYS_INLINE void few_optional_classes(int form, int capped, const label
         const row_facts facts = {unit, unit * (double)of->maximum[n], unit * gap, hot, hot + share * w_label,
                                  (double)of->e[at + label], share, (double)of->sum[n], (double)all.log_rest[n]};
         const row_outcome r = outcome(form, how, C, &s, &facts);
-        const targets scaled = {NULL, w, 0, (real)(scale * uniform)};
-        const vec gain = v_all((real)(scale * r.gain)), at_maximum = v_all((real)(scale * r.at_maximum));
         const double slope = capped ? (double)all.slope[at + label] : 1;
-        for (fbp_size i = 0; i < C; i += W)
-            gradient_step(form, capped, r.single, 1, 0, i, C - i, &scaled, gain, at_maximum, all.slope + at, of->e + at, d);
-        d[label] = (real)(scale * (r.delta_label * slope));
+        gradient_row g = {C, 0, {NULL, w, 0, (real)(scale * uniform)}, v_all((real)(scale * r.gain)), v_all((real)(scale * r.at_maximum)),
+                          r.single, all.slope + at, of->e + at, d, d + label, (real)(scale * (r.delta_label * slope))};
+        finish_gradient(form, capped, 0, &g);
         errors[n] = weight * r.error;
     }
 }
@@ -351,19 +427,16 @@ static void softmax_cross_entropy_rows(fbp_size N, fbp_size C, const real *z, fb
         plain_rows(N, C, z, z_row, labels, weights, divisor, e, d, d_row, errors);
         return;
     }
-    const int few = C <= FEW && !how->share_of_0, by_class = how->class_weight && how->smoothing != 0, capped = how->softcap > 0;
+    if (C > FEW || how->share_of_0) {
+        const labelled_rows p = {N, C, z, z_row, labels, weights, divisor, (real)(1 / divisor), d, d_row};
+        many_optional_classes(&p, how, slope, e, errors);
+        return;
+    }
+    const int by_class = how->class_weight && how->smoothing != 0, capped = how->softcap > 0;
     while (N > 0) {
         const fbp_size rows = smaller(TOGETHER, N);
         const labelled_rows p = {rows, C, z, z_row, labels, weights, divisor, (real)(1 / divisor), d, d_row};
-        if (!few) {
-            for (fbp_size n = 0; n < rows; n++) {
-                const double weight = weight_of(&p, n);
-                real *to = d + n * d_row;
-                if (weight == 0) fill(C, 0, to);
-                errors[n] = weight == 0 ? 0 : weight * softmax_cross_entropy_row(C, z + n * z_row, NULL, (fbp_size)labels[n], how,
-                                                                                 weight / divisor, slope, e, to);
-            }
-        } else if (by_class) {
+        if (by_class) {
             if (capped) few_optional_classes(BY_CLASS, 1, &p, how, errors);
             else few_optional_classes(BY_CLASS, 0, &p, how, errors);
         } else {
