@@ -40,4 +40,6 @@ typedef double real;
 #define PREFETCH_LATER(p)
 #endif
 
+enum { PAGE = 4096 / sizeof(real) }; /* of memory, in elements */
+
 static inline fbp_size smaller(fbp_size a, fbp_size b) { return a < b ? a : b; }

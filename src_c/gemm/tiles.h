@@ -28,4 +28,4 @@ enum { DEPTH = 2048 / sizeof(real) };
 /* An operand is read where it stands if it is read so few times, once for each panel of B or tile of A, that a packed copy does not
  * pay: A by line, A by step, and B. Where each step of k in B is on a page of its own, a copy pays for the second tile already; and
  * lines of A that are whole pages apart are packed at once, since they push each other out of the L1 cache. */
-enum { FEW_PANELS = 8, MORE_PANELS = 16, FEW_TILES = 10, PAGE = 4096 / sizeof(real) };
+enum { FEW_PANELS = 8, MORE_PANELS = 16, FEW_TILES = 10 };

@@ -80,18 +80,6 @@ static void activate_backward(int kind, fbp_size n, const real *g, const real *a
     activate_backward_rows(kind, 1, n, g, 0, a, 0, d, 0);
 }
 
-/* max_c z_c; NaN entries are passed over */
-static real row_max(fbp_size C, const real *z)
-{
-    vec m[4];
-    for (int j = 0; j < 4; j++) m[j] = v_all(-INFINITY);
-    fbp_size i = 0;
-    for (; i + 4 * W <= C; i += 4 * W)
-        for (int j = 0; j < 4; j++) m[j] = v_max(v_load(z + i + j * W), m[j]);
-    for (; i < C; i += W) m[0] = v_max(load_at(z + i, C - i, -INFINITY), m[0]);
-    return v_hmax(v_max(v_max(m[0], m[1]), v_max(m[2], m[3])));
-}
-
 /* Between two passes the exponentials of a short row stand in a padded array of BLOCK elements, in whole vectors: loading what a
  * partial store has just written would stall. Those of a long row stand in its output. */
 static ALWAYS_INLINE vec load_exp(const real *e, fbp_size left, int padded) { return padded ? v_load(e) : load_at(e, left, 0); }
@@ -129,18 +117,22 @@ static ALWAYS_INLINE void exp_step(int n, const real *z, fbp_size left, vec maxi
 
 /* rest = Σ_{c ≠ argmax} e^(z_c - m), so that Σ_c e^(z_c - m) = 1 + rest with nothing lost however near 1 it is: entries equal to
  * the maximum m are counted, not summed, and one of them left out. e (C), where given, receives the exponentials; it may be z, or
- * where a row still stands that is leaving, which it does meanwhile. NaN where m is not finite. */
-static ALWAYS_INLINE double exp_rest(fbp_size C, const real *z, real m, real *e, int padded, leaving_row *leaving)
+ * where a row still stands that is leaving, which it does meanwhile, as the maximum of the next row is found. NaN where m is not
+ * finite. */
+static ALWAYS_INLINE double exp_rest(fbp_size C, const real *z, real m, real *e, int padded, leaving_row *leaving, next_row *next)
 {
     const vec maximum = v_all(m);
+    vec next_max[IN_STEP];
+    start_max(next_max);
     double rest = 0, ties = 0;
     for (fbp_size start = 0; start < C; start += BLOCK) {
         const fbp_size stop = smaller(start + BLOCK, C);
         vec sum = v_all(0), equal = v_all(0);
         fbp_size i = start;
         for (; i + IN_STEP * W <= stop; i += IN_STEP * W) {
-            if (!padded) prefetch_next(IN_STEP, z, C, i);
+            if (!padded) prefetch_next(IN_STEP, z, C, next ? i + PAGE : i);
             if (!padded && e && !leaving) prefetch_next(IN_STEP, e, C, i);
+            if (next && next->z) max_step(next->z + i, next_max);
             if (leaving) leave_on(leaving, i + IN_STEP * W);
             exp_step(IN_STEP, z + i, IN_STEP * W, maximum, &sum, &equal, e ? e + i : NULL, padded);
         }
@@ -149,6 +141,7 @@ static ALWAYS_INLINE double exp_rest(fbp_size C, const real *z, real m, real *e,
         rest += (double)v_sum(sum);
         ties += (double)v_sum(equal);
     }
+    if (next && next->z) next->max = finish_max(C, next->z, next_max);
     return rest + (ties - 1);
 }
 
@@ -160,7 +153,7 @@ static ALWAYS_INLINE void softmax_through(fbp_size C, const real *z, real *y, re
         fill(C, NAN, y);
         return;
     }
-    const vec inverse = v_all((real)(1 / (1 + exp_rest(C, z, m, e, padded, NULL))));
+    const vec inverse = v_all((real)(1 / (1 + exp_rest(C, z, m, e, padded, NULL, NULL))));
     for (fbp_size i = 0; i < C; i += W) store_at(y + i, v_mul(load_exp(e + i, C - i, padded), inverse), C - i);
 }
 static void softmax_row(fbp_size C, const real *z, real *y)
@@ -180,7 +173,7 @@ static void log_softmax_row(fbp_size C, const real *z, real *y)
         fill(C, NAN, y);
         return;
     }
-    const vec maximum = v_all(m), log_sum = v_all((real)log1p(exp_rest(C, z, m, NULL, 0, NULL)));
+    const vec maximum = v_all(m), log_sum = v_all((real)log1p(exp_rest(C, z, m, NULL, 0, NULL, NULL)));
     for (fbp_size i = 0; i < C; i += W)
         store_at(y + i, v_sub(v_sub(load_at(z + i, C - i, 0), maximum), log_sum), C - i);
 }
@@ -189,7 +182,7 @@ static void log_softmax_row(fbp_size C, const real *z, real *y)
 static double logsumexp_row(fbp_size C, const real *z)
 {
     real m = row_max(C, z);
-    if (isfinite(m)) return (double)m + log1p(exp_rest(C, z, m, NULL, 0, NULL));
+    if (isfinite(m)) return (double)m + log1p(exp_rest(C, z, m, NULL, 0, NULL, NULL));
     for (fbp_size c = 0; c < C; c++)
         if (isnan(z[c])) return NAN;
     return m;

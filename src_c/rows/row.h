@@ -97,11 +97,38 @@ static ALWAYS_INLINE double sum_row(fbp_size n, row_terms terms, const void *row
 enum { CACHE_LINE = 64 / sizeof(real) };
 
 /* Ask for n vectors from element i on of the row after this one of `row` elements, which mostly lies right behind it: they arrive
- * while this one is computed. Behind the last row of a matrix they are asked for in vain, and no processor minds. */
+ * while this one is computed. Behind the last row of a matrix they are asked for in vain, and no processor minds. What is read
+ * meanwhile, too, is asked for a PAGE ahead. */
 static ALWAYS_INLINE void prefetch_next(int n, const real *p, fbp_size row, fbp_size i)
 {
     UNROLL for (int at = 0; at < n * W; at += CACHE_LINE) PREFETCH_LATER(p + row + i + at);
 }
+
+/* The maximum of a row, a step at a time; NaN entries are passed over. */
+static ALWAYS_INLINE void start_max(vec *m)
+{
+    UNROLL for (int j = 0; j < IN_STEP; j++) m[j] = v_all(-INFINITY);
+}
+static ALWAYS_INLINE void max_step(const real *z, vec *m)
+{
+    UNROLL for (int j = 0; j < IN_STEP; j++) m[j] = v_max(v_load(z + j * W), m[j]);
+}
+static ALWAYS_INLINE real finish_max(fbp_size C, const real *z, vec *m)
+{
+    for (fbp_size i = C / (IN_STEP * W) * (IN_STEP * W); i < C; i += W) *m = v_max(load_at(z + i, C - i, -INFINITY), *m);
+    UNROLL for (int j = 1; j < IN_STEP; j++) *m = v_max(m[j], *m);
+    return v_hmax(*m);
+}
+static real row_max(fbp_size C, const real *z)
+{
+    vec m[IN_STEP];
+    start_max(m);
+    for (fbp_size i = 0; i + IN_STEP * W <= C; i += IN_STEP * W) max_step(z + i, m);
+    return finish_max(C, z, m);
+}
+
+/* A row whose maximum is found while the one before it is computed, and it comes from memory. NULL where there is none. */
+typedef struct { const real *z; real max; } next_row;
 
 /* A row on its way to memory past the caches: d = factor x (C), of which the first `done` elements are there. Nobody reads d soon, a
  * store past the caches does not ask for what stood there before, and while it waits for memory something else is computed, whose

@@ -34,13 +34,16 @@ typedef struct {
     real delta_label;
 } row_scales;
 
-/* The exponentials of row n to e, and what makes a gradient of them; meanwhile the row before may be leaving. */
-static ALWAYS_INLINE row_scales many_exponentials(const labelled_rows *p, fbp_size n, real *e, leaving_row *leaving, row_numbers *of)
+/* The exponentials of row n to e, and what makes a gradient of them; meanwhile the row before may be leaving. `next` is what is
+ * known of row n, and then of the one after it. */
+static ALWAYS_INLINE row_scales many_exponentials(const labelled_rows *p, fbp_size n, real *e, leaving_row *leaving, next_row *next,
+                                                  row_numbers *of)
 {
     const fbp_size C = p->C, label = (fbp_size)p->labels[n];
-    const real *z = p->z + n * p->z_row, m = row_max(C, z);
+    const real *z = p->z + n * p->z_row, m = next->z == z ? next->max : row_max(C, z);
+    next->z = n + 1 < p->N && weight_of(p, n + 1) != 0 ? z + p->z_row : NULL;
     const double gap = (double)m - (double)z[label], scale = weight_of(p, n) / p->divisor;
-    const double rest = exp_rest(C, z, m, e, 0, leaving), inverse = 1 / (1 + rest), e_label = (double)e[label];
+    const double rest = exp_rest(C, z, m, e, 0, leaving, next), inverse = 1 / (1 + rest), e_label = (double)e[label];
     of->rest[n] = (real)rest;
     of->gap[n] = gap;
     return (row_scales){v_all((real)(scale * inverse)), (real)(scale * (gap == 0 ? -rest * inverse : e_label * inverse - 1))};
@@ -49,13 +52,14 @@ static ALWAYS_INLINE row_scales many_exponentials(const labelled_rows *p, fbp_si
 static void many_classes(const labelled_rows *p, row_numbers *of)
 {
     const fbp_size C = p->C;
+    next_row next = {0};
     for (fbp_size n = 0; n < p->N; n++) {
         real *d = p->d + n * p->d_row;
         if (weight_of(p, n) == 0) {
             fill(C, 0, d);
             continue;
         }
-        const row_scales s = many_exponentials(p, n, d, NULL, of);
+        const row_scales s = many_exponentials(p, n, d, NULL, &next, of);
         fbp_size i = 0;
         for (; i + IN_STEP * W <= C; i += IN_STEP * W)
             UNROLL for (int j = 0; j < IN_STEP; j++) v_store(d + i + j * W, v_mul(v_load(d + i + j * W), s.factor));
@@ -69,6 +73,7 @@ static void many_classes_past_caches(const labelled_rows *p, real *e, row_number
 {
     const fbp_size C = p->C;
     leaving_row leaving = {0};
+    next_row next = {0};
     real *label = NULL, delta_label = 0;
     for (fbp_size n = 0; n < p->N; n++) {
         real *d = p->d + n * p->d_row;
@@ -76,7 +81,7 @@ static void many_classes_past_caches(const labelled_rows *p, real *e, row_number
             fill(C, 0, d);
             continue;
         }
-        const row_scales s = many_exponentials(p, n, e, &leaving, of);
+        const row_scales s = many_exponentials(p, n, e, &leaving, &next, of);
         if (label) *label = delta_label;
         leaving = leave(C, e, s.factor, d);
         label = d + p->labels[n];

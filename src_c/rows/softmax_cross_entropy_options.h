@@ -139,18 +139,21 @@ static ALWAYS_INLINE void add_to_sums(int form, int capped, int n, const real *x
     }
 }
 
-/* Without a softcap e may be where a row still stands that is `leaving`. */
+/* Without a softcap e may be where a row still stands that is `leaving`, and the maximum of the next row is found meanwhile. */
 static ALWAYS_INLINE row_sums sum_up(int form, int capped, fbp_size C, const real *x, real m, const targets *u, gradient_row *leaving,
-                                     real *e)
+                                     next_row *next, real *e)
 {
     const vec maximum = v_all(m), zero = v_all(0);
+    vec next_max[IN_STEP];
+    start_max(next_max);
     row_sums sums = {0, 0, 0, 0, 0};
     for (fbp_size start = 0; start < C; start += BLOCK) {
         const fbp_size stop = smaller(start + BLOCK, C);
         block_sums s = {zero, zero, zero, zero, zero};
         fbp_size i = start;
         for (; i + IN_STEP * W <= stop; i += IN_STEP * W) {
-            if (!capped) prefetch_next(IN_STEP, x, C, i);
+            if (!capped) prefetch_next(IN_STEP, x, C, i + PAGE);
+            if (!capped && next->z) max_step(next->z + i, next_max);
             if (!leaving) prefetch_next(IN_STEP, e, C, i);
             else if (!capped) gradient_until(form, 0, 1, leaving, i + IN_STEP * W);
             add_to_sums(form, capped, IN_STEP, x, i, IN_STEP * W, maximum, u, &s, e);
@@ -163,6 +166,7 @@ static ALWAYS_INLINE row_sums sum_up(int form, int capped, fbp_size C, const rea
         if (form == OF_ROW) sums.others += (double)v_sum(s.others);
         sums.deficit += (double)v_sum(s.deficit);
     }
+    if (!capped && next->z) next->max = finish_max(C, next->z, next_max);
     return sums;
 }
 
@@ -207,6 +211,8 @@ typedef struct {
     double scale;
     real *slope, *e, *d;
     gradient_row *leaving; /* NULL where e is d */
+    const real *following; /* the row of logits after this one, if it will be read, or NULL */
+    next_row *next;        /* what is known of this row, and then of that one */
 } optional_row;
 static ALWAYS_INLINE double cross_entropy(int form, int capped, const optional_row *p)
 {
@@ -217,10 +223,12 @@ static ALWAYS_INLINE double cross_entropy(int form, int capped, const optional_r
     const int labelled = form != OF_ROW || !u.t;
     const double share = (double)u.uniform, w_label = labelled && u.w ? (double)u.w[label] : 1, hot = labelled ? keep * w_label : 0;
 
-    const real top_x = capped ? softcap_row(form, C, p->z, how->softcap, p->leaving, p->slope, p->e) : row_max(C, p->z);
+    const real top_x = capped ? softcap_row(form, C, p->z, how->softcap, p->leaving, p->slope, p->e)
+                       : p->next->z == p->z ? p->next->max : row_max(C, p->z);
     const real *x = capped ? p->e : p->z;
     const double unit = capped ? LN_2 : 1, m = unit * (double)top_x, gap = labelled ? unit * ((double)top_x - (double)x[label]) : 0;
-    const row_sums s = sum_up(form, capped, C, x, top_x, &u, p->leaving, p->e);
+    p->next->z = p->following;
+    const row_sums s = sum_up(form, capped, C, x, top_x, &u, p->leaving, p->next, p->e);
     const double rest = s.rest + (s.ties - 1), e_label = labelled ? (double)p->e[label] : 0;
     const row_facts facts = {unit, m, gap, hot, hot + share * w_label, e_label, share, rest, log1p(rest)};
     const row_outcome r = outcome(form, how, C, &s, &facts);
@@ -269,7 +277,8 @@ static double softmax_cross_entropy_row(fbp_size C, const real *z, const real *t
                                         double scale, real *slope, real *e, real *d)
 {
     gradient_row leaving = {0};
-    const double error = error_of(&(optional_row){C, z, t, label, how, scale, slope, e ? e : d, d, e ? &leaving : NULL});
+    next_row next = {0};
+    const double error = error_of(&(optional_row){C, z, t, label, how, scale, slope, e ? e : d, d, e ? &leaving : NULL, NULL, &next});
     if (e) finish_leaving(t, how, &leaving);
     return error;
 }
@@ -277,11 +286,13 @@ static double softmax_cross_entropy_row(fbp_size C, const real *z, const real *t
 static void many_optional_classes(const labelled_rows *p, const fbp_cross_entropy *how, real *slope, real *e, double *errors)
 {
     gradient_row leaving = {0};
+    next_row next = {0};
     for (fbp_size n = 0; n < p->N; n++) {
         const double weight = weight_of(p, n);
+        const real *z = p->z + n * p->z_row, *following = n + 1 < p->N && weight_of(p, n + 1) != 0 ? z + p->z_row : NULL;
         real *d = p->d + n * p->d_row;
-        const optional_row row = {p->C, p->z + n * p->z_row, NULL, (fbp_size)p->labels[n], how, weight / p->divisor, slope,
-                                  e ? e : d, d, e ? &leaving : NULL};
+        const optional_row row = {p->C, z, NULL, (fbp_size)p->labels[n], how, weight / p->divisor, slope,
+                                  e ? e : d, d, e ? &leaving : NULL, following, &next};
         if (weight == 0) fill(p->C, 0, d);
         errors[n] = weight == 0 ? 0 : weight * error_of(&row);
     }
