@@ -75,10 +75,11 @@ static ALWAYS_INLINE void finish_gradient(int form, int capped, int past, gradie
 static ALWAYS_INLINE real softcap_row(int form, fbp_size C, const real *z, double softcap, gradient_row *leaving, real *minus_slope, real *x)
 {
     const softcap_scales c = scales_of_softcap(softcap);
+    const fbp_size ahead = smaller(PAGE, C); /* a whole long row would not fit into the cache beside what stands there */
     vec m = v_all(-INFINITY), a[IN_STEP], minus[IN_STEP];
     fbp_size i = 0;
     for (; i + IN_STEP * W <= C; i += IN_STEP * W) {
-        prefetch_next(IN_STEP, z, C, i);
+        prefetch_next(IN_STEP, z, ahead, i);
         if (leaving) gradient_until(form, 1, 1, leaving, i + IN_STEP * W);
         UNROLL for (int j = 0; j < IN_STEP; j++) a[j] = v_load(z + i + j * W);
         v_softcap_each(IN_STEP, c.cap, c.inverse, a, minus);
