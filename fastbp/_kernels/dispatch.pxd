@@ -57,7 +57,7 @@ cdef extern from "fastbp.h" nogil:
         double (*poisson_deviance_row)(fbp_size O, const void *z, const void *t, double scale, void *d) noexcept nogil
 
         void (*update)(fbp_size n, const void *g, const fbp_update *u, void *first, void *second, void *w) noexcept nogil
-        double (*largest_magnitude)(fbp_size n, const void *x) noexcept nogil
+        double (*largest_magnitude)(fbp_size n, const void *x, void *y) noexcept nogil
 
         void (*matrix_product)(fbp_size M, fbp_size N, fbp_size K, const void *A, fbp_size A_row, fbp_size A_column,
                                const void *B, fbp_size B_row, fbp_size B_column, const fbp_epilogue *epilogue,

@@ -13,14 +13,14 @@ from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
 
 from fastbp._kernels.dispatch cimport (
-    FBP_ADAM, FBP_GELU, FBP_SGD, FBP_SILU, activation_kind, kernels_for, threads_for,
+    FBP_ADAM, FBP_GELU, FBP_SGD, FBP_SILU, activation_kind, fbp_kernels, kernels_for, threads_for,
 )
 from fastbp._kernels.memory cimport READ, WRITE, Matrix, labels_within, matrix_of, plain_labels, plain_matrix, vector_of
 from fastbp._kernels.optimizer cimport Update, set_step, update_parameters
 from fastbp._kernels.rows cimport row_error_named
 from fastbp._kernels.step cimport gradient as form_gradient
 from fastbp._kernels.step cimport (
-    Layer, Net, deltas, forward, forward_work, gradient_bound, prepare, step_work, update,
+    Layer, Net, deltas, forward, forward_work, gradient_bound, largest_input, prepare, step_work, update,
 )
 from fastbp._kernels.team cimport Work, fbp_team, fbp_team_share, on_team, poll
 
@@ -31,6 +31,10 @@ import numpy as np
 cdef extern from "gather.h" nogil:
     # `count` rows of `row` bytes, those of `source` named by `order`, one below the other
     void fbp_gather(Py_ssize_t count, Py_ssize_t row, const char *source, Py_ssize_t source_row, const int64_t *order, char *to)
+    # the same of rows of n numbers by a function that copies them and returns the largest magnitude, which goes to `most`
+    void fbp_gather_numbers(Py_ssize_t count, Py_ssize_t n, Py_ssize_t row, const char *source, Py_ssize_t source_row,
+                            const int64_t *order, char *to, double (*copy)(Py_ssize_t n, const void *x, void *y) noexcept nogil,
+                            double *most)
 
 cdef double REPORT_SECONDS = 0.1  # between two calls of `report`
 cdef Py_ssize_t GATHERED_BYTES = 64 * 1024  # that pay for handing them to another thread
@@ -95,23 +99,42 @@ cdef struct Rows:
     Matrix source, to
     const int64_t *order
     Py_ssize_t count  # of rows that a thread takes at a time
+    const fbp_kernels *k
+    double *most          # the largest magnitude of each row, where it is asked for
 
 
 cdef void gather_some(const void *rows, Py_ssize_t part, int thread) noexcept nogil:
     cdef const Rows *r = <const Rows *>rows
     cdef Py_ssize_t start = part * r.count
     cdef Py_ssize_t count = min(r.count, r.to.rows - start)
-    fbp_gather(count, r.to.row, r.source.data, r.source.row, r.order + start, r.to.data + start * r.to.row)
+    cdef char *to = r.to.data + start * r.to.row
+    if r.most == NULL:
+        fbp_gather(count, r.to.row, r.source.data, r.source.row, r.order + start, to)
+    else:
+        fbp_gather_numbers(count, r.to.columns, r.to.row, r.source.data, r.source.row, r.order + start, to, r.k.largest_magnitude,
+                           r.most + start)
 
 
-cdef void gather(Matrix source, const int64_t *order, Matrix to, fbp_team *team) noexcept nogil:
-    """Row i of `to` is row order[i] of `source`."""
-    cdef Rows r = Rows(source, to, order, GATHERED_BYTES // to.row + 1)
+cdef void gather(Net *net, Matrix source, const int64_t *order, Matrix to, double *most, fbp_team *team) noexcept nogil:
+    """Row i of `to` is row order[i] of `source`; and its largest magnitude most[i], unless that is NULL."""
+    cdef Rows r = Rows(source, to, order, GATHERED_BYTES // to.row + 1, net.k, most)
     fbp_team_share(team, gather_some, &r, (to.rows + r.count - 1) // r.count)
 
 
+cdef double largest_of(Py_ssize_t n, const double *x) noexcept nogil:
+    """NaN if any is"""
+    cdef double most = 0
+    cdef Py_ssize_t i
+    for i in range(n):
+        if not x[i] <= most:
+            most = x[i]
+            if most != most:
+                break
+    return most
+
+
 cdef bint large(Net *net, const char *x) noexcept nogil:
-    return x != NULL and not net.k.largest_magnitude(net.count, x) < LARGE_NUMBER
+    return x != NULL and not net.k.largest_magnitude(net.count, x, NULL) < LARGE_NUMBER
 
 
 cdef bint may_overflow(Net *net, const Update *u) noexcept nogil:
@@ -134,14 +157,14 @@ cdef int update_on_trial(Net *net, Matrix x, const Update *u, fbp_team *team) ex
             raise MemoryError(f"no memory for a trial update of {net.count} parameters")
     try:
         form_gradient(net, x, g, team)
-        finite = isfinite(net.k.largest_magnitude(net.count, g))
+        finite = isfinite(net.k.largest_magnitude(net.count, g, NULL))
         vectors[0], vectors[1], vectors[2] = net.w, u.first, u.second
         for i in range(3):
             if vectors[i] != NULL:
                 memcpy(copy + i * bytes, vectors[i], bytes)
         update_parameters(u, net.k, net.element, net.count, g, net.w, 0, team)
         for i in range(3):
-            finite = finite and (vectors[i] == NULL or isfinite(net.k.largest_magnitude(net.count, vectors[i])))
+            finite = finite and (vectors[i] == NULL or isfinite(net.k.largest_magnitude(net.count, vectors[i], NULL)))
         for i in range(3):
             if vectors[i] != NULL and not finite:
                 memcpy(vectors[i], copy + i * bytes, bytes)
@@ -154,7 +177,7 @@ cdef int train_batches(Call *c, fbp_team *team) except -1 nogil:
     cdef Net *net = c.net
     cdef Matrix x = c.x, t = c.t
     cdef bint careful = may_overflow(net, c.u)
-    cdef double loss, next_report = 0
+    cdef double loss, most, next_report = 0
     if c.order != NULL:
         x.data, x.row = net.batch_x, x.columns * x.element
         t.data, t.row = net.batch_t, t.columns * t.element
@@ -163,14 +186,16 @@ cdef int train_batches(Call *c, fbp_team *team) except -1 nogil:
         if c.order == NULL:
             x.data, t.data = c.x.data + c.start * x.row, c.t.data + c.start * t.row
         else:
-            gather(c.x, c.order + c.start, x, team)
-            gather(c.t, c.order + c.start, t, team)
+            gather(net, c.x, c.order + c.start, x, net.batch_most, team)
+            gather(net, c.t, c.order + c.start, t, NULL, team)
         loss = deltas(net, x, t, net.gradient, team)
         if not isfinite(loss):
             c.failure = LOSS
             return 0
         set_step(c.u, c.first_step + c.done)
-        careful = careful or not gradient_bound(net, x) < LARGE_NUMBER
+        if not careful:
+            most = largest_input(net, 0, x) if c.order == NULL else largest_of(x.rows, net.batch_most)
+            careful = not gradient_bound(net, x, most) < LARGE_NUMBER
         if not careful:
             update(net, x, c.u, team)
         elif not update_on_trial(net, x, c.u, team):
@@ -190,7 +215,7 @@ cdef int train_batches(Call *c, fbp_team *team) except -1 nogil:
 cdef int step_once(Call *c, fbp_team *team) except -1 nogil:
     """One update, or none: then `done` stays 0."""
     c.loss = deltas(c.net, c.x, c.t, c.net.gradient, team)
-    if isfinite(c.loss) and gradient_bound(c.net, c.x) < LARGE_NUMBER and not may_overflow(c.net, c.u):
+    if isfinite(c.loss) and gradient_bound(c.net, c.x, largest_input(c.net, 0, c.x)) < LARGE_NUMBER and not may_overflow(c.net, c.u):
         update(c.net, c.x, c.u, team)
         c.done = 1
     return 0

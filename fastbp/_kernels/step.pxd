@@ -31,7 +31,8 @@ cdef struct Net:
     char *memory
     Py_ssize_t used
     char *batch_x                # (rows, inputs) and
-    char *batch_t                # (rows, ...) a batch that was gathered
+    char *batch_t                # (rows, ...) a batch that was gathered, with
+    double *batch_most           # the largest magnitude of each of its rows
     char *bias_gradients         # (outputs) of all layers, one after another
     char *gradient               # (count), or NULL where no batch needs it
     char *formed                 # the gradient in which that of the last layer stands already, since the deltas; or NULL
@@ -56,9 +57,12 @@ cdef double deltas(Net *net, Matrix x, Matrix t, char *to, fbp_team *team) excep
 # From the deltas: the gradient, to a vector of `count`.
 cdef int gradient(Net *net, Matrix x, char *to, fbp_team *team) except -1 nogil
 
-# From the deltas: the bias gradients to the work space, and a bound of every element of the gradient; it is no finite number if
-# not all of the deltas and activations are.
-cdef double gradient_bound(Net *net, Matrix x) noexcept nogil
+# The largest magnitude of what layer i of the network gets; NaN if any number is.
+cdef double largest_input(Net *net, Py_ssize_t i, Matrix x) noexcept nogil
+
+# From the deltas, and `most`, the largest magnitude of x: the bias gradients to the work space, and a bound of every element of the
+# gradient; it is no finite number if not all of the deltas and activations are.
+cdef double gradient_bound(Net *net, Matrix x, double most) noexcept nogil
 
 # From the deltas and bias gradients: the update of all parameters.
 cdef int update(Net *net, Matrix x, const Update *u, fbp_team *team) except -1 nogil

@@ -86,6 +86,7 @@ cdef void lay_out(Net *net, char *base, Py_ssize_t rows) noexcept nogil:
             scratch = max(scratch, most_scratch(net, &p))
     net.batch_x = take(base, &net.used, rows * net.layers[0].inputs * net.element)
     net.batch_t = take(base, &net.used, rows * net.target_row)
+    net.batch_most = <double *>take(base, &net.used, rows * sizeof(double))
     net.bias_gradients = take(base, &net.used, outputs * net.element)
     net.gradient = NULL
     if by_blocks(net, rows) or not fused(net, rows):
@@ -309,16 +310,16 @@ cdef double largest_input(Net *net, Py_ssize_t i, Matrix x) noexcept nogil:
     cdef Py_ssize_t n, a_row, columns = net.layers[i].inputs
     set_inputs(net, i, x, &a, &a_row)
     if a_row == columns:
-        return net.k.largest_magnitude(x.rows * columns, a)
+        return net.k.largest_magnitude(x.rows * columns, a, NULL)
     for n in range(x.rows):
-        of_row = net.k.largest_magnitude(columns, a + n * a_row * net.element)
+        of_row = net.k.largest_magnitude(columns, a + n * a_row * net.element, NULL)
         most = of_row if of_row != of_row else fmax(most, of_row)
         if most != most:
             break
     return most
 
 
-cdef double gradient_bound(Net *net, Matrix x) noexcept nogil:
+cdef double gradient_bound(Net *net, Matrix x, double most) noexcept nogil:
     """|Σ_n a_ni δ_no| <= max |a| Σ |δ|, over all layers whose gradient is not there to be looked at; a is 1 for a bias, and an
     output of the logistic function or tanh at most 1. The sum 1 + max |a| is NaN where that is, which fmax would drop."""
     cdef Layer *layer
@@ -328,11 +329,11 @@ cdef double gradient_bound(Net *net, Matrix x) noexcept nogil:
     for i in range(net.depth):
         layer = &net.layers[i]
         if is_formed(net, i):
-            of_layer = net.k.largest_magnitude(parameters_of(layer), net.formed + layer.weight)
+            of_layer = net.k.largest_magnitude(parameters_of(layer), net.formed + layer.weight, NULL)
         else:
             of_layer = net.k.column_sums(x.rows, layer.outputs, layer.delta, layer.outputs, bias_gradient)
             if i == 0 or (net.kind != FBP_SIGMOID and net.kind != FBP_TANH):
-                of_layer *= 1 + largest_input(net, i, x)
+                of_layer *= 1 + (most if i == 0 else largest_input(net, i, x))
         bound += of_layer
         bias_gradient += layer.outputs * net.element
     return bound

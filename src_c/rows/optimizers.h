@@ -73,8 +73,8 @@ static void update(fbp_size n, const real *g, const fbp_update *u, real *first, 
     update_rows(1, n, g, 0, u, first, second, w, 0);
 }
 
-/* max |x_i|; NaN if any x_i is */
-static double largest_magnitude(fbp_size n, const real *x)
+/* max |x_i|; NaN if any x_i is. Unless y is NULL, x is copied there on the way. */
+static double largest_magnitude(fbp_size n, const real *x, real *y)
 {
     vec most[IN_STEP], nan[IN_STEP];
     UNROLL for (int j = 0; j < IN_STEP; j++) most[j] = nan[j] = v_all(0);
@@ -83,6 +83,7 @@ static double largest_magnitude(fbp_size n, const real *x)
             const fbp_size left = n - i - j * W;
             if (left <= 0) break;
             vec a = load_at(x + i + j * W, left, 0);
+            if (y) store_at(y + i + j * W, a, left);
             most[j] = v_max(v_abs(a), most[j]);
             nan[j] = v_select(v_eq(a, a), nan[j], a);
         }

@@ -200,6 +200,12 @@ static void expect_one_number(problem *p)
     if (magnitude || isinf(most)) p->result = (estimate){most, 0, 0};
 }
 
+static void expect_copy(problem *p)
+{
+    expect_one_number(p);
+    for (fbp_size i = 0; i < p->n; i++) want[0][i] = (estimate){in[0][i], 0, 0};
+}
+
 /* u_c = w_c ((1 - smoothing) t_c + smoothing / C), where t is a row, or 1 at a label */
 static exact target(const problem *p, fbp_size c)
 {
@@ -427,7 +433,7 @@ static double call(const problem *p, void **x, void **y)
             k->update(n, x[0], &rates, o.momentum > 0 ? y[1] : NULL, NULL, y[0]);
         }
         break;
-    case is_largest_magnitude: return k->largest_magnitude(n, x[0]);
+    case is_largest_magnitude: return k->largest_magnitude(n, x[0], y[0]);
     case is_matrix_product:
         return multiply(p, x, y[0], 0, i, 0, j) & multiply(p, x, y[0], i, p->M - i, 0, j) &
                multiply(p, x, y[0], 0, i, j, p->N - j) & multiply(p, x, y[0], i, p->M - i, j, p->N - j);
@@ -500,6 +506,7 @@ static const line LINES[] = {
     {"update, Adam", is_update, expect_update, "zggw", 3, UPDATES, 20 * ROUNDING, /* eight scalars, twelve operations on the longest path */
          {{.step = 1}, {.scale = 1, .step = 9}, {.scale = 1, .step = 999, .decay = 0.01}}, 0},
     LINE(largest_magnitude, expect_one_number, "z", 0, 0, 0, {{0}}),
+    {"largest_magnitude, copied", is_largest_magnitude, expect_copy, "z", 1, 1, 0, {{0}}, 0},
     LINE(matrix_product, expect_product, "zggt", 1, 0, CHAIN, {{0}}),
     {"matrix_product, added", is_matrix_product, expect_product, "zggt", 1, UPDATES, CHAIN, {{.add = 1}}, 0},
     {"matrix_product, update", is_matrix_product, expect_product, "zggt", 1, UPDATES, CHAIN, {{.update = 1}}, 0},
