@@ -175,12 +175,33 @@ static ALWAYS_INLINE void pack_sixth(int by_line, int turned, int sixth, const u
     }
 }
 
+static __attribute__((noinline)) void pack_any_sixth(int by_line, int turned, int sixth, const unit *u)
+{
+    pack_sixth(by_line, turned, sixth, u);
+}
+
+/* A unit that is full, and where lines or steps are runs in memory, without further questions; another by a call */
+static ALWAYS_INLINE void pack_sixth_quickly(int by_line, int turned, int sixth, const unit *u)
+{
+    if (u->lines >= GROUP && u->steps >= STEPS && (u->x_line == 1 || u->x_k == 1)) {
+        unit full = *u;
+        full.lines = GROUP, full.steps = STEPS;
+        if (by_line == turned) full.x_line = 1;
+        else full.x_k = 1;
+        pack_sixth(by_line, turned, sixth, &full);
+    } else {
+        pack_any_sixth(by_line, turned, sixth, u);
+    }
+}
+
 static int is_turned(const panel *p) { return (p->by_line ? p->x_k : p->x_line) != 1; }
 
-static void pack_unit(int by_line, int turned, panel *p)
+static ALWAYS_INLINE void pack_the_rest(int by_line, int turned, panel *p)
 {
-    const unit u = next_unit(p);
-    for (int sixth = 0; sixth < 6; sixth++) pack_sixth(by_line, turned, sixth, &u);
+    while (p->unit < p->units) {
+        const unit u = next_unit(p);
+        UNROLL for (int sixth = 0; sixth < 6; sixth++) pack_sixth_quickly(by_line, turned, sixth, &u);
+    }
 }
 
 /* The largest magnitudes of a panel's lines, rounded to first pieces; the least of those that are not 0, or 1, and the largest */
@@ -203,16 +224,13 @@ static mask lines_not_zero(const panel *p, int g)
     return some;
 }
 
-/* The panel to its end: the units that nothing else was done beside, and those that are not full; and its extent */
+/* The panel to its end, the units that nothing else was done beside; and its extent */
 static void end_panel(panel *p, extent *e)
 {
-    const int turned = is_turned(p);
-    while (p->unit < p->units) {
-        if (p->by_line)
-            pack_unit(1, turned, p);
-        else
-            pack_unit(0, turned, p);
-    }
+    if (p->by_line && is_turned(p)) pack_the_rest(1, 1, p);
+    else if (p->by_line) pack_the_rest(1, 0, p);
+    else if (is_turned(p)) pack_the_rest(0, 1, p);
+    else pack_the_rest(0, 0, p);
     vec least = v_all(1), most = v_all(0);
     for (int g = 0; g < p->groups; g++) {
         __m512i *m = p->most[g];
@@ -295,7 +313,7 @@ static __attribute__((noinline)) void end_rows(ending *d)
         if (b_groups > 1) TILE_MULTIPLY(1, 4, 7);                                                                              \
         if (a_groups > 1) TILE_MULTIPLY(2, 5, 6);                                                                              \
         if (a_groups > 1 && b_groups > 1) TILE_MULTIPLY(3, 5, 7);                                                              \
-        for (int i = 0; i < packs; i++) pack_sixth(by_line, turned, sixth, &u[i]);                                             \
+        for (int i = 0; i < packs; i++) pack_sixth_quickly(by_line, turned, sixth, &u[i]);                                     \
     } while (0)
 
 /* A block of a tile's sums; beside it up to two units of a panel, and what follows some rows of the tile before. All integers are
@@ -304,10 +322,7 @@ static ALWAYS_INLINE void add_block(int a_groups, int b_groups, int packs, int b
                                     panel *p, ending *before)
 {
     unit u[2];
-    for (int i = 0; i < packs; i++) {
-        u[i] = next_unit(p);
-        u[i].lines = GROUP, u[i].steps = STEPS;
-    }
+    for (int i = 0; i < packs; i++) u[i] = next_unit(p);
     LOAD_A(0);
     LOAD_B(2);
     MULTIPLY(0);
@@ -345,11 +360,10 @@ static ALWAYS_INLINE void add_blocks(int a_groups, int b_groups, int by_line, in
     }
 }
 
-/* So many units of p, at most, fit beside `blocks` blocks: full ones, whose lines or steps are runs in memory */
+/* So many units of p, at most, fit beside `blocks` blocks, if its lines or steps are runs in memory */
 static fbp_size units_beside(const panel *p, fbp_size most, fbp_size blocks)
 {
-    const fbp_size full = p->lines % GROUP || (p->x_line != 1 && p->x_k != 1) ? 0 : p->groups * (p->K / STEPS);
-    const fbp_size left = smaller(full, most) - p->unit;
+    const fbp_size left = p->x_line != 1 && p->x_k != 1 ? 0 : smaller(p->units, most) - p->unit;
     return left < 0 ? 0 : smaller(2 * blocks, left);
 }
 
@@ -450,7 +464,8 @@ static void multiply_pieces(fbp_size M, fbp_size N, fbp_size K, const real *A, f
         const fbp_size depth = smaller(full_depth, K - k), blocks = (depth + STEPS - 1) / STEPS;
         const int adds = k > 0 || e->accumulate || plain_update, buffered = follows && k + depth == K;
         for (fbp_size first = 0; first < kept.lines; first += most) {
-            const fbp_size panels = (smaller(most, kept.lines - first) + SIDE - 1) / SIDE;
+            const fbp_size lines = smaller(most, kept.lines - first), panels = (lines + SIDE - 1) / SIDE;
+            const fbp_size wide = (lines + SIDE - GROUP - 1) / SIDE; /* panels of two groups: beside others nothing is packed */
             begin_panel(&next_kept, &kept, keeps_a, first, k, depth, packed_kept);
             for (fbp_size line = 0; line < passing.lines; line += SIDE, round++) {
                 const char *passes = packed[round % 2];
@@ -481,9 +496,9 @@ static void multiply_pieces(fbp_size M, fbp_size N, fbp_size K, const real *A, f
                     };
                     const char *keeps = packed_kept + i * bytes;
                     const int keeping = first_round && !last;
-                    const fbp_size units = keeping ? next_kept.units : next_passing.units * (first_round ? panels : i + 1) / panels;
+                    const fbp_size share = first_round || i + 1 >= wide ? next_passing.units : next_passing.units * (i + 1) / wide;
                     form_sums(blocks, keeps_a ? keeps : passes, keeps_a ? passes : keeps, keeping ? &next_kept : &next_passing,
-                              more || keeping ? units : 0, before, now);
+                              keeping ? next_kept.units : more ? share : 0, before, now);
                     if (!in_range(of_kept[i].least, of_kept[i].most, of_passing.least, of_passing.most))
                         mend_sums(now, depth, A + row * A_row + k * A_column, A_row, A_column, keeps_a ? &of_kept[i] : &of_passing,
                                   B + column * B_column + k * B_row, B_column, B_row, keeps_a ? &of_passing : &of_kept[i], ordinary);
