@@ -216,7 +216,9 @@ static mask lines_not_zero(const panel *p, int g)
     const real *x = p->x + g * GROUP * p->x_line;
     mask some = 0;
     if (p->x_line == 1) {
-        for (fbp_size k = 0; k < p->K; k++) some |= (mask)~v_eq(load_at(x + k * p->x_k, lines, 0), v_all(0));
+        __m512i bits = _mm512_setzero_si512();
+        for (fbp_size k = 0; k < p->K; k++) bits = _mm512_or_si512(bits, _mm512_castps_si512(load_at(x + k * p->x_k, lines, 0)));
+        some = _mm512_test_epi32_mask(bits, _mm512_set1_epi32(0x7fffffff));
     } else {
         for (int i = 0; i < lines; i++)
             for (fbp_size k = 0; k < p->K && !(some >> i & 1); k++) some |= (mask)((x[i * p->x_line + k * p->x_k] != 0) << i);
