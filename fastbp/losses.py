@@ -41,7 +41,8 @@ class LossGrad(NamedTuple):
         The reduced error, a scalar of the input's dtype; with ``reduction="none"`` the vector s_n E_n.
     grad : numpy.ndarray
         Gradient of the reduced error with respect to the first argument, of its shape and dtype: of the mean
-        with ``reduction="mean"``, of the sum otherwise. It is ``grad_out`` where that was given.
+        with ``reduction="mean"``, of the sum otherwise. It is ``grad_out`` where that was given. A large new one
+        takes the memory of the last one that was dropped (docs/losses.md).
     weight_sum : float
         Σ_n w_n, the sum of the examples' weights: N where there are none, 0 where every example is ignored.
 

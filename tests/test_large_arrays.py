@@ -1,7 +1,8 @@
-"""New arrays so large that their memory is kept for the next one: whose it is, what comes of it, and that the system may take it."""
+"""New arrays so large that their memory is kept for the next one: whose it is, what comes of it, and who may take it."""
 
 from __future__ import annotations
 
+import itertools
 import os
 import pickle
 import re
@@ -67,7 +68,7 @@ def test_arrays_that_live_are_apart_and_whole():
         if number % 2:
             del arrays[0]
     ends = sorted((address(array), address(array) + array.nbytes) for array in arrays)
-    assert all(end <= start for (_, end), (start, _) in zip(ends, ends[1:], strict=False))
+    assert all(end <= start for (_, end), (start, _) in itertools.pairwise(ends))
     assert [int(array.min()) for array in arrays] == [int(array.max()) for array in arrays] == [3, 4, 5]
 
 
@@ -165,8 +166,8 @@ def test_from_many_threads():
     def fill(number: int) -> bool:
         for _ in range(20):
             array = new_array(LARGE + 4096 * number)
-            array[:: 1024] = number
-            if not (array[:: 1024] == number).all():
+            array[::1024] = number
+            if not (array[::1024] == number).all():
                 return False
         return True
 
