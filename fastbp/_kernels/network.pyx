@@ -214,8 +214,12 @@ cdef int train_batches(Call *c, fbp_team *team) except -1 nogil:
 
 cdef int step_once(Call *c, fbp_team *team) except -1 nogil:
     """One update, or none: then `done` stays 0."""
+    cdef double most
     c.loss = deltas(c.net, c.x, c.t, c.net.gradient, team)
-    if isfinite(c.loss) and gradient_bound(c.net, c.x, largest_input(c.net, 0, c.x)) < LARGE_NUMBER and not may_overflow(c.net, c.u):
+    if not isfinite(c.loss):
+        return 0
+    most = largest_input(c.net, 0, c.x)
+    if gradient_bound(c.net, c.x, most) < LARGE_NUMBER and not may_overflow(c.net, c.u):
         update(c.net, c.x, c.u, team)
         c.done = 1
     return 0

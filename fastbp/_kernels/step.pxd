@@ -60,8 +60,8 @@ cdef int gradient(Net *net, Matrix x, char *to, fbp_team *team) except -1 nogil
 # The largest magnitude of what layer i of the network gets; NaN if any number is.
 cdef double largest_input(Net *net, Py_ssize_t i, Matrix x) noexcept nogil
 
-# From the deltas, and `most`, the largest magnitude of x: the bias gradients to the work space, and a bound of every element of the
-# gradient; it is no finite number if not all of the deltas and activations are.
+# From the deltas, and `most`, the largest magnitude of x: the bias gradients to the work space, and a bound of every element of
+# the gradient; it is no finite number if not all of the deltas and activations are.
 cdef double gradient_bound(Net *net, Matrix x, double most) noexcept nogil
 
 # From the deltas and bias gradients: the update of all parameters.
