@@ -411,7 +411,8 @@ def output(
     `in_place` names the one input whose very memory `out` may be, element upon element.
     """
     if out is None:
-        return _backend.kernels.new_array(expected, dtype)
+        new: np.ndarray = _backend.kernels.new_array(expected, dtype)
+        return new
     writable(name, out, expected, dtype)
     for other_name, other in inputs.items():
         apart(name, out, other_name, other, or_equal=other_name == in_place)

@@ -545,7 +545,7 @@ class MLP:
         return inputs, _network_checks.targets(t_name, t, inputs, self.layer_sizes[-1], by_class)
 
     def _logits(self, inputs: np.ndarray) -> np.ndarray:
-        out = _backend.kernels.new_array((len(inputs), self.layer_sizes[-1]), self.dtype)
+        out: np.ndarray = _backend.kernels.new_array((len(inputs), self.layer_sizes[-1]), self.dtype)
         if len(inputs):
             with self._lock:
                 self._engine.logits(inputs, out)
