@@ -6,12 +6,10 @@ the same call on the other backend; PyTorch has the plain path, which holds all 
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -19,6 +17,7 @@ import numpy as np
 import fastbp
 from fastbp import _backend
 
+from .memory import growth
 from .peers import import_torch, numpy_softmax_error
 from .problems import relative, spread
 from .race import TWIN, Entry, Row, Setting, Work, race, try_peers
@@ -223,21 +222,12 @@ def rows(shape: LinearShape, peers: Iterable[type[LinearPeer]], setting: Setting
 
 def _entry(problem: LinearProblem, contestant: Linear, ours: bool = False) -> Entry:
     """Return the entry of a contestant, after a first call that is judged, and measured as well."""
-    before, started = _peak_memory(reset=True), time.perf_counter()
-    contestant.call()
-    seconds, after = time.perf_counter() - started, _peak_memory()
-    memory = None if before is None or after is None else after - before
+
+    def first_call() -> float:
+        started = time.perf_counter()
+        contestant.call()
+        return time.perf_counter() - started
+
+    seconds, memory = growth(first_call)
     residual = problem.residual(contestant.result())
     return Entry(Contestant(contestant.name, contestant.call, first_s=seconds), residual, ours, memory=memory)
-
-
-def _peak_memory(reset: bool = False) -> int | None:
-    """Return the most bytes that the process has held since the last reset; None where Linux is not the system."""
-    try:
-        if reset:
-            Path("/proc/self/clear_refs").write_text("5")
-        status = Path("/proc/self/status").read_text()
-    except OSError:
-        return None
-    found = re.search(r"VmHWM:\s+(\d+) kB", status)
-    return 1024 * int(found.group(1)) if found else None

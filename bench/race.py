@@ -32,8 +32,8 @@ class Entry:
     """A contestant, how far its result is from the float64 twin's, and whether it is fastbp itself.
 
     Whole training is judged by `accuracy` instead, which is asked for after the measurement; what can not be
-    judged at all says why in `note`. `memory`: the bytes by which a call made the memory of the process grow, at
-    its peak, where that was measured.
+    judged at all says why in `note`. `memory`: the bytes by which a call, or a network with its first step, made
+    the memory of the process grow, at its peak, where that was measured.
     """
 
     contestant: Contestant

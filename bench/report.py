@@ -21,7 +21,7 @@ time: median; spread: half the distance between its quartiles; peak: fraction of
 residual: largest error relative to the largest value, by the float64 NumPy twin ("!": over {limit:.0e},
 it is another computation; "-": see the note below the table); accuracy: on the test images;
 times faster than: the other's time / this time; best: than the fastest peer;
-MB: by how much a call makes the memory of the process grow, results included (linear only).
+MB: by how much a call (linear), or a network with its first step (steps of many logits), makes the process grow.
 """
 
 

@@ -2,6 +2,9 @@
 
 fastbp has two rows. "fastbp step": `MLP.step` called from Python for a batch. "fastbp in fit": the time per
 batch of one call that trains on many, as each epoch of `fit` is; batches are gathered by shuffled indices.
+
+Where the logits of a batch are large, every row tells how much memory a network and its first step took, with
+what the library compiled for it.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ import numpy as np
 import fastbp
 from fastbp import _backend, _reference
 
+from .memory import growth
 from .problems import ACTIVATION, CHECK_RATE, LOSS, StepProblem
 from .race import TWIN, Entry, Row, Setting, Work, race, try_peers
 from .shapes import STEPS, StepShape
@@ -26,6 +30,13 @@ SHAPES, PEERS = STEPS, STEP_PEERS
 # "In fit" trains on enough batches for one call to take so many operations, within limits of batches.
 IN_FIT_OPERATIONS = 500_000_000
 IN_FIT_BATCHES = 2, 256
+
+MANY_LOGITS = 1 << 24  # of a batch, from which on memory is told
+
+
+def _memory(problem: StepProblem, grown: int | None) -> int | None:
+    """Return what is told of it."""
+    return grown if problem.shape.batch * problem.shape.sizes[-1] >= MANY_LOGITS else None
 
 
 def rows(shape: StepShape, peers: Iterable[type[StepPeer]], setting: Setting) -> list[Row]:
@@ -56,11 +67,16 @@ def fastbp_step(problem: StepProblem, check: Check) -> Entry:
         network.step(checked.x, checked.labels, fastbp.SGD(checked.learning_rate))
         return network.parameters
 
-    network, optimizer = problem.network(), fastbp.SGD(problem.learning_rate)
-    x, labels = problem.x, problem.labels
-    network.step(x, labels, optimizer)  # takes its memory, as a peer's first step does
+    def started() -> fastbp.MLP:
+        network = problem.network()
+        network.step(x, labels, optimizer)  # takes its memory, as a peer's first step does
+        return network
+
+    x, labels, optimizer = problem.x, problem.labels, fastbp.SGD(problem.learning_rate)
+    residual = check(step)
+    network, grown = growth(started)
     contestant = Contestant("fastbp step", lambda: network.step(x, labels, optimizer))
-    return Entry(contestant, check(step), ours=True)
+    return Entry(contestant, residual, ours=True, memory=_memory(problem, grown))
 
 
 def _in_fit(problem: StepProblem, check: Check) -> Entry:
@@ -89,14 +105,19 @@ def _train(name: str, problem: StepProblem, check: Check, backend: ModuleType, b
     size = problem.shape.batch
     x, labels = np.tile(problem.x, (batches, 1)), np.tile(problem.labels, batches)
     order = np.random.default_rng(1).permutation(len(x))
-    network = engine(problem.network().parameters)  # as aligned as those of a model
     optimizer = fastbp.SGD(problem.learning_rate)
+
+    def started() -> _reference.Network:
+        network = engine(problem.network().parameters)  # as aligned as those of a model
+        network.train(x, labels, order[:size], size, optimizer, None)
+        return network
 
     def epoch() -> object:
         return network.train(x, labels, order, size, optimizer, None)
 
-    network.train(x, labels, order[:size], size, optimizer, None)
-    return Entry(Contestant(name, epoch, units=batches), check(step))
+    residual = check(step)
+    network, grown = growth(started)
+    return Entry(Contestant(name, epoch, units=batches), residual, memory=_memory(problem, grown))
 
 
 def _peer(kind: type[StepPeer], problem: StepProblem, check: Check) -> Entry:
@@ -108,8 +129,13 @@ def _peer(kind: type[StepPeer], problem: StepProblem, check: Check) -> Entry:
         peer.finish()
         return peer.parameters()
 
+    def started() -> StepPeer:
+        peer = kind(problem)
+        peer.step()  # compiles, where a peer does
+        peer.finish()
+        return peer
+
     residual = None if kind.incomparable else check(step)
-    peer = kind(problem)
-    peer.step()  # compiles, where a peer does
+    peer, grown = growth(started)
     contestant = Contestant(peer.name, peer.step, peer.units, finish=peer.finish)
-    return Entry(contestant, residual, note=kind.incomparable)
+    return Entry(contestant, residual, note=kind.incomparable, memory=_memory(problem, grown))

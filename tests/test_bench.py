@@ -13,7 +13,8 @@ import pytest
 
 sys.path.append(str(Path(__file__).parents[1]))  # at the end: an installed fastbp stays the one under test
 
-from bench import linear, losses, mnist, peers, predict, report, step_peers, steps, sweep
+import fastbp
+from bench import linear, losses, memory, mnist, peers, predict, report, step_peers, steps, sweep
 from bench.machine import Peaks
 from bench.problems import StepProblem
 from bench.race import TWIN, Row, Setting
@@ -215,3 +216,19 @@ def test_problems_judge_by_the_twin_in_float64(backend):
     updated = problem.parameters.astype(np.float64) - problem.learning_rate * problem.judge
     assert problem.residual(updated) < np.finfo(np.float32).eps
     assert problem.residual(updated + problem.learning_rate) > 1
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is told on Linux only")
+def test_growth_is_what_a_call_holds_at_its_peak():
+    """Also where it would get a large array from what another left, and where it drops it again"""
+
+    def ones() -> np.ndarray:
+        array = fastbp.relu(np.ones((1 << 12, 1 << 12), np.float32))  # 64 MB, and 64 MB of what it is made of
+        return array[:1].copy()
+
+    for _ in range(3):
+        few, grown = memory.growth(ones)
+        assert few.shape == (1, 1 << 12)
+        assert grown is not None and 1.9 * (1 << 26) < grown < 2.2 * (1 << 26)
+    _, grown = memory.growth(lambda: None)
+    assert grown is not None and grown < 1 << 22
