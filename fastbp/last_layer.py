@@ -136,7 +136,7 @@ def linear_softmax_cross_entropy(
     threads = _checks.threads(n_threads)
     losses = np.empty(n, x.dtype) if reduction == "none" else None
     grad_inputs, grad_bias = np.empty(x.shape, x.dtype), None if bias is None else np.empty(c, x.dtype)
-    transposed = w.strides[0] < w.strides[1]
+    transposed = abs(w.strides[0]) < abs(w.strides[1])
     grad_weight = _backend.kernels.new_array(w.shape[::-1] if transposed else w.shape, w.dtype)
     grad_weight = grad_weight.T if transposed else grad_weight
     loss, weight_sum = _backend.kernels.linear_softmax_cross_entropy(

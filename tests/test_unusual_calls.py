@@ -107,9 +107,8 @@ def test_rows_are_not_copied(layout: Callable[..., Any], monkeypatch: pytest.Mon
         seen.extend(args)
         return 0.0, 0.0
 
-    monkeypatch.setattr(
-        _backend, "kernels", SimpleNamespace(squared_error=record, linear=record, max_threads=lambda: 1)
-    )
+    recorder = SimpleNamespace(squared_error=record, linear=record, max_threads=lambda: 1, new_array=np.empty)
+    monkeypatch.setattr(_backend, "kernels", recorder)
     monkeypatch.setattr(_backend, "name", "reference")
     outputs, targets, weight = layout(values(3, 4)), layout(values(3, 4)), layout(values(4, 2)).T.copy().T
     fastbp.squared_error(outputs, targets)
