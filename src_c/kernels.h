@@ -2,6 +2,7 @@
 #include "math/elementary.h"
 #include "rows/row.h"
 #include "rows/activations.h"
+#include "rows/many_classes.h"
 #include "rows/softmax_cross_entropy.h"
 #include "rows/softmax_cross_entropy_options.h"
 #include "rows/elementwise_errors.h"

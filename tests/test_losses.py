@@ -239,15 +239,31 @@ def test_rows_are_independent(dtype, loss, engine):
             assert one.tobytes() == all_of_them[row].tobytes(), f"row {row} of {whole}"
 
 
+@pytest.mark.parametrize(
+    "shape, form", [((5, 5000), "labels"), ((5, 5000), "soft"), ((2, 300_001), "labels")]
+)
+@pytest.mark.parametrize("softcap", [0.0, 30.0])
+def test_maxima_that_rise(dtype, engine, shape, form, softcap):
+    """Every block of a row has a new maximum, however many there are."""
+    rng, peaks = generator("rising", shape, softcap), slice(25, None, 50)
+    for regime, smoothing in zip(REGIMES, (0, 0.1, 0, 0.1, 0), strict=True):
+        options = {**sampled(rng, SOFTMAX_OPTIONS), "label_smoothing": smoothing * (form == "labels")}
+        options |= {"form": form, "softcap": softcap}
+        each = problem("softmax_cross_entropy", rng, shape, dtype, regime, **options)
+        z = each.arguments["logits"].copy()
+        z[:, peaks] = np.sort(z[:, peaks], axis=1) + np.linspace(0, 20, z[:, peaks].shape[1], dtype=dtype)
+        check(engine, each.changed(logits=z))
+
+
 def test_tail_is_like_the_body(dtype, engine):
-    """Equal logits of one row have equal deltas wherever they stand, and so have equal outputs of the elementwise errors."""
+    """Equal logits behind the maximum have equal deltas wherever they stand, and equal outputs of the elementwise errors anyway."""
     for width in WIDTHS[3:]:
         rng = generator("tail", width)
         kinds = rng.integers(0, 3, (4, width))
-        kinds[:, width // 2] = 3  # the target, apart from the others
+        kinds[:, 1] = 3  # the maximum, and the target, apart from the others
         for softcap in (0.0, 30.0):
             each = problem("softmax_cross_entropy", rng, (4, width), dtype, softcap=softcap)
-            each = each.changed(logits=(7.3 * kinds).astype(dtype), labels=np.full(4, width // 2))
+            each = each.changed(logits=(7.3 * kinds).astype(dtype), labels=np.ones(4, np.int64))
             for row, kind in zip(solve(engine, each).grad, kinds, strict=True):
                 assert all(len(set(row[kind == k])) <= 1 for k in range(3)), str(each)
         for name in ELEMENTWISE:

@@ -155,6 +155,25 @@ def test_softcap_makes_infinite_logits_finite(dtype, engine):
         assert capped.grad[0, 0] == capped.grad[0, 2] == 0
 
 
+@pytest.mark.parametrize("options", [{}, {"label_smoothing": 0.1}, {"lse_square_scale": 0.1}], ids=str)
+def test_what_is_not_finite_comes_late(dtype, engine, options):
+    """Behind blocks of a long row with other maxima, or with none but -inf."""
+    z, last = np.zeros((5, 9000), dtype), 8999
+    z[0], z[1, :-1], z[2, last], z[3, last] = -INF, -INF, INF, NAN
+    z[4, :4000], z[4, 6000] = -INF, 50
+    losses, grad, _ = fastbp.softmax_cross_entropy(
+        z, [last, last, last, 5, 6000], reduction="none", **options
+    )
+    assert np.isnan(losses[[0, 2, 3]]).all() and np.isnan(grad[[0, 2, 3]]).all()
+    if not options:
+        assert losses[1] == 0 and not grad[1].any()
+        rest = 4999 * np.exp(-50)
+        assert_near(losses[4], rest)
+        assert_near(grad[4, [0, 5999, 6000, last]], np.array([0, np.exp(-50), -rest, np.exp(-50)]))
+    else:
+        assert np.isfinite(grad[[1, 4]]).all()
+
+
 def test_infinite_logits_of_logistic_outputs(dtype, engine):
     z = np.array([INF, -INF, INF, -INF, INF], dtype)
     t = [1.0, 0.0, 0.0, 1.0, 0.25]

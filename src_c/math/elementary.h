@@ -84,20 +84,23 @@ static ALWAYS_INLINE void v_exp_each(int n, vec *y)
         UNROLL for (int j = 0; j < n; j++) y[j] = v_fma(y[j], r[j], one);
     UNROLL for (int j = 0; j < n; j++) y[j] = v_ldexp(y[j], k[j]);
 }
-/* y_j = 2^(y_j) for y_j <= 0: three operations less than e^(y_j), since the remainder of a whole number is exact */
-static ALWAYS_INLINE void v_exp2_each(int n, vec *y)
+/* y_j = 2^(scale y_j) for scale > 0, y_j <= 0: the remainder of a whole number takes one operation, where that of k ln 2 takes two.
+ * It is held with its sign turned, s = k - scale y, and so are the coefficients: 2^-s = 1 + s (-EXP2_TAIL(-s)). */
+static ALWAYS_INLINE void v_exp2_each(int n, vec scale, vec *y)
 {
     enum { TERMS = sizeof EXP2_TAIL / sizeof EXP2_TAIL[0] };
-    const vec rounder = v_all(ROUNDER);
-    vec k[IN_STEP], r[IN_STEP];
+    const vec rounder = v_all(ROUNDER), minus_scale = v_negative(scale);
+    vec k[IN_STEP], s[IN_STEP];
     UNROLL for (int j = 0; j < n; j++) {
-        k[j] = v_sub(v_add(y[j], rounder), rounder);
-        r[j] = v_sub(y[j], k[j]);
-        y[j] = v_all(EXP2_TAIL[0]);
+        k[j] = v_sub(v_fma(y[j], scale, rounder), rounder);
+        s[j] = v_fma(y[j], minus_scale, k[j]);
+        y[j] = v_all(0);
     }
-    UNROLL for (int i = 1; i < TERMS; i++)
-        UNROLL for (int j = 0; j < n; j++) y[j] = v_fma(y[j], r[j], v_all(EXP2_TAIL[i]));
-    UNROLL for (int j = 0; j < n; j++) y[j] = v_ldexp(v_fma(y[j], r[j], v_all(1)), k[j]);
+    UNROLL for (int i = 0; i < TERMS; i++) {
+        const vec turned = v_all((TERMS - i) % 2 ? -EXP2_TAIL[i] : EXP2_TAIL[i]);
+        UNROLL for (int j = 0; j < n; j++) y[j] = i == 0 ? turned : v_fma(y[j], s[j], turned);
+    }
+    UNROLL for (int j = 0; j < n; j++) y[j] = v_ldexp(v_fma(y[j], s[j], v_all(1)), k[j]);
 }
 static ALWAYS_INLINE vec v_exp_below(vec x)
 {
@@ -215,9 +218,9 @@ static ALWAYS_INLINE void v_far_tanh_each(int n, const vec *x, vec *minus_tanh, 
     }
 }
 
-/* z_j = c tanh x_j with x_j = z_j inverse, and tanh² x_j - 1, minus its slope if c = 1/inverse. Up to x² = 0.3 a polynomial in x² gives
+/* x_j = tanh(x_j inverse), and tanh² - 1, minus its slope. Up to x² = 0.3 a polynomial in x² gives
  * tanh x, and tanh² - 1 loses nothing yet; the vectors are seldom in which a lane needs more. What a lane gives depends on it alone. */
-static ALWAYS_INLINE void v_softcap_each(int n, vec c, vec inverse, vec *z, vec *minus_slope)
+static ALWAYS_INLINE void v_softcap_each(int n, vec inverse, vec *z, vec *minus_slope)
 {
     enum { TERMS = sizeof TANH_TAIL / sizeof TANH_TAIL[0] };
     const vec near = v_all((real)0.3);
@@ -243,7 +246,7 @@ static ALWAYS_INLINE void v_softcap_each(int n, vec c, vec inverse, vec *z, vec 
             minus_slope[j] = v_select(far, v_negative(far_slope[j]), minus_slope[j]);
         }
     }
-    UNROLL for (int j = 0; j < n; j++) z[j] = v_mul(c, tanh[j]);
+    UNROLL for (int j = 0; j < n; j++) z[j] = tanh[j];
 }
 
 /* ln(1 + e^x) = max(x, 0) + ln(1 + e^-|x|) */

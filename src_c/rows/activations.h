@@ -116,32 +116,25 @@ static ALWAYS_INLINE void exp_step(int n, const real *z, fbp_size left, vec maxi
 }
 
 /* rest = Σ_{c ≠ argmax} e^(z_c - m), so that Σ_c e^(z_c - m) = 1 + rest with nothing lost however near 1 it is: entries equal to
- * the maximum m are counted, not summed, and one of them left out. e (C), where given, receives the exponentials; it may be z, or
- * where a row still stands that is leaving, which it does meanwhile, as the maximum of the next row is found. NaN where m is not
- * finite. */
-static ALWAYS_INLINE double exp_rest(fbp_size C, const real *z, real m, real *e, int padded, leaving_row *leaving, next_row *next)
+ * the maximum m are counted, not summed, and one of them left out. e (C), where given, receives the exponentials, and may be z. NaN
+ * where m is not finite. */
+static ALWAYS_INLINE double exp_rest(fbp_size C, const real *z, real m, real *e, int padded)
 {
     const vec maximum = v_all(m);
-    vec next_max[IN_STEP];
-    start_max(next_max);
     double rest = 0, ties = 0;
     for (fbp_size start = 0; start < C; start += BLOCK) {
         const fbp_size stop = smaller(start + BLOCK, C);
         vec sum = v_all(0), equal = v_all(0);
         fbp_size i = start;
         for (; i + IN_STEP * W <= stop; i += IN_STEP * W) {
-            if (!padded) prefetch_next(IN_STEP, z, C, next ? i + PAGE : i);
-            if (!padded && e && !leaving) prefetch_next(IN_STEP, e, C, i);
-            if (next && next->z) max_step(next->z + i, next_max);
-            if (leaving) leave_on(leaving, i + IN_STEP * W);
+            if (!padded) prefetch_next(IN_STEP, z, C, i);
+            if (!padded && e) prefetch_next(IN_STEP, e, C, i);
             exp_step(IN_STEP, z + i, IN_STEP * W, maximum, &sum, &equal, e ? e + i : NULL, padded);
         }
-        if (leaving) leave_on(leaving, stop);
         for (; i < stop; i += W) exp_step(1, z + i, C - i, maximum, &sum, &equal, e ? e + i : NULL, padded);
         rest += (double)v_sum(sum);
         ties += (double)v_sum(equal);
     }
-    if (next && next->z) next->max = finish_max(C, next->z, next_max);
     return rest + (ties - 1);
 }
 
@@ -153,7 +146,7 @@ static ALWAYS_INLINE void softmax_through(fbp_size C, const real *z, real *y, re
         fill(C, NAN, y);
         return;
     }
-    const vec inverse = v_all((real)(1 / (1 + exp_rest(C, z, m, e, padded, NULL, NULL))));
+    const vec inverse = v_all((real)(1 / (1 + exp_rest(C, z, m, e, padded))));
     for (fbp_size i = 0; i < C; i += W) store_at(y + i, v_mul(load_exp(e + i, C - i, padded), inverse), C - i);
 }
 static void softmax_row(fbp_size C, const real *z, real *y)
@@ -173,7 +166,7 @@ static void log_softmax_row(fbp_size C, const real *z, real *y)
         fill(C, NAN, y);
         return;
     }
-    const vec maximum = v_all(m), log_sum = v_all((real)log1p(exp_rest(C, z, m, NULL, 0, NULL, NULL)));
+    const vec maximum = v_all(m), log_sum = v_all((real)log1p(exp_rest(C, z, m, NULL, 0)));
     for (fbp_size i = 0; i < C; i += W)
         store_at(y + i, v_sub(v_sub(load_at(z + i, C - i, 0), maximum), log_sum), C - i);
 }
@@ -182,7 +175,7 @@ static void log_softmax_row(fbp_size C, const real *z, real *y)
 static double logsumexp_row(fbp_size C, const real *z)
 {
     real m = row_max(C, z);
-    if (isfinite(m)) return (double)m + log1p(exp_rest(C, z, m, NULL, 0, NULL, NULL));
+    if (isfinite(m)) return (double)m + log1p(exp_rest(C, z, m, NULL, 0));
     for (fbp_size c = 0; c < C; c++)
         if (isnan(z[c])) return NAN;
     return m;

@@ -113,60 +113,17 @@ static ALWAYS_INLINE void max_step(const real *z, vec *m)
 {
     UNROLL for (int j = 0; j < IN_STEP; j++) m[j] = v_max(v_load(z + j * W), m[j]);
 }
-static ALWAYS_INLINE real finish_max(fbp_size C, const real *z, vec *m)
+static ALWAYS_INLINE real finish_max(fbp_size C, const real *z, fbp_size done, vec *m)
 {
-    for (fbp_size i = C / (IN_STEP * W) * (IN_STEP * W); i < C; i += W) *m = v_max(load_at(z + i, C - i, -INFINITY), *m);
+    for (; done < C; done += W) *m = v_max(load_at(z + done, C - done, -INFINITY), *m);
     UNROLL for (int j = 1; j < IN_STEP; j++) *m = v_max(m[j], *m);
     return v_hmax(*m);
 }
 static real row_max(fbp_size C, const real *z)
 {
     vec m[IN_STEP];
+    fbp_size i = 0;
     start_max(m);
-    for (fbp_size i = 0; i + IN_STEP * W <= C; i += IN_STEP * W) max_step(z + i, m);
-    return finish_max(C, z, m);
-}
-
-/* A row whose maximum is found while the one before it is computed, and it comes from memory. NULL where there is none. */
-typedef struct { const real *z; real max; } next_row;
-
-/* A row on its way to memory past the caches: d = factor x (C), of which the first `done` elements are there. Nobody reads d soon, a
- * store past the caches does not ask for what stood there before, and while it waits for memory something else is computed, whose
- * results may take the place of x. */
-typedef struct {
-    fbp_size C, done;
-    const real *x;
-    real *d;
-    vec factor;
-} leaving_row;
-
-/* The elements from d on up to an aligned one */
-static fbp_size unaligned(const real *d) { return (fbp_size)(-(uintptr_t)d % (W * sizeof(real)) / sizeof(real)); }
-
-static void leave_by_element(leaving_row *l, fbp_size until)
-{
-    for (fbp_size i = l->done; i < until; i += W)
-        store_at(l->d + i, v_mul(load_at(l->x + i, until - i, 0), l->factor), until - i);
-    l->done = until;
-}
-
-static leaving_row leave(fbp_size C, const real *x, vec factor, real *d)
-{
-    leaving_row l = {C, 0, x, d, factor};
-    leave_by_element(&l, smaller(unaligned(d), C));
-    return l;
-}
-
-/* All before element `until` at least */
-static ALWAYS_INLINE void leave_on(leaving_row *l, fbp_size until)
-{
-    while (l->done < until) {
-        if (l->done + IN_STEP * W > l->C) {
-            leave_by_element(l, l->C);
-            break;
-        }
-        UNROLL for (int j = 0; j < IN_STEP; j++)
-            v_stream(l->d + l->done + j * W, v_mul(v_load(l->x + l->done + j * W), l->factor));
-        l->done += IN_STEP * W;
-    }
+    for (; i + IN_STEP * W <= C; i += IN_STEP * W) max_step(z + i, m);
+    return finish_max(C, z, i, m);
 }

@@ -29,67 +29,43 @@ static inline real scale_of(const labelled_rows *p, fbp_size n) { return p->weig
 enum { TOGETHER = 64, FEW = IN_STEP * W };
 typedef struct { real rest[TOGETHER]; double gap[TOGETHER]; } row_numbers;
 
-typedef struct {
-    vec factor; /* of the exponentials */
-    real delta_label;
-} row_scales;
-
-/* The exponentials of row n to e, and what makes a gradient of them; meanwhile the row before may be leaving. `next` is what is
- * known of row n, and then of the one after it. */
-static ALWAYS_INLINE row_scales many_exponentials(const labelled_rows *p, fbp_size n, real *e, leaving_row *leaving, next_row *next,
-                                                  row_numbers *of)
-{
-    const fbp_size C = p->C, label = (fbp_size)p->labels[n];
-    const real *z = p->z + n * p->z_row, m = next->z == z ? next->max : row_max(C, z);
-    next->z = n + 1 < p->N && weight_of(p, n + 1) != 0 ? z + p->z_row : NULL;
-    const double gap = (double)m - (double)z[label], scale = weight_of(p, n) / p->divisor;
-    const double rest = exp_rest(C, z, m, e, 0, leaving, next), inverse = 1 / (1 + rest), e_label = (double)e[label];
-    of->rest[n] = (real)rest;
-    of->gap[n] = gap;
-    return (row_scales){v_all((real)(scale * inverse)), (real)(scale * (gap == 0 ? -rest * inverse : e_label * inverse - 1))};
-}
-
-static void many_classes(const labelled_rows *p, row_numbers *of)
+/* With a row of scratch for exponentials, e (C), the gradient goes past the caches. */
+static ALWAYS_INLINE void many_classes(const labelled_rows *p, real *e, int past, row_numbers *of)
 {
     const fbp_size C = p->C;
-    next_row next = {0};
+    const targets none = {0};
+    gradient_row rows[2], *g = &rows[0], *leaving = past ? no_gradient(&rows[1]) : NULL;
+    next_block next = {0};
     for (fbp_size n = 0; n < p->N; n++) {
+        const fbp_size label = (fbp_size)p->labels[n];
+        const real *z = p->z + n * p->z_row;
+        const double scale = weight_of(p, n) / p->divisor;
         real *d = p->d + n * p->d_row;
         if (weight_of(p, n) == 0) {
             fill(C, 0, d);
             continue;
         }
-        const row_scales s = many_exponentials(p, n, d, NULL, &next, of);
-        fbp_size i = 0;
-        for (; i + IN_STEP * W <= C; i += IN_STEP * W)
-            UNROLL for (int j = 0; j < IN_STEP; j++) v_store(d + i + j * W, v_mul(v_load(d + i + j * W), s.factor));
-        for (; i < C; i += W) store_at(d + i, v_mul(load_at(d + i, C - i, 0), s.factor), C - i);
-        d[p->labels[n]] = s.delta_label;
-    }
-}
-
-/* The same with the exponentials of all rows, one after the other, in e (C), and the gradient past the caches */
-static void many_classes_past_caches(const labelled_rows *p, real *e, row_numbers *of)
-{
-    const fbp_size C = p->C;
-    leaving_row leaving = {0};
-    next_row next = {0};
-    real *label = NULL, delta_label = 0;
-    for (fbp_size n = 0; n < p->N; n++) {
-        real *d = p->d + n * p->d_row;
-        if (weight_of(p, n) == 0) {
-            fill(C, 0, d);
-            continue;
+        const double z_label = (double)z[label];
+        const logit_row row = {C, z, n + 1 < p->N && weight_of(p, n + 1) != 0 ? z + p->z_row : NULL, 1, v_all(0), v_all(0), NULL, e ? e : d};
+        const row_sums s = sum_up(LABEL, 0, &row, &none, past ? leaving : NULL, &next, g);
+        const double gap = (double)first_lane(s.maximum.x) - z_label, inverse = 1 / (1 + s.rest), e_label = exponential_at(g, row.e, label);
+        of->rest[n] = (real)s.rest;
+        of->gap[n] = gap;
+        if (past) finish_gradient(LABEL, 0, 1, leaving);
+        set_gains(g, scale * inverse);
+        g->C = C, g->done = 0, g->e = row.e, g->d = d, g->top = NULL, g->label = d + label;
+        g->delta_label = (real)(scale * (gap == 0 ? -s.rest * inverse : e_label * inverse - 1));
+        if (!past) {
+            finish_gradient(LABEL, 0, 0, g);
+        } else {
+            align_gradient(LABEL, 0, g);
+            swap_rows(&leaving, &g);
         }
-        const row_scales s = many_exponentials(p, n, e, &leaving, &next, of);
-        if (label) *label = delta_label;
-        leaving = leave(C, e, s.factor, d);
-        label = d + p->labels[n];
-        delta_label = s.delta_label;
     }
-    leave_on(&leaving, leaving.C);
-    if (label) *label = delta_label;
-    v_streamed();
+    if (past) {
+        finish_gradient(LABEL, 0, 1, leaving);
+        v_streamed();
+    }
 }
 
 /* Few classes: up to TOGETHER rows of up to IN_STEP vectors. Each pass goes over all rows, since what a row needs next comes at the end of
@@ -126,8 +102,8 @@ static ALWAYS_INLINE void few_maxima(fbp_size C, fbp_size n, int R, int V, few_r
     store_each(R, v_max, m, of->maximum + n);
 }
 
-/* e^(z - m), or 2^(z - m) after a softcap, of as many rows as fit into IN_STEP vectors */
-static ALWAYS_INLINE void few_exponentials(fbp_size C, fbp_size n, int V, int capped, few_rows *of)
+/* e^(z - m), or 2^(to_power (z - m)) after a softcap, of as many rows as fit into IN_STEP vectors */
+static ALWAYS_INLINE void few_exponentials(fbp_size C, fbp_size n, int V, const vec *to_power, few_rows *of)
 {
     const int count = IN_STEP / V * V;
     const vec least = v_all(-INFINITY);
@@ -137,10 +113,10 @@ static ALWAYS_INLINE void few_exponentials(fbp_size C, fbp_size n, int V, int ca
         a[j] = j % V < V - 1 ? v_load(z) : v_load_n(z, C - (V - 1) * W, least);
         y[j] = x[j] = v_sub(a[j], v_all(of->maximum[n + j / V]));
     }
-    if (capped) v_exp2_each(count, y);
+    if (to_power) v_exp2_each(count, *to_power, y);
     else v_exp_each(count, y);
     UNROLL for (int j = 0; j < count; j++)
-        v_store(of->e + (n * V + j) * W, capped ? y[j] : v_regain(a[j], v_all(of->maximum[n + j / V]), x[j], y[j]));
+        v_store(of->e + (n * V + j) * W, to_power ? y[j] : v_regain(a[j], v_all(of->maximum[n + j / V]), x[j], y[j]));
 }
 
 /* Of R rows the sum of all e < 1, and the number of the others: these are maxima, or as good as */
@@ -193,7 +169,7 @@ static ALWAYS_INLINE void few_classes(const labelled_rows *p, int V, row_numbers
     few_inputs(p, filled, &of);
     for (n = 0; n + W <= N; n += W) few_maxima(C, n, W, V, &of);
     for (; n < filled; n += REST) few_maxima(C, n, REST, V, &of);
-    for (n = 0; n < filled; n += IN_STEP / V) few_exponentials(C, n, V, 0, &of);
+    for (n = 0; n < filled; n += IN_STEP / V) few_exponentials(C, n, V, NULL, &of);
     for (n = 0; n + W <= N; n += W) few_sums(n, W, V, &of);
     for (; n < N; n += REST) few_sums(n, REST, V, &of);
     for (n = 0; n < N; n += W) few_factors(n, N - n, &of, to->rest);
@@ -216,8 +192,8 @@ static void plain_rows(fbp_size N, fbp_size C, const real *z, fbp_size z_row, co
         case 4: few_classes(&p, 4, &of); break;
         default:
             for (fbp_size n = 0; n < rows; n++) of.rest[n] = 0, of.gap[n] = 0; /* of rows that are not read */
-            if (e) many_classes_past_caches(&p, e, &of);
-            else many_classes(&p, &of);
+            if (e) many_classes(&p, e, 1, &of);
+            else many_classes(&p, NULL, 0, &of);
         }
         map(rows, of.rest, of.rest, v_log1p_nonnegative);
         for (fbp_size n = 0; n < rows; n++) {
