@@ -256,7 +256,7 @@ def test_maxima_that_rise(dtype, engine, shape, form, softcap):
 
 
 def test_tail_is_like_the_body(dtype, engine):
-    """Equal logits behind the maximum have equal deltas wherever they stand, and equal outputs of the elementwise errors anyway."""
+    """Equal logits behind the maximum have equal deltas wherever they stand, and so have equal outputs elsewhere."""
     for width in WIDTHS[3:]:
         rng = generator("tail", width)
         kinds = rng.integers(0, 3, (4, width))

@@ -132,21 +132,16 @@ static ALWAYS_INLINE logit logit_of(int capped, const logit_row *r, real z)
     return l;
 }
 
-/* Sums over a row: e_c but at maxima; the number of these; there u_c; u_c elsewhere; and u_c (x_c - m). What is summed is w_c in the form
- * BY_CLASS, in the form UNIFORM 1, and in the last sum alone. The last maximum is element `step` + `lane`. */
+/* Sums over a row: e_c but at maxima; the number of these; in the forms BY_CLASS and OF_ROW w_c or u_c there, and in OF_ROW u_c elsewhere;
+ * and u_c (x_c - m), where the sum of differences alone may overflow. The last maximum is element `step` + `lane`. */
 typedef struct { vec rest, ties, top, others, deficit; } block_sums;
 typedef struct { double rest, ties, top, others, deficit; logit maximum; fbp_size step; vec lane; } row_sums;
-static ALWAYS_INLINE vec weight_at(int form, const targets *u, fbp_size i, fbp_size left)
-{
-    if (form == BY_CLASS) return load_at(u->w + i, left, 0);
-    return form == OF_ROW ? first_lanes_of(target_at(form, u, i, left), left, 0) : v_all(1);
-}
 static ALWAYS_INLINE void add_to_sums(int form, int capped, int n, const logit_row *r, fbp_size i, fbp_size left, const targets *u,
                                       vec maximum, block_sums *s, row_sums *all)
 {
     static const real number[] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
     const vec zero = v_all(0), one = v_all(1);
-    vec x[IN_STEP], minus[IN_STEP], gap[IN_STEP], y[IN_STEP], weight[IN_STEP];
+    vec x[IN_STEP], minus[IN_STEP], gap[IN_STEP], y[IN_STEP], target[IN_STEP];
     UNROLL for (int j = 0; j < n; j++) x[j] = load_at(r->z + i + j * W, left - j * W, -INFINITY);
     if (capped) {
         v_softcap_each(n, r->inverse, x, minus);
@@ -161,11 +156,10 @@ static ALWAYS_INLINE void add_to_sums(int form, int capped, int n, const logit_r
     UNROLL for (int j = 0; j < n; j++) {
         if (!capped) y[j] = v_regain(x[j], maximum, gap[j], y[j]);
         store_at(r->e + i + j * W, y[j], left - j * W);
-        weight[j] = weight_at(form, u, i + j * W, left - j * W);
-        const vec there = first_lanes_of(gap[j], left - j * W, 0);
-        if (form == UNIFORM) s->deficit = v_add(there, s->deficit);
-        if (form == BY_CLASS) s->deficit = v_fma(weight[j], there, s->deficit);
-        if (form == OF_ROW) s->deficit = v_select(v_eq(weight[j], zero), s->deficit, v_fma(weight[j], there, s->deficit)); /* 0 · inf = 0 */
+        target[j] = first_lanes_of(target_at(form, u, i + j * W, left - j * W), left - j * W, 0);
+        if (form == LABEL) continue;
+        const vec deficit = v_fma(target[j], first_lanes_of(gap[j], left - j * W, 0), s->deficit);
+        s->deficit = form == OF_ROW ? v_select(v_eq(target[j], zero), s->deficit, deficit) : deficit; /* 0 · inf = 0 */
     }
     if (any_zero(n, gap)) {
         if (form != LABEL) all->step = i;
@@ -173,14 +167,15 @@ static ALWAYS_INLINE void add_to_sums(int form, int capped, int n, const logit_r
             const mask top = v_eq(gap[j], zero);
             s->rest = v_add(s->rest, v_select(top, zero, y[j]));
             s->ties = v_select(top, v_add(s->ties, one), s->ties);
-            if (form >= BY_CLASS) s->top = v_select(top, v_add(s->top, weight[j]), s->top);
-            if (form == OF_ROW) s->others = v_add(s->others, v_select(top, zero, weight[j]));
+            if (form == BY_CLASS) s->top = v_select(top, v_add(s->top, load_at(u->w + i + j * W, left - j * W, 0)), s->top);
+            if (form == OF_ROW) s->top = v_select(top, v_add(s->top, target[j]), s->top);
+            if (form == OF_ROW) s->others = v_add(s->others, v_select(top, zero, target[j]));
             if (form != LABEL) all->lane = v_select(top, v_add(v_load(number), v_all((real)(j * (int)W))), all->lane);
         }
     } else {
         UNROLL for (int j = 0; j < n; j++) {
             s->rest = v_add(s->rest, y[j]);
-            if (form == OF_ROW) s->others = v_add(s->others, weight[j]);
+            if (form == OF_ROW) s->others = v_add(s->others, target[j]);
         }
     }
 }
@@ -200,7 +195,8 @@ static ALWAYS_INLINE void new_part(int form, int capped, const logit_row *r, con
     g->start[g->parts] = start;
     g->factor[g->parts] = (double)first_lane(s->maximum.x);
     if (start > 0) {
-        const double seen = form == UNIFORM ? (double)start : form == BY_CLASS ? sum_of(start, u->w) : s->others + s->top;
+        const double classes = form == BY_CLASS ? sum_of(start, u->w) : (double)start;
+        const double seen = form == OF_ROW ? s->others + s->top : (double)u->uniform * classes;
         g->rest[g->parts - 1] = s->rest + s->ties;
         s->rest = s->ties = 0;
         if (form == OF_ROW) s->others += s->top;

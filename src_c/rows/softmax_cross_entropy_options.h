@@ -16,7 +16,7 @@ typedef struct { double error, gain, at_maximum, delta_label; int single; } row_
 static ALWAYS_INLINE row_outcome outcome(int form, const fbp_cross_entropy *how, fbp_size C, const row_sums *s, const row_facts *of)
 {
     double top = s->top, others = s->others, excess = -of->unit * s->deficit;
-    if (form != OF_ROW) excess = of->share == 0 ? 0 : of->share * excess; /* 0 · inf = 0 */
+    if (form != OF_ROW && of->share == 0) excess = 0; /* 0 · inf = 0 */
     if (form == UNIFORM) top = of->share * s->ties, others = of->share * ((double)C - s->ties);
     if (form == BY_CLASS) top *= of->share, others = of->share * ((how->weight_sum - s->top) + how->weight_sum_lost);
     if (of->hot != 0) {
@@ -145,7 +145,7 @@ static void many_optional_classes(const labelled_rows *p, const fbp_cross_entrop
  * as many as a pass takes at a time. What takes a V holds so many vectors of a row in registers, and is compiled for each by OF_WIDTH. */
 typedef struct {
     few_rows plain;
-    real deficit[TOGETHER], top[TOGETHER]; /* Σ (x_c - m), or Σ w_c (x_c - m); Σ w_c at maxima */
+    real deficit[TOGETHER], top[TOGETHER]; /* Σ u_c (x_c - m), and Σ w_c at maxima */
     real log_rest[TOGETHER], x[(TOGETHER + IN_STEP) * FEW], slope[(TOGETHER + IN_STEP) * FEW];
 } few_optional_rows;
 #define OF_WIDTH(V, call) \
@@ -200,7 +200,7 @@ static void few_optional_softcaps(const labelled_rows *p, fbp_size N, int width,
 }
 
 /* Without class weights, NULL, w_c = 1 */
-static ALWAYS_INLINE void few_sums_of_more(fbp_size C, const real *w, fbp_size n, int V, few_optional_rows *of)
+static ALWAYS_INLINE void few_sums_of_more(fbp_size C, const real *w, vec share, fbp_size n, int V, few_optional_rows *of)
 {
     const vec zero = v_all(0), one = v_all(1);
     vec sum[W], ties[W], deficit[W], top[W];
@@ -215,7 +215,7 @@ static ALWAYS_INLINE void few_sums_of_more(fbp_size C, const real *w, fbp_size n
             sum[i] = v_add(sum[i], v_select(at_top, zero, e));
             ties[i] = v_select(at_top, v_add(ties[i], one), ties[i]);
             top[i] = v_select(at_top, v_add(top[i], weight), top[i]);
-            deficit[i] = v_fma(weight, first_lanes_of(gap, left, 0), deficit[i]);
+            deficit[i] = v_fma(w ? v_mul(share, weight) : share, first_lanes_of(gap, left, 0), deficit[i]);
         }
     }
     store_each(W, v_add, sum, of->plain.sum + n);
@@ -223,9 +223,10 @@ static ALWAYS_INLINE void few_sums_of_more(fbp_size C, const real *w, fbp_size n
     store_each(W, v_add, deficit, of->deficit + n);
     store_each(W, v_add, top, of->top + n);
 }
-static void few_optional_sums(fbp_size N, fbp_size C, const real *w, int width, few_optional_rows *of)
+static void few_optional_sums(fbp_size N, fbp_size C, const real *w, real uniform, int width, few_optional_rows *of)
 {
-#define CALL(V) for (fbp_size n = 0; n < N; n += W) few_sums_of_more(C, w, n, V, of)
+    const vec share = v_all(uniform);
+#define CALL(V) for (fbp_size n = 0; n < N; n += W) few_sums_of_more(C, w, share, n, V, of)
     OF_WIDTH(width, CALL)
 #undef CALL
 }
@@ -257,7 +258,7 @@ static ALWAYS_INLINE void few_optional_classes(int form, int capped, const label
     if (capped) few_optional_softcaps(p, whole, width, cap, &all);
     few_optional_maxima(whole, C, width, of);
     few_optional_exponentials(whole, C, width, cap, of);
-    few_optional_sums(whole, C, form == BY_CLASS ? w : NULL, width, &all);
+    few_optional_sums(whole, C, form == BY_CLASS ? w : NULL, (real)uniform, width, &all);
     for (fbp_size n = 0; n < N; n++) of->sum[n] += of->ties[n] - 1;
     map(N, of->sum, all.log_rest, v_log1p_nonnegative);
     for (fbp_size n = 0; n < N; n++) {
