@@ -1,12 +1,8 @@
 /* Cross-entropy of a row of many logits, which is read from memory once. It goes by in blocks, and an exponential is relative to the
- * largest logit so far, M:  e_c = e^(z_c - M). A part of a row has one M, and a row few parts, since most blocks have no new maximum;
- * what was summed before is scaled by e^(M - M') as M' comes, and the gradient of each part has a gain of its own. The maximum of a
- * block is found while the one before it is computed, be that of the row before.
- *
- * With m = max z and rest = Σ_{c ≠ argmax} e^(z_c - m), and so y_c = e^(z_c - m) / (1 + rest):
- *
- *   ln Σ_c e^(z_c) - z_k = log1p(rest) + (m - z_k)                    no difference of large numbers
- *   y_c - 1 = -rest / (1 + rest)  at the maximum                      no difference from 1 at a near-certain target
+ * largest logit so far, M:  e_c = e^(z_c - M). Most blocks have no new maximum, so a row falls into few parts of one M each; the sum of a
+ * part and the gain of its gradient take the factor e^(M - m) once m, the maximum of the row, is known. The maximum of a block is found
+ * while the one before it is computed, be that the last of the row before. rest, Σ_{c ≠ argmax} e^(z_c - m), and what is made of it are
+ * those of softmax_cross_entropy.h.
  */
 
 /* The targets that act are u_c = w_c (keep t_c + uniform), and at a label more. With labels t = 0, and Σ u but for the label is that of
@@ -30,7 +26,7 @@ static ALWAYS_INLINE vec target_at(int form, const targets *u, fbp_size i, fbp_s
  * row scaled, but delta_top and delta_label at a single maximum and at the label, if there are any. e may be d. If not, d is stored
  * past the caches: nobody reads it soon, and such a store does not ask for what stood there before; and while it waits for memory the
  * next row is computed, which may take the place of e and of the slopes, behind `done`. */
-enum { MOST_PARTS = 256, SHARE = 4 * BLOCK };
+enum { MOST_PARTS = 256 };
 typedef struct {
     fbp_size C, done;
     targets minus_u;
@@ -218,12 +214,20 @@ static ALWAYS_INLINE void join_parts(double unit, row_sums *s, gradient_row *g)
     s->rest += s->ties - 1;
 }
 
+/* As long as two blocks, their exponentials and slopes stay in the first cache; but there are MOST_PARTS at most. They are about equal, so
+ * that the maximum of one is found in the time of another. */
+static fbp_size length_of_blocks(fbp_size C)
+{
+    const fbp_size step = IN_STEP * W, blocks = 1 + smaller((C - 1) / (4 * BLOCK), MOST_PARTS - 1);
+    return (C + blocks * step - 1) / (blocks * step) * step;
+}
+
 /* e and the slopes may be where a row still stands that is `leaving`. The parts and their maxima come to g. */
 static ALWAYS_INLINE row_sums sum_up(int form, int capped, const logit_row *r, const targets *u, gradient_row *leaving, next_block *next,
                                      gradient_row *g)
 {
     const vec zero = v_all(0);
-    const fbp_size C = r->C, length = (C + SHARE * MOST_PARTS - 1) / (SHARE * MOST_PARTS) * SHARE;
+    const fbp_size C = r->C, length = length_of_blocks(C);
     row_sums sums = {0, 0, 0, 0, 0, {zero, zero}, 0, zero};
     real top = -INFINITY;
     g->parts = g->part = 0;
