@@ -36,8 +36,8 @@ static ALWAYS_INLINE row_outcome outcome(int form, const fbp_cross_entropy *how,
     return r;
 }
 
-/* One row, whose target is the row t (C) or, where that is NULL, the class `label`, with whatever `how` asks for. A softcap puts
- * z' in place of z, and takes `slope` (C) for scratch. The exponentials stand in e (C), which may be d. If not, the gradient of the
+/* One row, whose target is the row t (C) or, where that is NULL, the class `label`, with whatever `how` asks for. A softcap takes
+ * `slope` (C) for scratch. The exponentials stand in e (C), which may be d. If not, the gradient of the
  * row before may be `leaving` meanwhile, and this one's is left to do. */
 typedef struct {
     fbp_size C;
@@ -59,8 +59,8 @@ static ALWAYS_INLINE double cross_entropy(int form, int capped, const optional_r
     const int labelled = form != OF_ROW || !u.t;
     const double share = (double)u.uniform, w_label = labelled && u.w ? (double)u.w[label] : 1, hot = labelled ? keep * w_label : 0;
 
-    const double cap = softcap_of(how), unit = capped ? cap : 1;
-    const logit_row row = {C, p->z, p->following, unit, v_all((real)(1 / cap)), to_power(cap), p->slope, p->e};
+    const double unit = capped ? softcap_of(how) : 1;
+    const logit_row row = {C, p->z, p->following, unit, v_all((real)(1 / unit)), to_power(unit), p->slope, p->e};
     const logit at_label = logit_of(capped, &row, labelled ? p->z[label] : 0);
     const row_sums s = sum_up(form, capped, &row, &u, p->leaving, p->next, p->g);
     const double top_x = (double)first_lane(s.maximum.x), gap = labelled ? unit * (top_x - (double)first_lane(at_label.x)) : 0;
