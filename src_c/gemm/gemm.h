@@ -87,9 +87,10 @@ static void pack_a(fbp_size rows, fbp_size K, const real *A, fbp_size A_row, fbp
         pack(smaller(TILE_ROWS, rows - i), K, A_ROOM, A + i * A_row, A_row, A_column, panels);
 }
 
-/* The next panel of B, copied while the tiles of this one are computed: `at_once` rows after each PACE steps of their sums. Rows of B may
- * be pages apart, which no processor foresees; so each is asked for AHEAD rows before, and no tile waits for it. */
-enum { PACE = 32, AHEAD = 4 };
+/* A tile may go in paces of PACE steps. After each, `at_once` rows of the next panel of B are copied. They may be pages apart, which no
+ * processor foresees; so each is asked for AHEAD rows before, and no tile waits for it. And of a high tile ASK rows of C are asked for: all of
+ * them at the beginning are more lines than a core can wait for, and the sums would wait with them. */
+enum { PACE = 32, AHEAD = 4, ASK = 2, HIGH = TILE_ROWS > 8, DEEP = TILE_ROWS / ASK * PACE };
 typedef struct {
     fbp_size left, row, at_once; /* rows still to come, and their distance */
     const real *from;
@@ -139,22 +140,27 @@ static ALWAYS_INLINE const real *line_of(const char *const base[BASES], fbp_size
     return (const real *)(base[i / LINES] + (i % LINES == 3 ? three : i % LINES * stride));
 }
 
+static ALWAYS_INLINE void ask_for_row(int vectors, const tile *t, fbp_size i)
+{
+    PREFETCH_TO_WRITE(t->C + i * t->C_row);
+    if (vectors > 1) PREFETCH_TO_WRITE(t->C + i * t->C_row + t->n - 1);
+}
+
 /* S = a (rows, K) b (K, n). The first four are constants where this is inlined, so that the tile is rows x vectors registers. */
-static ALWAYS_INLINE void multiply_tile(int rows, int vectors, int by_line, int copies, fbp_size K, const real *a, fbp_size a_stride,
+static ALWAYS_INLINE void multiply_tile(int rows, int vectors, int by_line, int paced, fbp_size K, const real *a, fbp_size a_stride,
                                         const real *b, fbp_size b_stride, const tile *t)
 {
     vec acc[TILE_ROWS][TILE_VECTORS];
-    UNROLL for (int i = 0; i < rows; i++) {
-        PREFETCH_TO_WRITE(t->C + i * t->C_row);
-        if (vectors > 1) PREFETCH_TO_WRITE(t->C + i * t->C_row + t->n - 1);
+    fbp_size asked = 0;
+    if (!paced || !HIGH) UNROLL for (int i = 0; i < rows; i++) ask_for_row(vectors, t, i);
+    UNROLL for (int i = 0; i < rows; i++)
         UNROLL for (int j = 0; j < vectors; j++)
             acc[i][j] = v_all(0);
-    }
     const fbp_size stride = a_stride * (fbp_size)sizeof(real), three = 3 * stride;
     const char *base[BASES];
     UNROLL for (int i = 0; i < BASES; i++) base[i] = (const char *)(a + i * LINES * a_stride);
     for (fbp_size steps; K > 0; K -= steps) {
-        steps = copies ? smaller(PACE, K) : K;
+        steps = paced ? smaller(PACE, K) : K;
         UNROLL_FOUR for (fbp_size k = 0; k < steps; k++, b += b_stride) {
             vec v_b[TILE_VECTORS];
             UNROLL for (int j = 0; j < vectors; j++)
@@ -167,7 +173,11 @@ static ALWAYS_INLINE void multiply_tile(int rows, int vectors, int by_line, int 
             a += a_stride;
             UNROLL for (int i = 0; i < BASES; i++) base[i] += sizeof(real);
         }
-        if (copies) copy_rows(t->next, smaller(t->next->at_once, t->next->left));
+        if (paced) {
+            if (HIGH && asked < rows) UNROLL for (int i = 0; i < ASK; i++) ask_for_row(vectors, t, asked + i);
+            asked += ASK;
+            copy_rows(t->next, smaller(t->next->at_once, t->next->left));
+        }
     }
     if (t->n == vectors * W)
         store_tile(rows, vectors, 1, acc, t);
@@ -181,7 +191,7 @@ static fbp_size width_of(fbp_size n) { return n > W ? TILE_COLUMNS : W; }
 static ALWAYS_INLINE void tile_of_height(int rows, int by_line, fbp_size K, const real *a, fbp_size a_stride, const real *b,
                                          fbp_size b_stride, const tile *t)
 {
-    if (rows == TILE_ROWS && t->next->left > 0)
+    if (rows == TILE_ROWS && (t->next->left > 0 || (HIGH && K >= DEEP && !by_line && t->n > W)))
         multiply_tile(rows, TILE_VECTORS, 0, 1, K, a, a_stride, b, b_stride, t);
     else if (by_line && t->n > W)
         multiply_tile(rows, TILE_VECTORS, 1, 0, K, a, a_stride, b, b_stride, t);
