@@ -260,7 +260,8 @@ static void end_panel(panel *p, extent *e)
 
 /* A tile of C, up to SIDE x SIDE: what follows its sums is done some rows at a time, while the sums of the next tile are formed. */
 typedef struct {
-    fbp_size rows, n, done; /* of so many rows what follows is done */
+    fbp_size rows, n, done; /* of so many rows what follows is done, */
+    fbp_size asked;         /* and so many are asked for */
     tile t;
     int buffered;
     const fbp_epilogue *e;
@@ -298,6 +299,14 @@ static __attribute__((noinline)) void end_rows(ending *d)
     if (d->buffered) finish_tile(rows, d->n, sums, d->e, d->row + i, d->column, d->C + i * d->C_row, d->C_row);
 }
 
+/* Some rows of C, and of their state, where they are so far apart that no processor foresees them */
+static ALWAYS_INLINE void ask_for_far_rows(ending *d)
+{
+    if (d->C_row <= PAGE || d->asked >= d->rows) return;
+    for (int i = 0; i < ROWS_AT_ONCE; i++) ask_for_rows(&d->t, d->asked + i);
+    d->asked += ROWS_AT_ONCE;
+}
+
 /* Tiles 0 … 3 of C, 4 and 5 of A, 6 and 7 of B; the second ones where there are two groups */
 #define LOAD_A(piece)                                                                                                          \
     do {                                                                                                                       \
@@ -318,10 +327,10 @@ static __attribute__((noinline)) void end_rows(ending *d)
         for (int i = 0; i < packs; i++) pack_sixth_quickly(by_line, turned, sixth, &u[i]);                                     \
     } while (0)
 
-/* A block of a tile's sums; beside it up to two units of a panel, and what follows some rows of the tile before. All integers are
- * constants where this is inlined. */
+/* A block of a tile's sums; beside it up to two units of a panel, what follows some rows of the tile before, and the wish for some of
+ * its own. All integers are constants where this is inlined. */
 static ALWAYS_INLINE void add_block(int a_groups, int b_groups, int packs, int by_line, int turned, const char *a, const char *b,
-                                    panel *p, ending *before)
+                                    panel *p, ending *before, ending *now)
 {
     unit u[2];
     for (int i = 0; i < packs; i++) u[i] = next_unit(p);
@@ -331,33 +340,36 @@ static ALWAYS_INLINE void add_block(int a_groups, int b_groups, int packs, int b
     LOAD_B(1);
     MULTIPLY(1);
     end_rows(before);
+    ask_for_far_rows(now);
     LOAD_A(1);
     MULTIPLY(2);
     LOAD_B(0);
     MULTIPLY(3);
     end_rows(before);
+    ask_for_far_rows(now);
     LOAD_A(2);
     MULTIPLY(4);
     LOAD_A(0);
     MULTIPLY(5);
     end_rows(before);
+    ask_for_far_rows(now);
 }
 
 /* All blocks, with so many units of p, evenly */
 static ALWAYS_INLINE void add_blocks(int a_groups, int b_groups, int by_line, int turned, fbp_size blocks, const char *a,
-                                     const char *b, panel *p, fbp_size units, ending *before)
+                                     const char *b, panel *p, fbp_size units, ending *before, ending *now)
 {
     fbp_size share = blocks - 1;
     for (fbp_size k = 0; k < blocks; k++, a += a_groups * PIECES * TILE_BYTES, b += b_groups * PIECES * TILE_BYTES) {
         share += units;
         if (share >= 2 * blocks) {
-            add_block(a_groups, b_groups, 2, by_line, turned, a, b, p, before);
+            add_block(a_groups, b_groups, 2, by_line, turned, a, b, p, before, now);
             share -= 2 * blocks;
         } else if (share >= blocks) {
-            add_block(a_groups, b_groups, 1, by_line, turned, a, b, p, before);
+            add_block(a_groups, b_groups, 1, by_line, turned, a, b, p, before, now);
             share -= blocks;
         } else {
-            add_block(a_groups, b_groups, 0, by_line, turned, a, b, p, before);
+            add_block(a_groups, b_groups, 0, by_line, turned, a, b, p, before, now);
         }
     }
 }
@@ -381,19 +393,19 @@ static void form_sums(fbp_size blocks, const char *a, const char *b, panel *p, f
     TILE_ZERO(3);
     if (a_groups == 2 && b_groups == 2) {
         if (p->by_line && is_turned(p))
-            add_blocks(2, 2, 1, 1, blocks, a, b, p, units, before);
+            add_blocks(2, 2, 1, 1, blocks, a, b, p, units, before, now);
         else if (p->by_line)
-            add_blocks(2, 2, 1, 0, blocks, a, b, p, units, before);
+            add_blocks(2, 2, 1, 0, blocks, a, b, p, units, before, now);
         else if (is_turned(p))
-            add_blocks(2, 2, 0, 1, blocks, a, b, p, units, before);
+            add_blocks(2, 2, 0, 1, blocks, a, b, p, units, before, now);
         else
-            add_blocks(2, 2, 0, 0, blocks, a, b, p, units, before);
+            add_blocks(2, 2, 0, 0, blocks, a, b, p, units, before, now);
     } else if (a_groups == 2) {
-        add_blocks(2, 1, 0, 0, blocks, a, b, p, 0, before);
+        add_blocks(2, 1, 0, 0, blocks, a, b, p, 0, before, now);
     } else if (b_groups == 2) {
-        add_blocks(1, 2, 0, 0, blocks, a, b, p, 0, before);
+        add_blocks(1, 2, 0, 0, blocks, a, b, p, 0, before, now);
     } else {
-        add_blocks(1, 1, 0, 0, blocks, a, b, p, 0, before);
+        add_blocks(1, 1, 0, 0, blocks, a, b, p, 0, before, now);
     }
     while (before->done < before->rows) end_rows(before);
     TILE_STORE(0, sums, row);
@@ -491,7 +503,8 @@ static void multiply_pieces(fbp_size M, fbp_size N, fbp_size K, const real *A, f
                         .rows = smaller(SIDE, M - row), .n = n, .buffered = buffered, .e = e, .row = row, .column = column,
                         .C = C + at, .C_row = C_row, .sums = sums[turn],
                         .t = {
-                            .n = n, .factor = plain_update ? (real)-e->update->learning_rate : 1, .base_row = adds ? C_row : 0,
+                            .n = n, .C = C + at, .C_row = C_row, .e = e, .at = at,
+                            .factor = plain_update ? (real)-e->update->learning_rate : 1, .base_row = adds ? C_row : 0,
                             .base = adds ? C + at : e->bias ? (const real *)e->bias + column : NULL,
                             .to = buffered ? sums[turn] : C + at, .to_row = buffered ? width : C_row, .to_n = buffered ? width : n,
                         },

@@ -88,8 +88,8 @@ static void pack_a(fbp_size rows, fbp_size K, const real *A, fbp_size A_row, fbp
 }
 
 /* A tile may go in paces of PACE steps. After each, `at_once` rows of the next panel of B are copied. They may be pages apart, which no
- * processor foresees; so each is asked for AHEAD rows before, and no tile waits for it. And of a high tile ASK rows of C are asked for: all of
- * them at the beginning are more lines than a core can wait for, and the sums would wait with them. */
+ * processor foresees; so each is asked for AHEAD rows before, and no tile waits for it. And ASK rows of C are asked for, if they are many or have
+ * a state: all at the beginning are more lines than a core can wait for, and the sums would wait with them. */
 enum { PACE = 32, AHEAD = 4, ASK = 2, HIGH = TILE_ROWS > 8, DEEP = TILE_ROWS / ASK * PACE };
 typedef struct {
     fbp_size left, row, at_once; /* rows still to come, and their distance */
@@ -113,8 +113,10 @@ typedef struct {
     real factor;
     real *to;
     fbp_size to_row, to_n;
-    const real *C; /* where the tile of C begins: its lines are asked for beforehand */
+    real *C; /* where the tile of C begins: its lines are asked for beforehand, */
     fbp_size C_row;
+    const fbp_epilogue *e; /* and those of the optimizer's state, `at` elements from its start */
+    fbp_size at;
     copying *next;
 } tile;
 
@@ -146,13 +148,27 @@ static ALWAYS_INLINE void ask_for_row(int vectors, const tile *t, fbp_size i)
     if (vectors > 1) PREFETCH_TO_WRITE(t->C + i * t->C_row + t->n - 1);
 }
 
+/* Row i of C, and of its state */
+static ALWAYS_INLINE void ask_for_rows(const tile *t, fbp_size i)
+{
+    const void *const states[] = {t->e->first, t->e->second};
+    ask_for_row(TILE_VECTORS, t, i);
+    UNROLL for (int s = 0; s < 2; s++) {
+        if (!states[s]) break;
+        const real *row = (const real *)states[s] + t->at + i * t->C_row;
+        PREFETCH_TO_WRITE(row);
+        PREFETCH_TO_WRITE(row + t->n - 1);
+    }
+}
+
 /* S = a (rows, K) b (K, n). The first four are constants where this is inlined, so that the tile is rows x vectors registers. */
 static ALWAYS_INLINE void multiply_tile(int rows, int vectors, int by_line, int paced, fbp_size K, const real *a, fbp_size a_stride,
                                         const real *b, fbp_size b_stride, const tile *t)
 {
     vec acc[TILE_ROWS][TILE_VECTORS];
+    const int asks = paced && (HIGH || t->e->first);
     fbp_size asked = 0;
-    if (!paced || !HIGH) UNROLL for (int i = 0; i < rows; i++) ask_for_row(vectors, t, i);
+    if (!asks) UNROLL for (int i = 0; i < rows; i++) ask_for_row(vectors, t, i);
     UNROLL for (int i = 0; i < rows; i++)
         UNROLL for (int j = 0; j < vectors; j++)
             acc[i][j] = v_all(0);
@@ -174,7 +190,7 @@ static ALWAYS_INLINE void multiply_tile(int rows, int vectors, int by_line, int 
             UNROLL for (int i = 0; i < BASES; i++) base[i] += sizeof(real);
         }
         if (paced) {
-            if (HIGH && asked < rows) UNROLL for (int i = 0; i < ASK; i++) ask_for_row(vectors, t, asked + i);
+            if (asks && asked < rows) UNROLL for (int i = 0; i < ASK; i++) ask_for_rows(t, asked + i);
             asked += ASK;
             copy_rows(t->next, smaller(t->next->at_once, t->next->left));
         }
@@ -191,7 +207,7 @@ static fbp_size width_of(fbp_size n) { return n > W ? TILE_COLUMNS : W; }
 static ALWAYS_INLINE void tile_of_height(int rows, int by_line, fbp_size K, const real *a, fbp_size a_stride, const real *b,
                                          fbp_size b_stride, const tile *t)
 {
-    if (rows == TILE_ROWS && (t->next->left > 0 || (HIGH && K >= DEEP && !by_line && t->n > W)))
+    if (rows == TILE_ROWS && (t->next->left > 0 || (K >= DEEP && !by_line && t->n > W && (HIGH || t->e->first))))
         multiply_tile(rows, TILE_VECTORS, 0, 1, K, a, a_stride, b, b_stride, t);
     else if (by_line && t->n > W)
         multiply_tile(rows, TILE_VECTORS, 1, 0, K, a, a_stride, b, b_stride, t);
@@ -320,7 +336,7 @@ static void multiply_ordinarily(fbp_size M, fbp_size N, fbp_size K, const real *
                 for (fbp_size i = 0; i < rows;) {
                     const fbp_size at = (row + i) * C_row + j, width = width_of(n);
                     const tile t = {
-                        .n = n, .factor = factor, .base_row = adds ? C_row : 0, .C = C + at, .C_row = C_row, .next = &next,
+                        .n = n, .factor = factor, .base_row = adds ? C_row : 0, .C = C + at, .C_row = C_row, .e = e, .at = at, .next = &next,
                         .base = adds ? C + at : e->bias ? (const real *)e->bias + j : NULL,
                         .to = buffered ? buffer : C + at, .to_row = buffered ? width : C_row, .to_n = buffered ? width : n,
                     };
