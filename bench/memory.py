@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -18,8 +19,10 @@ def growth(call: Callable[[], Result]) -> tuple[Result, int | None]:
     """Make the call. Return its result, and by how many bytes the process grew, at its peak: the result, too.
 
     None where Linux is not the system. What a large array of fastbp left is given to the system before, for the
-    call would have it for nothing: an array that is too large for it takes its place, of which no page is used.
+    call would have it for nothing: an array that is too large for it takes its place, of which no page is used. So is
+    what only a cycle of references still holds.
     """
+    gc.collect()
     _backend.kernels.new_array((1 << 31,), np.dtype(np.uint8))
     before = _peak(reset=True)
     result = call()

@@ -168,6 +168,10 @@ static ALWAYS_INLINE void pack_sixth(int by_line, int turned, int sixth, const u
         const fbp_size line = by_line ? u->x_line : u->x_k, further = by_line ? W : W * line;
         UNROLL for (int i = from; i < to; i++) {
             const real *x = u->x + i * line;
+            if (!by_line && line > PAGE) { /* no processor foresees rows so far apart: ask for those of the next block */
+                PREFETCH_LATER(x + STEPS * line);
+                PREFETCH_LATER(x + further + STEPS * line);
+            }
             const vec low = by_line ? there(i < u->lines, x, u->steps) : there(i < u->steps, x, u->lines);
             const vec high = by_line ? there(i < u->lines, x + further, u->steps - W) : there(i + W < u->steps, x + further, u->lines);
             split(low, high, u->to + i * 64, u->apart, u->most + i * by_line);
