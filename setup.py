@@ -66,6 +66,8 @@ class BuildKernels(build_ext):
         for extension in self.extensions:
             extension.extra_compile_args = compile_flags
             extension.extra_link_args = link_flags
+            if "-O3" in compile_flags and not SANITIZE and not extension.name.endswith(".dispatch"):
+                extension.extra_compile_args = [*compile_flags, "-O2"]  # they call its loops: a sixth smaller
         super().build_extensions()
 
     def flags(self) -> tuple[list[str], list[str]]:
