@@ -2,34 +2,139 @@
 
 FASTBP_DEBUG=1      bounds checks, assertions, little optimization
 FASTBP_SANITIZE=1   address and undefined-behaviour sanitizers (run Python with the compiler's libasan preloaded)
+FASTBP_WERROR=1     a warning of the compiler is an error
 
-Without a working C compiler the package still installs, and runs on its NumPy twin.
+Where there is no C compiler the package installs without its kernels and runs on its NumPy twin. A compiler that is there and fails
+makes the installation fail, with its message.
 """
 
+import hashlib
 import os
+import shutil
 import subprocess
 import sys
-import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
+from setuptools.command.build_py import build_py
+from setuptools.errors import PlatformError
 
 DEBUG = os.environ.get("FASTBP_DEBUG") == "1"
 SANITIZE = os.environ.get("FASTBP_SANITIZE") == "1"
-
-# What the last build in this folder was: of another kind, nothing of it is used again.
-FLAVOUR = Path("build/flavour")
-CHANGED = not FLAVOUR.exists() or FLAVOUR.read_text() != f"{DEBUG=} {SANITIZE=}"
+WERROR = os.environ.get("FASTBP_WERROR") == "1"
 
 KERNELS = Path("fastbp/_kernels")
-C_SOURCES = ["src_c/dispatch.c", *sorted(str(path) for path in Path("src_c/variants").glob("*.c"))]
-C_HEADERS = [str(path) for pattern in ("**/*.h", "*.def") for path in Path("src_c").glob(pattern)]
+VARIANTS = Path("src_c/variants")
+HEADERS = ["src_c/fastbp.h", "src_c/kernels.def"]  # those of C and Cython programs
+
+
+def build_folder() -> str:
+    """A folder for each interpreter, Cython, compiler and set of flags: builds at the same time, or one after the other, share nothing."""
+    import Cython
+
+    words = [sys.version, Cython.__version__, str((DEBUG, SANITIZE, WERROR))]
+    words += [f"{name}={os.environ.get(name)}" for name in ("CC", "CFLAGS", "CPPFLAGS", "LDFLAGS", "LDSHARED", "ARCHFLAGS")]
+    return f"build/{sys.implementation.cache_tag}-{hashlib.sha256(repr(words).encode()).hexdigest()[:12]}"
+
+
+BUILD = build_folder()
 
 
 def extensions() -> list[Extension]:
     """One extension per .pyx. The primitives are linked into `dispatch` alone; the others reach them through its tables."""
     import numpy
+
+    primitives = ["src_c/dispatch.c", *sorted(str(path) for path in VARIANTS.glob("*.c"))]
+    modules = [
+        Extension(
+            f"fastbp._kernels.{path.stem}",
+            [str(path), *(primitives if path.stem == "dispatch" else [])],
+            include_dirs=["src_c", numpy.get_include()],
+            define_macros=[
+                ("NPY_NO_DEPRECATED_API", "NPY_1_7_API_VERSION"),
+                ("NPY_TARGET_VERSION", "NPY_1_22_API_VERSION"),  # whose are memory handlers
+            ],
+        )
+        for path in sorted(KERNELS.glob("*.pyx"))
+    ]
+    if not modules or len(primitives) == 1:
+        raise SystemExit(f"fastbp: nothing to compile in {KERNELS} or {VARIANTS}: this source distribution is not complete")
+    return modules
+
+
+class BuildKernels(build_ext):
+    """Every C file is compiled by itself, as many at a time as there are cores, if anything that it includes is newer than its object."""
+
+    def build_extensions(self) -> None:
+        if not self.there_is_a_compiler():
+            print("\nfastbp: WARNING: there is no C compiler; fastbp installs without its compiled kernels", file=sys.stderr)
+            print("fastbp: WARNING: and runs on its NumPy twin, many times slower.\n", file=sys.stderr)
+            self.extensions = []
+            return
+        for extension, in_c in zip(self.extensions, cythonized(self.extensions), strict=True):
+            extension.sources = in_c.sources
+        self.compile_all()
+        super().build_extensions()  # which links
+        if not self.editable_mode:
+            self.copy_to_source()
+
+    def there_is_a_compiler(self) -> bool:
+        if self.compiler.compiler_type != "msvc":
+            return shutil.which(self.compiler.compiler_so[0]) is not None
+        try:
+            self.compiler.initialize()
+        except PlatformError:
+            return False
+        return True
+
+    def compile_all(self) -> None:
+        compiling, linking = flags(self.compiler)
+        jobs = [(extension, source) for extension in self.extensions for source in extension.sources]
+        jobs.sort(key=lambda job: ("/variants/" not in job[1], "avx512" not in job[1]))  # the longest first
+
+        def compiled(job: tuple[Extension, str]) -> str:
+            return self.compiled(*job, compiling)
+
+        with ThreadPoolExecutor(cores()) as pool:
+            for (extension, _), target in zip(jobs, pool.map(compiled, jobs), strict=True):
+                extension.extra_objects.append(target)
+        for extension in self.extensions:
+            extension.sources, extension.depends = [], extension.extra_objects
+            extension.extra_link_args = linking
+
+    def compiled(self, extension: Extension, source: str, compiling: list[str]) -> str:
+        """The object of a C file."""
+        target = Path(self.compiler.object_filenames([source], output_dir=self.build_temp)[0])
+        dependencies = target.with_suffix(".d")
+        if not self.force and up_to_date(target, dependencies):
+            return str(target)
+        if not source.startswith("src_c") and self.compiler.compiler_type != "msvc":
+            compiling = [*compiling, "-Wno-unused-function"]  # Cython converts structs that nobody asks it to
+            if "-O3" in compiling:
+                compiling += ["-O2"]  # they call the loops: a sixth smaller
+        recording = [] if self.compiler.compiler_type == "msvc" else ["-MMD", "-MF", str(dependencies)]
+        self.compiler.compile(
+            [source],
+            output_dir=self.build_temp,
+            macros=extension.define_macros,
+            include_dirs=[*extension.include_dirs, *self.include_dirs],
+            extra_postargs=[*compiling, *recording],
+        )
+        return str(target)
+
+    def copy_to_source(self) -> None:
+        """So that `python -m fastbp` and `python -m bench` find the kernels in the source tree, too; each file as a whole."""
+        for extension in self.extensions:
+            target = Path(self.get_ext_filename(extension.name))
+            scratch = target.with_suffix(f".{os.getpid()}")
+            shutil.copyfile(self.get_ext_fullpath(extension.name), scratch)
+            os.replace(scratch, target)
+
+
+def cythonized(modules: list[Extension]) -> list[Extension]:
     from Cython.Build import cythonize
 
     directives = {
@@ -42,89 +147,66 @@ def extensions() -> list[Extension]:
         "initializedcheck": DEBUG,
         "freethreading_compatible": True,
     }
-    modules = [
-        Extension(
-            f"fastbp._kernels.{path.stem}",
-            [str(path), *(C_SOURCES if path.stem == "dispatch" else [])],
-            include_dirs=["src_c", numpy.get_include()],
-            define_macros=[
-                ("NPY_NO_DEPRECATED_API", "NPY_1_7_API_VERSION"),
-                ("NPY_TARGET_VERSION", "NPY_1_22_API_VERSION"),  # whose are memory handlers
-            ],
-            depends=C_HEADERS,
-        )
-        for path in sorted(KERNELS.glob("*.pyx"))
-    ]
-    return cythonize(modules, compiler_directives=directives, build_dir="build/cython", force=CHANGED)
+    at_once = cores() if sys.platform == "linux" else 0  # elsewhere a process would run this file again
+    return cythonize(modules, compiler_directives=directives, build_dir=f"{BUILD}/cython", nthreads=at_once)
 
 
-class BuildKernels(build_ext):
-    """Adds the compiler's flags once it is known, and lets the installation go on if it does not work."""
-
-    def build_extensions(self):
-        compile_flags, link_flags = self.flags()
-        for extension in self.extensions:
-            extension.extra_compile_args = compile_flags
-            extension.extra_link_args = link_flags
-            if "-O3" in compile_flags and not SANITIZE and not extension.name.endswith(".dispatch"):
-                extension.extra_compile_args = [*compile_flags, "-O2"]  # they call its loops: a sixth smaller
-        super().build_extensions()
-
-    def flags(self) -> tuple[list[str], list[str]]:
-        if self.compiler.compiler_type == "msvc":
-            return ["/O2", "/openmp", "/std:c11"], []
-        compiling, linking = ["-std=c11", "-ffp-contract=off", "-pthread"], ["-pthread"]
-        if DEBUG:
-            compiling += ["-O1", "-g", "-UNDEBUG"]
-        else:
-            compiling += ["-O3", "-g0", "-fno-math-errno"]
-            linking += ["-Wl,-s"] if sys.platform == "linux" else []
-        if SANITIZE:
-            checks = [
-                "-fsanitize=address,undefined",
-                "-fno-sanitize-recover=undefined",
-                "-fno-omit-frame-pointer",
-                "-DFBP_LOOPS_STAY",
-                "-g1",  # with -g each of the unrolled tiles takes minutes
-                "-O1",
-            ]
-            return [*compiling, *checks], checks[:1]
-        if self.compiles(
-            "#include <omp.h>\nint main(void) { return omp_get_max_threads() < 1; }\n", "-fopenmp"
-        ):
-            return [*compiling, "-fopenmp"], [*linking, "-fopenmp"]
-        print(
-            "fastbp: this compiler has no OpenMP; the kernels will use one thread unless told otherwise",
-            file=sys.stderr,
-        )
-        return compiling, linking
-
-    def compiles(self, program: str, flag: str) -> bool:
-        with tempfile.TemporaryDirectory() as folder:
-            source = Path(folder, "probe.c")
-            source.write_text(program)
-            command = [*self.compiler.compiler_so, flag, str(source), "-o", str(Path(folder, "probe"))]
-            command = [word for word in command if word != "-c"]
-            try:
-                return subprocess.run(command, capture_output=True, timeout=60).returncode == 0
-            except OSError:
-                return False
-
-    def run(self):
-        self.force = self.force or CHANGED
-        try:
-            super().run()
-            FLAVOUR.write_text(f"{DEBUG=} {SANITIZE=}")
-            self.copy_extensions_to_source()  # so that `python -m fastbp` finds them in the source tree, too
-        except Exception as failure:
-            if os.environ.get("FASTBP_BACKEND") == "native":
-                raise
-            print(f"\nfastbp: WARNING: the compiled kernels were not built ({failure}).", file=sys.stderr)
-            print(
-                "fastbp: WARNING: fastbp installs without them and runs on its NumPy twin, many times slower.\n",
-                file=sys.stderr,
-            )
-            self.extensions = []
+def up_to_date(target: Path, dependencies: Path) -> bool:
+    """Whether an object is newer than every file that its compilation has read, this one included."""
+    if not target.exists() or not dependencies.exists():
+        return False
+    files = [Path(word) for word in dependencies.read_text().replace("\\\n", " ").split()[1:]]
+    return all(file.exists() and file.stat().st_mtime < target.stat().st_mtime for file in [*files, Path(__file__)])
 
 
-setup(ext_modules=extensions(), cmdclass={"build_ext": BuildKernels})
+def cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def flags(compiler: Any) -> tuple[list[str], list[str]]:
+    """Those of compiling and of linking; they stand behind the user's, and take back what would break the arithmetic."""
+    if compiler.compiler_type == "msvc":
+        return ["/O2", "/fp:precise", "/std:c11"], []
+    exact = ["-fno-fast-math", "-fno-unsafe-math-optimizations", "-fno-finite-math-only", "-fno-associative-math"]
+    exact += ["-fno-reciprocal-math", "-fsigned-zeros"]
+    compiling, linking = ["-std=c11", "-pthread", "-ffp-contract=off", *exact], ["-pthread", "-lm", *exact]
+    if DEBUG or SANITIZE:
+        compiling += ["-O1", "-g1" if SANITIZE else "-g"]  # under the sanitizers -g takes minutes for each of the unrolled tiles
+    else:
+        compiling += ["-O3", "-g0", "-fno-math-errno", *frugal(compiler)]
+        linking += ["-O3", *(["-Wl,-s"] if sys.platform == "linux" else [])]
+    if DEBUG:
+        compiling += ["-UNDEBUG"]
+    if SANITIZE:
+        checks = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]
+        compiling += [*checks, "-fno-omit-frame-pointer", "-DFBP_LOOPS_STAY"]
+        linking += checks[:1]
+    return compiling + (["-Werror"] if WERROR else []), linking
+
+
+def frugal(compiler: Any) -> list[str]:
+    """Of gcc: collect garbage earlier, which saves a third of a compilation's memory and takes a twentieth more of its time."""
+    command = [compiler.compiler_so[0], "--version"]
+    version = subprocess.run(command, capture_output=True, text=True, timeout=60).stdout
+    return ["--param=ggc-min-expand=50", "--param=ggc-min-heapsize=65536"] if "Free Software Foundation" in version else []
+
+
+class BuildPython(build_py):
+    """Puts the headers into the package, where `fastbp.get_include()` finds them."""
+
+    def run(self) -> None:
+        if not self.editable_mode:
+            shutil.rmtree(self.build_lib, ignore_errors=True)  # what has been deleted from the sources since the last build goes
+        super().run()
+        if not self.editable_mode:
+            for header in HEADERS:
+                target = Path(self.build_lib, "fastbp", "include", Path(header).name)
+                self.mkpath(str(target.parent))
+                self.copy_file(header, str(target))
+
+
+setup(
+    ext_modules=extensions(),
+    cmdclass={"build_ext": BuildKernels, "build_py": BuildPython},
+    options={"build": {"build_base": BUILD}},
+)

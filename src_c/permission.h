@@ -1,5 +1,6 @@
-/* Whether this process may use the tiles of AMX. A system must know of their 8 KB to save them with a thread's registers, and Linux wants to
- * be asked: once for the process, whose threads and children may then, too. */
+/* The tiles of AMX: whether there are any, and whether this process may use them. A system must know of their 8 KB to save them with a
+ * thread's registers, and Linux wants to be asked for that: once for the process, whose threads and children may then, too. It is asked at
+ * the first product that wants tiles and not before, since from then on it refuses signal stacks without room for them. */
 #ifndef FASTBP_PERMISSION_H
 #define FASTBP_PERMISSION_H
 
@@ -9,16 +10,31 @@
 
 long syscall(long number, ...); /* of unistd.h, where the C standard alone is asked for */
 
+static inline int fbp_has_tiles(void)
+{
+    enum { OSXSAVE = 1 << 27, BFLOAT16 = 1 << 22, TILES = 1 << 24, SAVED = 3 << 17 }; /* CPUID 1, ECX; 7:0, EDX; XCR0 */
+    unsigned a, b, c, d, saved, upper;
+    if (!__get_cpuid(1, &a, &b, &c, &d) || !(c & OSXSAVE)) return 0;
+    if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || ~d & (BFLOAT16 | TILES)) return 0;
+    __asm__("xgetbv" : "=a"(saved), "=d"(upper) : "c"(0));
+    return (saved & SAVED) == SAVED;
+}
+
 static inline int fbp_may_use_tiles(void)
 {
-    enum { BFLOAT16 = 1 << 22, TILES = 1 << 24, REQUEST = 0x1023, TILE_DATA = 18 }; /* CPUID 7:0, EDX; asm/prctl.h */
-    unsigned a, b, c, d;
-    if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || ~d & (BFLOAT16 | TILES)) return 0;
-    return syscall(SYS_arch_prctl, REQUEST, TILE_DATA) == 0;
+    enum { REQUEST = 0x1023, TILE_DATA = 18 }; /* asm/prctl.h */
+    static int answer; /* 0 not asked yet, 1 yes, -1 no; threads that ask at once get the same one */
+    int known = __atomic_load_n(&answer, __ATOMIC_RELAXED);
+    if (!known) {
+        known = syscall(SYS_arch_prctl, REQUEST, TILE_DATA) == 0 ? 1 : -1;
+        __atomic_store_n(&answer, known, __ATOMIC_RELAXED);
+    }
+    return known > 0;
 }
 
 #else
 
+static inline int fbp_has_tiles(void) { return 0; }
 static inline int fbp_may_use_tiles(void) { return 0; }
 
 #endif

@@ -1,28 +1,38 @@
-/* Which way a matrix product goes: the ordinary one of gemm.h, or in pieces, where there is a tile unit. */
-#ifdef FBP_AMX
-#include "amx.h"
-#else
-#define multiply_pieces multiply_ordinarily
-#define pieces_scratch(M, N, K) 0
-#define pieces_pay(M, N, K) 0
-#endif
+/* Matrix products as the tables have them: the ordinary ones of gemm.h, and on tiles those in pieces of amx.h where these pay. */
 
-/* Whether a product goes in pieces of its numbers. That is decided by the whole of it, so that no cut changes a bit. */
-static int product_in_pieces(fbp_size M, fbp_size N, fbp_size K) { return (void)M, (void)N, (void)K, pieces_pay(M, N, K); }
+static int product_in_pieces(fbp_size M, fbp_size N, fbp_size K) { return (void)M, (void)N, (void)K, 0; }
 
-/* Elements of scratch, in pieces for a product that does not go so as well. They grow with each size: what serves a batch serves a
- * smaller one. */
 static fbp_size matrix_product_scratch(fbp_size M, fbp_size N, fbp_size K, int in_pieces)
 {
-    const fbp_size ordinary = ordinary_scratch(M, K), pieces = in_pieces ? pieces_scratch(M, N, K) : 0;
-    return (void)N, ordinary > pieces ? ordinary : pieces;
+    return (void)N, (void)in_pieces, ordinary_scratch(M, K);
 }
 
 static void matrix_product(fbp_size M, fbp_size N, fbp_size K, const real *A, fbp_size A_row, fbp_size A_column, const real *B,
                            fbp_size B_row, fbp_size B_column, const fbp_epilogue *e, real *scratch, real *C, fbp_size C_row)
+{
+    multiply_ordinarily(M, N, K, A, A_row, A_column, B, B_row, B_column, e, scratch, C, C_row);
+}
+
+#ifdef FBP_TABLE_ON_TILES
+#include "amx.h"
+
+/* Whether a product goes in pieces of its numbers. That is decided by the whole of it, so that no cut changes a bit. */
+static int product_in_pieces_on_tiles(fbp_size M, fbp_size N, fbp_size K) { return pieces_pay(M, N, K) && fbp_may_use_tiles(); }
+
+/* Elements of scratch, in pieces for a product that does not go so as well. They grow with each size: what serves a batch serves a
+ * smaller one. */
+static fbp_size matrix_product_scratch_on_tiles(fbp_size M, fbp_size N, fbp_size K, int in_pieces)
+{
+    const fbp_size ordinary = ordinary_scratch(M, K), pieces = in_pieces ? pieces_scratch(M, N, K) : 0;
+    return ordinary > pieces ? ordinary : pieces;
+}
+
+static void matrix_product_on_tiles(fbp_size M, fbp_size N, fbp_size K, const real *A, fbp_size A_row, fbp_size A_column, const real *B,
+                                    fbp_size B_row, fbp_size B_column, const fbp_epilogue *e, real *scratch, real *C, fbp_size C_row)
 {
     if (e->in_pieces && K > 0)
         multiply_pieces(M, N, K, A, A_row, A_column, B, B_row, B_column, e, scratch, C, C_row);
     else
         multiply_ordinarily(M, N, K, A, A_row, A_column, B, B_row, B_column, e, scratch, C, C_row);
 }
+#endif
