@@ -20,8 +20,9 @@ def show_config() -> dict[str, Any]:
     -------
     dict
         ``version``; ``backend``, "native" (compiled) or "reference" (the NumPy twin); ``isa``, the instruction set in use, and
-        ``available_isas``, all that this CPU can run; ``threads``, how many a call uses by default; ``threading``, "own",
-        or "none" where the kernels were compiled without threads; ``compiler``; ``numpy``, ``python``, ``machine``. What only compiled kernels have is None on the twin.
+        ``available_isas``, all that this CPU can run; ``threads``, how many a call uses by default; ``threading``, "own", or
+        "none" where the kernels were compiled without threads; ``compiler``; ``numpy``, ``python``, ``machine``. What only
+        compiled kernels have is None on the twin.
 
     Examples
     --------

@@ -1,7 +1,8 @@
 """threadpoolctl sees the threads of the kernels, and limits them, as those of an OpenMP library.
 
-It has a list of controllers to which ours is added once it is there: fastbp neither needs it nor imports it (which takes 6 ms, and changes
-an environment variable). ``user_api`` is "openmp", so that what limits OpenMP, or everything, limits the kernels too.
+It has a list of controllers, to which ours is added as soon as threadpoolctl is imported, before fastbp or after it. fastbp does
+not import it: that takes 6 ms and sets ``KMP_DUPLICATE_LIB_OK`` for the whole process. ``user_api`` is "openmp", so that what
+limits OpenMP, or everything, limits the kernels too.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """How many threads a call should take that does not say, from what the environment and the system tell.
 
-``OMP_NUM_THREADS`` and ``OMP_THREAD_LIMIT`` mean what they mean to OpenMP. The processor time that a control group grants counts in
-cores, rounded up: a container that may use 2 of 64 cores gets 2.
+``OMP_NUM_THREADS`` and ``OMP_THREAD_LIMIT`` mean what they mean to OpenMP. The processor time that a control group grants counts
+in cores, rounded up: a container that may use 2 of 64 cores gets 2.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ def _numbers(text: str) -> list[int]:
 def _quotas(root: Path) -> list[int]:
     """The cores that each control group of this process grants, from its own up to the outermost that can be seen.
 
-    A container may be told its path on the host, which it does not see, and sees its own group as the outermost: so folders that are
-    not there are passed over.
+    A container may be told its path on the host, which it does not see, and sees its own group as the outermost: so folders that
+    are not there are passed over.
     """
     found = []
     for line in _text(root / "proc/self/cgroup").splitlines():
@@ -52,10 +52,15 @@ def _quotas(root: Path) -> list[int]:
         for group in (inside, *inside.parents):
             if controllers:  # version 1
                 folder = root / "sys/fs/cgroup/cpu" / group
-                words = [_text(folder / "cpu.cfs_quota_us").strip(), _text(folder / "cpu.cfs_period_us").strip()]
+                words = [
+                    _text(folder / "cpu.cfs_quota_us").strip(),
+                    _text(folder / "cpu.cfs_period_us").strip(),
+                ]
             else:
                 words = _text(root / "sys/fs/cgroup" / group / "cpu.max").split()
-            if len(words) == 2 and all(word.isdigit() and int(word) > 0 for word in words):  # not "max", -1 or nothing
+            if len(words) == 2 and all(
+                word.isdigit() and int(word) > 0 for word in words
+            ):  # not "max", -1 or nothing
                 found.append(-(-int(words[0]) // int(words[1])))
     return found
 
@@ -80,7 +85,7 @@ def is_bound(environment: Mapping[str, str]) -> bool:
 
 
 def cores_before_binding(maps: Path) -> set[int]:
-    """The cores that OpenMP libraries found before they bound the main thread to some of them, of those that are loaded already."""
+    """The cores that the OpenMP libraries loaded so far found before they bound the main thread to some of them."""
     found = cores()
     libraries = {line.split(maxsplit=5)[-1] for line in _text(maps).splitlines()}
     for library in libraries:
