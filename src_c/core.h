@@ -15,7 +15,7 @@ typedef cpu_set_t fbp_cores;
 
 static inline int fbp_core(void) { return sched_getcpu(); }
 
-/* Go on on another core than this one, if the calling thread may use one: the system moves it at once. It may use the same cores
+/* Move the calling thread to another core than this one, if it may use another: the system moves it at once. It may use the same cores
  * afterwards as before. */
 static inline void fbp_leave_core(int core)
 {
