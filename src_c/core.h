@@ -15,8 +15,8 @@ typedef cpu_set_t fbp_cores;
 
 static inline int fbp_core(void) { return sched_getcpu(); }
 
-/* Move the calling thread to another core than this one, if it may use another: the system moves it at once. It may use the same cores
- * afterwards as before. */
+/* Move the calling thread to another core than this one, if it may use another: the system does so at once. It may use the same
+ * cores afterwards as before. */
 static inline void fbp_leave_core(int core)
 {
     cpu_set_t allowed, others;

@@ -1,5 +1,5 @@
-"""Teams of threads, and how many threads a call takes. They are the package's own: the end of an OpenMP loop waits for every thread,
-and so for cores that are busy with something else, and its threads spin for milliseconds when the loop is over."""
+"""Teams of threads, and how many threads a call takes. They are the package's own: the end of an OpenMP loop waits for every
+thread, and so for cores that are busy with something else, and its threads spin for milliseconds when the loop is over."""
 
 from cpython.exc cimport PyErr_CheckSignals
 from libc.stdint cimport uint32_t, uintptr_t
