@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from importlib import import_module
 from types import ModuleType
 
+from fastbp import _threadpoolctl
+
 _MODULES = {"native": "fastbp._kernels", "reference": "fastbp._reference"}
 
 name: str
@@ -50,7 +52,7 @@ def use(wanted: str) -> Iterator[None]:
 
 
 def thread_count(n_threads: int | None) -> int:
-    """The number of threads a call may use: what was asked for, else what OpenMP allows; 1 on the twin."""
+    """The number of threads a call may use: what was asked for, else what `show_config()` tells; 1 on the twin."""
     if name == "reference":
         return 1
     threads: int = kernels.max_threads() if n_threads is None else min(n_threads, kernels.thread_limit())
@@ -58,3 +60,4 @@ def thread_count(n_threads: int | None) -> int:
 
 
 name, kernels = _pick(os.environ.get("FASTBP_BACKEND"))
+_threadpoolctl.register()

@@ -20,8 +20,9 @@ def show_config() -> dict[str, Any]:
     -------
     dict
         ``version``; ``backend``, "native" (compiled) or "reference" (the NumPy twin); ``isa``, the instruction set in use, and
-        ``available_isas``, all that this CPU can run; ``threads``, how many a call uses by default; ``openmp``, whether OpenMP
-        says how many; ``compiler``; ``numpy``, ``python``, ``machine``. What only compiled kernels have is None on the twin.
+        ``available_isas``, all that this CPU can run; ``threads``, how many a call uses by default; ``threading``, "own", or
+        "none" where the kernels were compiled without threads; ``compiler``; ``numpy``, ``python``, ``machine``. What only
+        compiled kernels have is None on the twin.
 
     Examples
     --------
@@ -37,8 +38,8 @@ def show_config() -> dict[str, Any]:
         "backend": _backend.name,
         "isa": native and native.isa(),
         "available_isas": native and native.available_isas(),
-        "openmp": native and native.openmp(),
         "threads": _backend.thread_count(None),
+        "threading": native and ("own" if native.has_threads() else "none"),
         "compiler": native and native.compiler(),
         "numpy": np.__version__,
         "python": platform.python_version(),

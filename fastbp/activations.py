@@ -28,7 +28,7 @@ def sigmoid(x: ArrayLike, *, out: np.ndarray | None = None, n_threads: int | Non
     out : numpy.ndarray of the shape and dtype of `x`, optional
         Where to write the result. It may be `x` itself and must not overlap it otherwise.
     n_threads : int >= 1, optional
-        The most threads to use; by default what OpenMP allows.
+        The most threads to use; by default as many as ``show_config()`` tells.
 
     Returns
     -------
@@ -158,7 +158,7 @@ def softmax(x: ArrayLike, *, out: np.ndarray | None = None, n_threads: int | Non
     out : numpy.ndarray of the shape and dtype of `x`, optional
         Where to write the result. It may be `x` itself and must not overlap it otherwise.
     n_threads : int >= 1, optional
-        The most threads to use; by default what OpenMP allows.
+        The most threads to use; by default as many as ``show_config()`` tells.
 
     Returns
     -------
@@ -203,7 +203,7 @@ def logsumexp(x: ArrayLike, *, n_threads: int | None = None) -> np.ndarray:
     ----------
     x : array of float32 or float64, shape (..., C)
     n_threads : int >= 1, optional
-        The most threads to use; by default what OpenMP allows.
+        The most threads to use; by default as many as ``show_config()`` tells.
 
     Returns
     -------
@@ -262,7 +262,7 @@ def activation_backward(
     out : numpy.ndarray of the shape and dtype of `grad`, optional
         Where to write the result. It may be `grad` itself and must not overlap an input otherwise.
     n_threads : int >= 1, optional
-        The most threads to use; by default what OpenMP allows.
+        The most threads to use; by default as many as ``show_config()`` tells.
 
     Returns
     -------
@@ -316,7 +316,7 @@ def softmax_backward(
     out : numpy.ndarray of the shape and dtype of `grad`, optional
         Where to write the result. It may be `grad` itself and must not overlap an input otherwise.
     n_threads : int >= 1, optional
-        The most threads to use; by default what OpenMP allows.
+        The most threads to use; by default as many as ``show_config()`` tells.
 
     Returns
     -------

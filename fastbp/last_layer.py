@@ -79,7 +79,7 @@ def linear_softmax_cross_entropy(
         The most bytes to allocate besides the gradients. The more, the larger the blocks and the faster. What
         threads need for themselves lies within it: with little memory, fewer of them take part.
     n_threads : int >= 1, optional
-        The most threads to use; by default what OpenMP allows. The result has the same bits for any number.
+        The most threads to use; by default as many as ``show_config()`` tells. The result has the same bits for any number.
 
     Returns
     -------

@@ -56,7 +56,7 @@ def linear(
     out : numpy.ndarray of the dtype of `x`, shape (N, O), optional
         Where to write the outputs. It must not overlap any input.
     n_threads : int >= 1, optional
-        The most threads to use; by default what OpenMP allows. The result has the same bits for any number.
+        The most threads to use; by default as many as ``show_config()`` tells. The result has the same bits for any number.
 
     Returns
     -------
@@ -118,7 +118,7 @@ def linear_backward_input(
     out : numpy.ndarray of the dtype of `delta`, shape (N, I), optional
         Where to write the result. It must not overlap any input.
     n_threads : int >= 1, optional
-        The most threads to use; by default what OpenMP allows. The result has the same bits for any number.
+        The most threads to use; by default as many as ``show_config()`` tells. The result has the same bits for any number.
 
     Returns
     -------
@@ -177,7 +177,7 @@ def linear_backward_weight(
     bias_out : numpy.ndarray of the dtype of `a_prev`, shape (O,), optional
         Where to write db. It must not overlap any other array.
     n_threads : int >= 1, optional
-        The most threads to use; by default what OpenMP allows. The result has the same bits for any number.
+        The most threads to use; by default as many as ``show_config()`` tells. The result has the same bits for any number.
 
     Returns
     -------

@@ -117,7 +117,7 @@ def softmax_cross_entropy(
     grad_out : numpy.ndarray of the shape and dtype of `logits`, optional
         Where to write the gradient. It may be `logits` itself and must not overlap any other input.
     n_threads : int >= 1, optional
-        The most threads to use; by default what OpenMP allows. The result has the same bits for any number.
+        The most threads to use; by default as many as ``show_config()`` tells. The result has the same bits for any number.
 
     Returns
     -------
@@ -232,7 +232,7 @@ def sigmoid_cross_entropy(
     grad_out : numpy.ndarray of the shape and dtype of `logits`, optional
         Where to write the gradient. It may be `logits` itself and must not overlap any other input.
     n_threads : int >= 1, optional
-        The most threads to use; by default what OpenMP allows. The result has the same bits for any number.
+        The most threads to use; by default as many as ``show_config()`` tells. The result has the same bits for any number.
 
     Returns
     -------
@@ -308,7 +308,7 @@ def squared_error(
     grad_out : numpy.ndarray of the shape and dtype of `outputs`, optional
         Where to write the gradient. It may be `outputs` itself and must not overlap any other input.
     n_threads : int >= 1, optional
-        The most threads to use; by default what OpenMP allows. The result has the same bits for any number.
+        The most threads to use; by default as many as ``show_config()`` tells. The result has the same bits for any number.
 
     Returns
     -------
@@ -380,7 +380,7 @@ def sigmoid_squared_error(
     grad_out : numpy.ndarray of the shape and dtype of `logits`, optional
         Where to write the gradient. It may be `logits` itself and must not overlap any other input.
     n_threads : int >= 1, optional
-        The most threads to use; by default what OpenMP allows. The result has the same bits for any number.
+        The most threads to use; by default as many as ``show_config()`` tells. The result has the same bits for any number.
 
     Returns
     -------
@@ -446,7 +446,7 @@ def poisson_deviance(
     grad_out : numpy.ndarray of the shape and dtype of `logits`, optional
         Where to write the gradient. It may be `logits` itself and must not overlap any other input.
     n_threads : int >= 1, optional
-        The most threads to use; by default what OpenMP allows. The result has the same bits for any number.
+        The most threads to use; by default as many as ``show_config()`` tells. The result has the same bits for any number.
 
     Returns
     -------

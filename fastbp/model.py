@@ -141,7 +141,7 @@ class MLP:
     seed : int >= 0, optional
         Determines the initial weights and the shuffling. Without it they differ from one model to the next.
     n_threads : int >= 1, optional
-        The most threads to use; by default what OpenMP allows. Results have the same bits for any number.
+        The most threads to use; by default as many as ``show_config()`` tells. Results have the same bits for any number.
     init : {"auto", "glorot", "he"}, default "auto"
         How the weights of a layer are drawn; biases start at 0. ``"glorot"``: uniform in ±sqrt(6/(I + O))
         [1]_; ``"he"``: normal with variance 2/I [2]_; ``"auto"``: ``"he"`` for the activations relu,

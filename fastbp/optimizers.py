@@ -53,7 +53,7 @@ def sgd_update(
     weight_decay : float >= 0, default 0
         λ: the error gains ½λ Σ w².
     n_threads : int >= 1, optional
-        The most threads to use; by default what OpenMP allows.
+        The most threads to use; by default as many as ``show_config()`` tells.
 
     Raises
     ------
@@ -130,7 +130,7 @@ def adam_update(
     weight_decay : float >= 0, default 0
         λ: the error gains ½λ Σ w². (This is not the decoupled decay of AdamW.)
     n_threads : int >= 1, optional
-        The most threads to use; by default what OpenMP allows.
+        The most threads to use; by default as many as ``show_config()`` tells.
 
     Raises
     ------

@@ -1,4 +1,5 @@
-/* On which core a thread runs. Where the system does not tell, core -1, and no thread can be moved. */
+/* On which core a thread runs, and on which it may run. Where the system does not tell, core -1 and no cores at all, and no thread
+ * can be moved. */
 #ifndef FASTBP_CORE_H
 #define FASTBP_CORE_H
 
@@ -7,11 +8,15 @@
 #define _GNU_SOURCE /* for the cores of a thread */
 #endif
 #include <sched.h>
+#include <time.h>
+#include <unistd.h>
+
+typedef cpu_set_t fbp_cores;
 
 static inline int fbp_core(void) { return sched_getcpu(); }
 
-/* Go on on another core than this one, if the calling thread may use one: the system moves it at once. It may use the same cores
- * afterwards as before. */
+/* Move the calling thread to another core than this one, if it may use another: the system does so at once. It may use the same
+ * cores afterwards as before. */
 static inline void fbp_leave_core(int core)
 {
     cpu_set_t allowed, others;
@@ -22,10 +27,40 @@ static inline void fbp_leave_core(int core)
     if (sched_setaffinity(0, sizeof others, &others) == 0) sched_setaffinity(0, sizeof allowed, &allowed);
 }
 
+/* The cores of the main thread, whichever thread asks; returns how many. */
+static inline int fbp_main_cores(fbp_cores *cores)
+{
+    return sched_getaffinity(getpid(), sizeof *cores, cores) == 0 ? CPU_COUNT(cores) : 0;
+}
+
+/* The calling thread may use these cores from now on. */
+static inline void fbp_use_cores(const fbp_cores *cores) { sched_setaffinity(0, sizeof *cores, cores); }
+
+static inline int fbp_same_cores(const fbp_cores *a, const fbp_cores *b) { return CPU_EQUAL(a, b); }
+
+static inline void fbp_add_core(fbp_cores *cores, int core)
+{
+    if (core >= 0 && core < CPU_SETSIZE) CPU_SET(core, cores);
+}
+
+/* Seconds since some time, in a hundredth of what asking for the cores takes. */
+static inline long fbp_seconds(void)
+{
+    struct timespec now;
+    return clock_gettime(CLOCK_MONOTONIC_COARSE, &now) == 0 ? (long)now.tv_sec : 0;
+}
+
 #else
+
+typedef struct { char none; } fbp_cores;
 
 static inline int fbp_core(void) { return -1; }
 static inline void fbp_leave_core(int core) { (void)core; }
+static inline int fbp_main_cores(fbp_cores *cores) { return (void)cores, 0; }
+static inline void fbp_use_cores(const fbp_cores *cores) { (void)cores; }
+static inline int fbp_same_cores(const fbp_cores *a, const fbp_cores *b) { return (void)a, (void)b, 1; }
+static inline void fbp_add_core(fbp_cores *cores, int core) { (void)cores, (void)core; }
+static inline long fbp_seconds(void) { return 0; }
 
 #endif
 #endif

@@ -1,9 +1,12 @@
-/* The teams of a process. A call hires one and gives it back; its threads stay, asleep, for the next call. Calls at the same time,
- * from several threads, have teams of their own. */
+/* The teams of a process. A call hires one and gives it back; its helpers stay, asleep, for the next call, and end when none has come
+ * for some seconds. Calls at the same time, from several threads, have teams of their own.
+ *
+ * The child of a fork has none of the helpers. Its calls have no team, and a call that was under way, when a signal handler forked,
+ * goes on alone: it takes no lock that a helper may have held. */
 #ifndef FASTBP_POOL_H
 #define FASTBP_POOL_H
 
-#include "team.h"
+#include "counts.h"
 
 #include <stdlib.h>
 
@@ -11,25 +14,74 @@
 
 #include <signal.h>
 
+#ifndef FBP_PATIENCE
+#define FBP_PATIENCE 5000 /* ms that a helper sleeps before it ends */
+#endif
+
 typedef struct fbp_crew {
     fbp_team team; /* first: a team is the crew that it belongs to */
     struct fbp_crew *next;
     int helpers;
+    int hired;
+    _Atomic int ended; /* no longer in the pool; the last helper frees it */
+    uint32_t counted;  /* tasks, in fbp_pool.tasks */
 } fbp_crew;
 
 typedef struct {
-    fbp_team *team;
+    fbp_crew *crew;
     int thread;
 } fbp_helper;
 
-static fbp_crew *fbp_idle;
-static pthread_mutex_t fbp_office = PTHREAD_MUTEX_INITIALIZER;
+static struct {
+    pthread_mutex_t lock;
+    fbp_crew *first; /* of all crews */
+    int threads;     /* of the team that was given back last */
+    uint32_t tasks;  /* that all teams have shared out before they were given back */
+    int forked;      /* whether this process has none of the helpers */
+} fbp_pool = {.lock = PTHREAD_MUTEX_INITIALIZER};
+
+/* Take the crew out of the pool if it is idle: all its helpers end. Returns whether they do. */
+static int fbp_dissolve(fbp_crew *crew)
+{
+    pthread_mutex_lock(&fbp_pool.lock);
+    if (!crew->hired && !atomic_load(&crew->ended)) {
+        fbp_crew **link = &fbp_pool.first;
+        while (*link != crew) link = &(*link)->next;
+        *link = crew->next;
+        atomic_store(&crew->ended, 1);
+        fbp_team_wake(&crew->team);
+    }
+    const int ended = atomic_load(&crew->ended);
+    pthread_mutex_unlock(&fbp_pool.lock);
+    return ended;
+}
+
+static void fbp_free_crew(fbp_crew *crew)
+{
+    pthread_mutex_destroy(&crew->team.mutex);
+    pthread_cond_destroy(&crew->team.wake);
+    free(crew);
+}
+
+/* A helper of a crew that has ended goes. */
+static void fbp_leave(fbp_crew *crew)
+{
+    pthread_mutex_lock(&fbp_pool.lock);
+    const int left = --crew->helpers;
+    pthread_mutex_unlock(&fbp_pool.lock);
+    if (left == 0) fbp_free_crew(crew);
+}
 
 static void *fbp_help(void *given)
 {
-    fbp_helper helper = *(fbp_helper *)given;
+    const fbp_helper helper = *(fbp_helper *)given;
+    fbp_crew *crew = helper.crew;
+    uint32_t cores_seen = 0;
     free(given);
-    fbp_team_serve(helper.team, helper.thread);
+    do {
+        fbp_follow_cores(&cores_seen);
+    } while (fbp_team_serve(&crew->team, helper.thread, FBP_PATIENCE) ? !atomic_load(&crew->ended) : !fbp_dissolve(crew));
+    fbp_leave(crew);
     return NULL;
 }
 
@@ -40,7 +92,7 @@ static int fbp_add_helper(fbp_crew *crew)
     pthread_t thread;
     sigset_t all, before;
     if (!helper) return 0;
-    *helper = (fbp_helper){&crew->team, crew->helpers + 1};
+    *helper = (fbp_helper){crew, crew->helpers + 1};
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &before);
     int failed = pthread_create(&thread, NULL, fbp_help, helper);
@@ -56,22 +108,38 @@ static int fbp_add_helper(fbp_crew *crew)
 
 static fbp_crew *fbp_new_crew(void)
 {
+    pthread_condattr_t clock;
     fbp_crew *crew = calloc(1, sizeof *crew);
     if (!crew) return NULL;
-    pthread_mutex_init(&crew->team.bed, NULL);
-    pthread_cond_init(&crew->team.alarm, NULL);
+    pthread_mutex_init(&crew->team.mutex, NULL);
+    pthread_condattr_init(&clock);
+#if !defined(__APPLE__)
+    pthread_condattr_setclock(&clock, FBP_CLOCK);
+#endif
+    pthread_cond_init(&crew->team.wake, &clock);
+    pthread_condattr_destroy(&clock);
     return crew;
 }
 
-/* A team of `threads` threads, or of as many as the system grants; NULL if it has no memory for any. */
+/* The first crew that is idle, so that those behind it end, or a new one; NULL if there is no memory for it. */
+static fbp_crew *fbp_idle_crew(void)
+{
+    pthread_mutex_lock(&fbp_pool.lock);
+    fbp_crew **link = &fbp_pool.first;
+    while (*link && (*link)->hired) link = &(*link)->next;
+    if (!*link) *link = fbp_new_crew();
+    fbp_crew *crew = *link;
+    if (crew) crew->hired = 1;
+    pthread_mutex_unlock(&fbp_pool.lock);
+    return crew;
+}
+
+/* A team of `threads` threads, or of as many as the system grants; NULL if it has no memory for any, and in the child of a fork. */
 static fbp_team *fbp_hire(int threads)
 {
-    pthread_mutex_lock(&fbp_office);
-    fbp_crew *crew = fbp_idle;
-    if (crew) fbp_idle = crew->next;
-    pthread_mutex_unlock(&fbp_office);
-    if (!crew) crew = fbp_new_crew();
+    fbp_crew *crew = fbp_pool.forked ? NULL : fbp_idle_crew();
     if (!crew) return NULL;
+    fbp_look();
     if (threads >= 1 << FBP_THREADS_BITS) threads = (1 << FBP_THREADS_BITS) - 1;
     while (crew->helpers < threads - 1 && fbp_add_helper(crew)) {}
     crew->team.threads = threads <= crew->helpers ? threads : crew->helpers + 1;
@@ -81,27 +149,55 @@ static fbp_team *fbp_hire(int threads)
 static void fbp_give_back(fbp_team *team)
 {
     fbp_crew *crew = (fbp_crew *)team;
-    pthread_mutex_lock(&fbp_office);
-    crew->next = fbp_idle;
-    fbp_idle = crew;
-    pthread_mutex_unlock(&fbp_office);
+    const uint32_t tasks = atomic_load(&team->generation);
+    pthread_mutex_lock(&fbp_pool.lock);
+    fbp_pool.threads = team->threads;
+    fbp_pool.tasks += tasks - crew->counted;
+    crew->counted = tasks;
+    crew->hired = 0;
+    pthread_mutex_unlock(&fbp_pool.lock);
 }
 
-/* Of the team that was given back last: the threads of its call, and how many tasks it has ever shared out. Both are 0 before the
- * first. */
+/* The threads of the team that was given back last, and how many tasks all teams have shared out so far. */
 static void fbp_last_team(int *threads, uint32_t *tasks)
 {
-    pthread_mutex_lock(&fbp_office);
-    *threads = fbp_idle ? fbp_idle->team.threads : 0;
-    *tasks = fbp_idle ? atomic_load(&fbp_idle->team.news) : 0;
-    pthread_mutex_unlock(&fbp_office);
+    pthread_mutex_lock(&fbp_pool.lock);
+    *threads = fbp_pool.threads;
+    *tasks = fbp_pool.tasks;
+    pthread_mutex_unlock(&fbp_pool.lock);
 }
+
+static void fbp_before_fork(void)
+{
+    pthread_mutex_lock(&fbp_pool.lock);
+    pthread_mutex_lock(&fbp_machine.lock);
+}
+
+static void fbp_after_fork(void)
+{
+    pthread_mutex_unlock(&fbp_machine.lock);
+    pthread_mutex_unlock(&fbp_pool.lock);
+}
+
+static void fbp_after_fork_in_child(void)
+{
+    fbp_after_fork();
+    fbp_pool.forked = 1;
+    for (fbp_crew *crew = fbp_pool.first; crew; crew = crew->next) crew->team.threads = 1;
+}
+
+/* Before the first team. */
+static void fbp_prepare_for_forks(void) { pthread_atfork(fbp_before_fork, fbp_after_fork, fbp_after_fork_in_child); }
+
+static int fbp_is_forked(void) { return fbp_pool.forked; }
 
 #else
 
 static fbp_team *fbp_hire(int threads) { return NULL; }
 static void fbp_give_back(fbp_team *team) {}
 static void fbp_last_team(int *threads, uint32_t *tasks) { *threads = 0, *tasks = 0; }
+static void fbp_prepare_for_forks(void) {}
+static int fbp_is_forked(void) { return 0; }
 
 #endif
 #endif

@@ -26,9 +26,9 @@ ONLY_NATIVE = {
     "available_isas",
     "compiler",
     "fma_rate",
+    "has_threads",
     "isa",
     "max_threads",
-    "openmp",
     "thread_limit",
     "use_isa",
 }
@@ -241,7 +241,7 @@ def test_show_config(backend, capsys):
     else:
         assert config["available_isas"] == ISAS and config["isa"] in ISAS
         assert lines["available_isas"] == ", ".join(ISAS) and len(config["compiler"]) > 3
-        assert config["openmp"] in (True, False) and config["threads"] == _backend.kernels.max_threads()
+        assert config["threading"] in ("own", "none") and config["threads"] == _backend.kernels.max_threads()
 
 
 def test_the_rate_of_multiply_adds(isa):

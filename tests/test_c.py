@@ -119,7 +119,7 @@ def test_teams(flags: tuple[str, ...], tmp_path: Path) -> None:
     done = toolchain.run(toolchain.build([ROOT / "tests/c/test_team.c"], tmp_path))
     lines = done.stdout.splitlines()
     assert done.returncode == 0, done.stdout + done.stderr
-    assert len(lines) == 15
+    assert len(lines) == 19
     assert all(line.endswith(": ok") for line in lines)
 
 

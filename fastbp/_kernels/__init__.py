@@ -20,7 +20,6 @@ from fastbp._kernels.dispatch import (
     fma_rate,
     isa,
     max_threads,
-    openmp,
     thread_limit,
     use_isa,
 )
@@ -38,6 +37,7 @@ from fastbp._kernels.loss import (
 from fastbp._kernels.memory import new_array
 from fastbp._kernels.network import Network
 from fastbp._kernels.optimizer import adam_update, sgd_update
+from fastbp._kernels.team import has_threads
 
 __all__ = [
     "Network",
@@ -48,6 +48,7 @@ __all__ = [
     "first_bad_label",
     "fma_rate",
     "gelu",
+    "has_threads",
     "isa",
     "leaky_relu",
     "linear",
@@ -58,7 +59,6 @@ __all__ = [
     "logsumexp",
     "max_threads",
     "new_array",
-    "openmp",
     "poisson_deviance",
     "relu",
     "sgd_update",

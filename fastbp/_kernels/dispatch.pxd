@@ -84,7 +84,7 @@ cdef const fbp_kernels *kernels_for(size_t element_size) noexcept nogil
 # Threads for `work` nanoseconds of one thread's time: at most n_threads, and each with enough to do to pay for waking it.
 cdef int threads_for(int n_threads, double work) noexcept nogil
 
-# The threads that a call with this argument may use, by default what OpenMP allows; 0 for anything but None and integers >= 1.
+# The threads that a call with this argument may use, max_threads() of them by default; 0 for anything but None and integers >= 1.
 cdef int plain_threads(n_threads) except -1
 
 # The number in src_c/fastbp.h of an activation of fastbp.activations.

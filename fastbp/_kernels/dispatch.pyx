@@ -3,16 +3,10 @@
 import os
 from time import perf_counter
 
+from fastbp._kernels.team cimport default_threads, is_forked
+
 cdef extern from * nogil:
     """
-    #ifdef _OPENMP
-    #include <omp.h>
-    #define FBP_OPENMP 1
-    #else
-    #define FBP_OPENMP 0
-    static int omp_get_max_threads(void) { return 1; }
-    static int omp_get_num_procs(void) { return 1; }
-    #endif
     #if defined(__clang__)
     #define FBP_COMPILER "clang " __clang_version__
     #elif defined(__GNUC__)
@@ -23,25 +17,10 @@ cdef extern from * nogil:
     #define FBP_COMPILER "unknown"
     #endif
     """
-    bint FBP_OPENMP
     const char *FBP_COMPILER
-    int omp_get_max_threads()
-    int omp_get_num_procs()
 
 # Nanoseconds of work that make it worth waking one more thread, which takes some 30 µs.
 cdef double GRAIN = 30_000.0
-
-# The child of a fork has none of its parent's threads, and perhaps a lock that one of them held: it uses one thread.
-cdef bint forked = False
-
-
-def _after_fork_in_child():
-    global forked
-    forked = True
-
-
-if hasattr(os, "register_at_fork"):  # not on Windows, which has no fork
-    os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 cdef const fbp_kernels *kernels_for(size_t element_size) noexcept nogil:
@@ -50,7 +29,7 @@ cdef const fbp_kernels *kernels_for(size_t element_size) noexcept nogil:
 
 cdef int threads_for(int n_threads, double work) noexcept nogil:
     cdef double worthwhile = work / GRAIN
-    return 1 if worthwhile < 2 or forked else <int>min(<double>n_threads, worthwhile)
+    return 1 if worthwhile < 2 or is_forked() else <int>min(<double>n_threads, worthwhile)
 
 
 _KINDS = ("identity", "sigmoid", "tanh", "relu", "leaky_relu", "gelu", "silu", "softplus")  # in the order of fastbp.h
@@ -60,17 +39,17 @@ cdef int activation_kind(str name) except -1:
     return _KINDS.index(name)
 
 
+cdef int MOST_THREADS = max(64, 4 * (os.cpu_count() or 1))
+
+
 def max_threads() -> int:
-    """The number of threads that OpenMP would use: OMP_NUM_THREADS, threadpoolctl and the CPU affinity are in it."""
-    return 1 if forked else omp_get_max_threads()
-
-
-_MOST_THREADS = max(64, 4 * omp_get_num_procs())  # asked once: it takes the system half a microsecond to tell
+    """The threads of a call that does not say how many: threadpoolctl, OMP_NUM_THREADS, CPU affinity and quota are in it."""
+    return min(default_threads(), MOST_THREADS)
 
 
 def thread_limit() -> int:
     """The most threads that a caller may ask for: a few per processor, lest the system refuse; 1 in the child of a fork."""
-    return 1 if forked else _MOST_THREADS
+    return 1 if is_forked() else MOST_THREADS
 
 
 cdef int plain_threads(n_threads) except -1:
@@ -79,11 +58,6 @@ cdef int plain_threads(n_threads) except -1:
     if type(n_threads) is not int or n_threads < 1:
         return 0
     return min(n_threads, thread_limit())
-
-
-def openmp() -> bool:
-    """Whether the kernels were compiled with OpenMP, which says how many threads a call may use by default."""
-    return FBP_OPENMP
 
 
 def compiler() -> str:

@@ -16,3 +16,9 @@ cdef int on_team(Work work, void *call, int threads) except -1 nogil
 
 # Look at pending signals if, with `work` nanoseconds more, enough has been done since the last time, which `unpolled` counts.
 cdef bint poll(double *unpolled, double work) except -1 nogil
+
+# The threads of a call that does not say how many. See src_c/counts.h.
+cdef int default_threads() noexcept nogil
+
+# Whether this is the child of a fork, which has none of its parent's threads: it uses one.
+cdef bint is_forked() noexcept nogil

@@ -1,14 +1,28 @@
-"""Teams of threads. They are the package's own, and OpenMP only says how many: the end of an OpenMP loop waits for every thread,
-and so for cores that are busy with something else, and its threads spin for milliseconds when the loop is over."""
+"""Teams of threads, and how many threads a call takes. They are the package's own: the end of an OpenMP loop waits for every
+thread, and so for cores that are busy with something else, and its threads spin for milliseconds when the loop is over."""
 
 from cpython.exc cimport PyErr_CheckSignals
-from libc.stdint cimport uint32_t
+from libc.stdint cimport uint32_t, uintptr_t
+from libc.string cimport memset
+
+import os
+import threading
+from pathlib import Path
+
+from fastbp._kernels import processors
 
 cdef extern from "pool.h" nogil:
     bint FBP_THREADS
+    ctypedef struct fbp_cores:
+        pass
     fbp_team *fbp_hire(int threads)
     void fbp_give_back(fbp_team *team)
     void fbp_last_team(int *threads, uint32_t *tasks)
+    void fbp_prepare_for_forks()
+    bint fbp_is_forked()
+    void fbp_add_core(fbp_cores *cores, int core)
+    void fbp_begin(uintptr_t main_thread, int chosen, int most, int count, const fbp_cores *fixed)
+    int fbp_get_num_threads()
 
 cdef double POLL_WORK = 2e7  # nanoseconds of work between two looks at pending signals
 
@@ -37,9 +51,37 @@ cdef bint poll(double *unpolled, double work) except -1 nogil:
     return True
 
 
+cdef int default_threads() noexcept nogil:
+    return 1 if fbp_is_forked() else fbp_get_num_threads()
+
+
+cdef bint is_forked() noexcept nogil:
+    return fbp_is_forked()
+
+
 def last_team() -> tuple[int, int]:
-    """The threads of the last call that had a team, and how many tasks that team has ever shared out. Tests watch them."""
+    """The threads of the last call that had a team, and how many tasks all teams have shared out so far. Tests watch them."""
     cdef int threads
     cdef uint32_t tasks
     fbp_last_team(&threads, &tasks)
     return threads, tasks
+
+
+def has_threads() -> bool:
+    """Whether the kernels were compiled with threads of their own; without, a call takes one."""
+    return SEVERAL_THREADS
+
+
+def _begin() -> None:
+    cdef fbp_cores fixed
+    cdef bint bound = processors.is_bound(os.environ)
+    cores = processors.cores_before_binding(Path("/proc/self/maps")) if bound else processors.cores()
+    memset(&fixed, 0, sizeof(fixed))
+    for core in cores:
+        fbp_add_core(&fixed, core)
+    fbp_begin(threading.main_thread().ident, processors.chosen(os.environ), processors.most(os.environ, Path("/")), len(cores),
+              &fixed if bound else NULL)
+    fbp_prepare_for_forks()
+
+
+_begin()

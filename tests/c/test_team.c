@@ -1,9 +1,14 @@
 /* Teams of threads, without what they are for: each part of each task is done once, and what it wrote is seen when the task is over;
- * a thread that leaves a core may come back to it. Prints one line per check, exits with 1 if one fails. */
+ * a thread that leaves a core may come back to it; helpers end and are made again; the child of a fork goes on alone; limits hold where
+ * they were set. Prints one line per check, exits with 1 if one fails. */
+#define FBP_PATIENCE 20 /* so that helpers end, and teams are dissolved, between the checks and during them */
 #include "pool.h"
 
 #include <stdio.h>
 #include <string.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 enum { PARTS = 1000, TASKS = 300, CALLERS = 3 };
 
@@ -99,6 +104,145 @@ static int wrong_cores(void)
 #endif
 }
 
+static void pause_ms(int ms) { nanosleep(&(struct timespec){ms / 1000, ms % 1000 * 1000000L}, NULL); }
+
+static int pool_is_empty(void)
+{
+    pthread_mutex_lock(&fbp_pool.lock);
+    const int empty = fbp_pool.first == NULL;
+    pthread_mutex_unlock(&fbp_pool.lock);
+    return empty;
+}
+
+/* Whether a team that is at work keeps its helpers for longer than they wait, and all end some time after it. */
+static int wrong_end(int threads)
+{
+    work w;
+    const work *task = &w;
+    int wrong = 0;
+    memset(&w, 0, sizeof w);
+    fbp_team *team = fbp_hire(threads);
+    w.threads = &team->threads;
+    pause_ms(3 * FBP_PATIENCE);
+    wrong += ((fbp_crew *)team)->helpers < threads - 1 || atomic_load(&((fbp_crew *)team)->ended);
+    fbp_team_share(team, do_part, &task, 10);
+    for (int i = 0; i < 10; i++) wrong += w.done[i] != 1;
+    fbp_give_back(team);
+    for (int ms = 0; ms < 20000 && !pool_is_empty(); ms++) pause_ms(1);
+    return wrong + !pool_is_empty() + wrong_parts(threads);
+}
+
+typedef struct {
+    _Atomic int slow; /* whether the slow part has been taken */
+} handover;
+
+/* Two parts, one of them for each of two threads: the helper's takes a while. */
+static void do_slow_part(const void *task, ptrdiff_t i, int thread)
+{
+    handover *h = *(handover *const *)task;
+    (void)i;
+    if (thread > 0) {
+        atomic_store(&h->slow, 1);
+        pause_ms(200);
+    } else {
+        while (!atomic_load(&h->slow)) sched_yield();
+    }
+}
+
+/* Whether thread 0 sleeps, and so leaves its core to whom it may, while it waits for a slow part. */
+static int wrong_wait(void)
+{
+#if defined(RUSAGE_THREAD)
+    handover h = {0};
+    const handover *task = &h;
+    struct rusage before, after;
+    fbp_team *team = fbp_hire(2);
+    getrusage(RUSAGE_THREAD, &before);
+    fbp_team_share(team, do_slow_part, &task, 2);
+    getrusage(RUSAGE_THREAD, &after);
+    fbp_give_back(team);
+    return after.ru_nvcsw - before.ru_nvcsw < 10; /* a yield is none of the switches counted here */
+#else
+    return 0;
+#endif
+}
+
+typedef struct {
+    pthread_mutex_t *mutex;
+    _Atomic int held, over;
+} holder;
+
+static void *hold(void *given)
+{
+    holder *h = given;
+    pthread_mutex_lock(h->mutex);
+    atomic_store(&h->held, 1);
+    while (!atomic_load(&h->over)) pause_ms(1);
+    pthread_mutex_unlock(h->mutex);
+    return NULL;
+}
+
+/* Whether the child of a fork goes on with a call that was under way, though the helpers slept and one of them was about to wake. */
+static int wrong_fork(void)
+{
+    work w;
+    const work *task = &w;
+    pthread_t thread;
+    int status, wrong = 0;
+    memset(&w, 0, sizeof w);
+    fbp_team *team = fbp_hire(3);
+    w.threads = &team->threads;
+    while (atomic_load(&team->asleep) < 2) pause_ms(1);
+    holder h = {&team->mutex, 0, 0};
+    pthread_create(&thread, NULL, hold, &h);
+    while (!atomic_load(&h.held)) pause_ms(1);
+    const pid_t child = fork();
+    if (child == 0) {
+        alarm(10);
+        fbp_team_share(team, do_part, &task, 10);
+        for (int i = 0; i < 10; i++) wrong += w.done[i] != 1;
+        fbp_give_back(team);
+        _exit(wrong + (fbp_hire(2) != NULL) + !fbp_is_forked());
+    }
+    waitpid(child, &status, 0);
+    atomic_store(&h.over, 1);
+    pthread_join(thread, NULL);
+    wrong += !WIFEXITED(status) || WEXITSTATUS(status) != 0 || fbp_is_forked();
+    fbp_team_share(team, do_part, &task, 10);
+    for (int i = 0; i < 10; i++) wrong += w.done[i] != 1;
+    fbp_give_back(team);
+    return wrong;
+}
+
+/* In a thread that is not the main one, where 3 holds for all: a limit of its own, and back. */
+static void *limit_this_thread(void *none)
+{
+    int wrong = fbp_get_num_threads() != 3;
+    fbp_set_num_threads(5);
+    wrong += fbp_get_num_threads() != 5;
+    fbp_set_num_threads(3);
+    wrong += fbp_limit != 0;
+    fbp_set_num_threads(4); /* and it ends with a limit, which nobody else sees */
+    return wrong ? &fbp_machine : none;
+}
+
+static int wrong_limits(void)
+{
+    pthread_t thread;
+    void *failed;
+    const int before = fbp_get_num_threads();
+    int wrong = before < 1;
+    fbp_set_num_threads(3);
+    pthread_create(&thread, NULL, limit_this_thread, NULL);
+    pthread_join(thread, &failed);
+    wrong += failed != NULL;
+    wrong += fbp_get_num_threads() != 3;
+    fbp_set_num_threads(0);
+    wrong += fbp_get_num_threads() != 1;
+    fbp_set_num_threads(before);
+    return wrong + (fbp_get_num_threads() != before) + (fbp_machine.limit != 0);
+}
+
 static int failures;
 
 static void report(const char *what, int threads, int wrong)
@@ -109,11 +253,17 @@ static void report(const char *what, int threads, int wrong)
 
 int main(void)
 {
+    fbp_begin((uintptr_t)pthread_self(), 0, 0, 2, NULL);
+    fbp_prepare_for_forks();
     for (int threads = 1; threads <= 5; threads++) {
         report("every part once", threads, wrong_parts(threads));
         report("several callers", threads, wrong_callers(threads));
         if (threads > 1) report("what was shared", threads, wrong_report(threads));
     }
+    report("helpers end", 4, wrong_end(4));
+    report("waiting", 2, wrong_wait());
+    report("a fork", 3, wrong_fork());
+    report("limits", 1, wrong_limits());
     report("leaving a core", 1, wrong_cores());
     return failures > 0;
 }
