@@ -4,8 +4,8 @@ FASTBP_DEBUG=1      bounds checks, assertions, little optimization
 FASTBP_SANITIZE=1   address and undefined-behaviour sanitizers (run Python with the compiler's libasan preloaded)
 FASTBP_WERROR=1     a warning of the compiler is an error
 
-Where there is no C compiler the package installs without its kernels and runs on its NumPy twin. A compiler that is there and fails
-makes the installation fail, with its message.
+Where there is no C compiler the package installs without its kernels and runs on its NumPy twin. A compiler that is there
+and fails makes the installation fail, with its message.
 """
 
 import hashlib
@@ -32,11 +32,14 @@ HEADERS = ["src_c/fastbp.h", "src_c/kernels.def"]  # those of C and Cython progr
 
 
 def build_folder() -> str:
-    """A folder for each interpreter, Cython, compiler and set of flags: builds at the same time, or one after the other, share nothing."""
+    """A folder for each interpreter, Cython, compiler and set of flags, so that two builds share nothing."""
     import Cython
 
     words = [sys.version, Cython.__version__, str((DEBUG, SANITIZE, WERROR))]
-    words += [f"{name}={os.environ.get(name)}" for name in ("CC", "CFLAGS", "CPPFLAGS", "LDFLAGS", "LDSHARED", "ARCHFLAGS")]
+    words += [
+        f"{name}={os.environ.get(name)}"
+        for name in ("CC", "CFLAGS", "CPPFLAGS", "LDFLAGS", "LDSHARED", "ARCHFLAGS")
+    ]
     return f"build/{sys.implementation.cache_tag}-{hashlib.sha256(repr(words).encode()).hexdigest()[:12]}"
 
 
@@ -61,16 +64,21 @@ def extensions() -> list[Extension]:
         for path in sorted(KERNELS.glob("*.pyx"))
     ]
     if not modules or len(primitives) == 1:
-        raise SystemExit(f"fastbp: nothing to compile in {KERNELS} or {VARIANTS}: this source distribution is not complete")
+        raise SystemExit(
+            f"fastbp: nothing to compile in {KERNELS} or {VARIANTS}: this source distribution is not complete"
+        )
     return modules
 
 
 class BuildKernels(build_ext):
-    """Every C file is compiled by itself, as many at a time as there are cores, if anything that it includes is newer than its object."""
+    """Compiles as many C files at a time as there are cores, each if anything that it includes is newer than its object."""
 
     def build_extensions(self) -> None:
         if not self.there_is_a_compiler():
-            print("\nfastbp: WARNING: there is no C compiler; fastbp installs without its compiled kernels", file=sys.stderr)
+            print(
+                "\nfastbp: WARNING: there is no C compiler; fastbp installs without its compiled kernels",
+                file=sys.stderr,
+            )
             print("fastbp: WARNING: and runs on its NumPy twin, many times slower.\n", file=sys.stderr)
             self.extensions = []
             return
@@ -156,7 +164,9 @@ def up_to_date(target: Path, dependencies: Path) -> bool:
     if not target.exists() or not dependencies.exists():
         return False
     files = [Path(word) for word in dependencies.read_text().replace("\\\n", " ").split()[1:]]
-    return all(file.exists() and file.stat().st_mtime < target.stat().st_mtime for file in [*files, Path(__file__)])
+    return all(
+        file.exists() and file.stat().st_mtime < target.stat().st_mtime for file in [*files, Path(__file__)]
+    )
 
 
 def cores() -> int:
@@ -167,11 +177,19 @@ def flags(compiler: Any) -> tuple[list[str], list[str]]:
     """Those of compiling and of linking; they stand behind the user's, and take back what would break the arithmetic."""
     if compiler.compiler_type == "msvc":
         return ["/O2", "/fp:precise", "/std:c11"], []
-    exact = ["-fno-fast-math", "-fno-unsafe-math-optimizations", "-fno-finite-math-only", "-fno-associative-math"]
+    exact = [
+        "-fno-fast-math",
+        "-fno-unsafe-math-optimizations",
+        "-fno-finite-math-only",
+        "-fno-associative-math",
+    ]
     exact += ["-fno-reciprocal-math", "-fsigned-zeros"]
     compiling, linking = ["-std=c11", "-pthread", "-ffp-contract=off", *exact], ["-pthread", "-lm", *exact]
     if DEBUG or SANITIZE:
-        compiling += ["-O1", "-g1" if SANITIZE else "-g"]  # under the sanitizers -g takes minutes for each of the unrolled tiles
+        compiling += [
+            "-O1",
+            "-g1" if SANITIZE else "-g",
+        ]  # under the sanitizers -g takes minutes for each of the unrolled tiles
     else:
         compiling += ["-O3", "-g0", "-fno-math-errno", *frugal(compiler)]
         linking += ["-O3", *(["-Wl,-s"] if sys.platform == "linux" else [])]
@@ -188,7 +206,11 @@ def frugal(compiler: Any) -> list[str]:
     """Of gcc: collect garbage earlier, which saves a third of a compilation's memory and takes a twentieth more of its time."""
     command = [compiler.compiler_so[0], "--version"]
     version = subprocess.run(command, capture_output=True, text=True, timeout=60).stdout
-    return ["--param=ggc-min-expand=50", "--param=ggc-min-heapsize=65536"] if "Free Software Foundation" in version else []
+    return (
+        ["--param=ggc-min-expand=50", "--param=ggc-min-heapsize=65536"]
+        if "Free Software Foundation" in version
+        else []
+    )
 
 
 class BuildPython(build_py):
@@ -196,7 +218,9 @@ class BuildPython(build_py):
 
     def run(self) -> None:
         if not self.editable_mode:
-            shutil.rmtree(self.build_lib, ignore_errors=True)  # what has been deleted from the sources since the last build goes
+            shutil.rmtree(
+                self.build_lib, ignore_errors=True
+            )  # what has been deleted from the sources since the last build goes
         super().run()
         if not self.editable_mode:
             for header in HEADERS:

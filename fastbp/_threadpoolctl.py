@@ -49,6 +49,7 @@ class _AtImport(MetaPathFinder):
     ) -> ModuleSpec | None:
         if name != _NAME:
             return None
+        sys.meta_path.remove(self)
         spec = PathFinder.find_spec(name, path, target)
         if spec is None or spec.loader is None:
             return spec
