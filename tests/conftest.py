@@ -168,6 +168,22 @@ def dtype(request: pytest.FixtureRequest) -> type[np.floating]:
     return request.param
 
 
+VALUES = {
+    "backend": ["reference", *([] if NO_NATIVE else ["native"])],
+    "isa": ISAS,
+    "engine": ["reference", *ISAS],
+    "dtype": [np.float32, np.float64],
+}
+
+
+def every_pair(*fixtures: str, **options: Any) -> Callable[[Callable], Callable]:
+    """Runs a test with every pair of values of these fixtures and options; with --exhaustive in every combination."""
+    rows = pairs.combinations({name: VALUES[name] for name in fixtures} | options)
+    names = (*fixtures, *options)
+    each = pytest.mark.parametrize(names, [tuple(row.values()) for row in rows], indirect=fixtures)
+    return lambda test: THINNED(each(test))
+
+
 @pytest.fixture
 def no_warnings() -> Iterator[None]:
     """The twin promises to be silent, whatever the input."""

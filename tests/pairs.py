@@ -25,7 +25,7 @@ def combinations(
     """Rows {option: value}: all that are meaningful, or few of them with every pair. The first row has all first values."""
     rows = (dict(zip(options, values, strict=True)) for values in itertools.product(*options.values()))
     product = [row for row in rows if meaningful(row)]
-    return product if exhaustive else covering(product, seed)
+    return covering(product, seed) if product and not exhaustive else product
 
 
 def covering(product: Sequence[Row], seed: object) -> list[Row]:
@@ -35,7 +35,7 @@ def covering(product: Sequence[Row], seed: object) -> list[Row]:
     seed meets the same pairs in other rows.
     """
     rows = [product[0], *random.Random(repr(seed)).sample(product[1:], len(product) - 1)]
-    pairs = [set(itertools.combinations(row.items(), 2)) for row in rows]
+    pairs = [set(itertools.combinations(row.items(), min(2, len(row)))) for row in rows]
     missing = set().union(*pairs)
     chosen, best = [], 0
     while missing:
@@ -45,9 +45,8 @@ def covering(product: Sequence[Row], seed: object) -> list[Row]:
     return chosen
 
 
-def some(values: Sequence[Any], key: object, n: int = 1) -> Sequence[Any]:
-    """n of these values, by a key that decides which; all of them with --exhaustive."""
+def in_turn(values: Sequence[Any], number: int, n: int = 1) -> list[Any]:
+    """The n values from this number on, round and round: what comes next takes the next ones. All of them with --exhaustive."""
     if exhaustive:
-        return values
-    chosen = random.Random(repr(key)).sample(range(len(values)), min(n, len(values)))
-    return [values[i] for i in sorted(chosen)]
+        return list(values)
+    return [values[(n * number + i) % len(values)] for i in range(n)]
