@@ -1,7 +1,7 @@
 # One word each. PYTHON chooses the interpreter: make test PYTHON=.venv/bin/python
 PYTHON ?= python
 
-.PHONY: install build test lint types debug sanitize bench demo clean
+.PHONY: install build test quick lint types debug sanitize bench demo clean
 
 install:  ## the package with everything that developing it needs
 	$(PYTHON) -m pip install -e '.[dev]'
@@ -11,6 +11,9 @@ build:  ## recompile the kernels in place
 
 test:
 	$(PYTHON) -m pytest
+
+quick:  ## the fastest instruction set alone; make quick ROOM=losses, or without ROOM what changed since the last commit
+	$(PYTHON) tests/quick.py $(ROOM)
 
 lint:
 	$(PYTHON) -m ruff check .

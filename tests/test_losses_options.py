@@ -11,8 +11,8 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from conftest import ORACLE, Promise, assert_accurate, assert_near, generator, squares_are_known
-from test_losses import OPTIONS, SOFTMAX_OPTIONS, every, problem, public, same
+from conftest import ORACLE, THINNED, Promise, assert_accurate, assert_near, generator, squares_are_known
+from test_losses import OPTIONS, SOFTMAX_OPTIONS, combined, problem, public, same
 from tolerances import BOUNDS
 
 import fastbp
@@ -98,20 +98,20 @@ def by_formula(each):
     )
 
 
-# -- every combination ---------------------------------------------------------------------------------------------------------
+# -- every pair ------------------------------------------------------------------------------------------------------------------
 
 
 @lru_cache(maxsize=1)
 def combinations(loss, dtype):
     """Each problem beside its results by the formula."""
-    pairs = []
-    for chosen in every(OPTIONS[loss]):
+    answered = []
+    for chosen in combined(OPTIONS[loss], "formula", dtype):
         each = problem(loss, generator("formula", chosen), SHAPE, dtype, **chosen)
         first = "outputs" if loss == "squared_error" else "logits"
         each = each.changed(**{first: each.arguments[first] / 5})
         with np.errstate(all="ignore"):
-            pairs.append((chosen, each, by_formula(each)))
-    return pairs
+            answered.append((chosen, each, by_formula(each)))
+    return answered
 
 
 def assert_by_formula(got, each, want):
@@ -136,6 +136,7 @@ def grad_outs(x):
     yield x.copy(), np.full((len(x) + 2, 2 * x.shape[1]), 7, x.dtype)[-2:0:-1, 3 : 3 + x.shape[1]]
 
 
+@THINNED
 def test_general_formula(dtype, loss, engine):
     if dtype is np.float64 and not LONG_DOUBLE_IS_WIDER:
         pytest.skip("long double is no wider than double here")
@@ -156,9 +157,10 @@ def test_general_formula(dtype, loss, engine):
             raise AssertionError(f"{each}: {error}") from error
 
 
+@THINNED
 def test_no_ignored_label_among_rows(backend):
     """Whatever else is asked for."""
-    for chosen in every({**SOFTMAX_OPTIONS, "form": SOFTMAX_OPTIONS["form"][1:]}):
+    for chosen in combined({**SOFTMAX_OPTIONS, "form": SOFTMAX_OPTIONS["form"][1:]}):
         _, x, targets, options = public(
             problem("softmax_cross_entropy", generator(chosen), SHAPE, np.float32, **chosen)
         )

@@ -67,13 +67,13 @@ def contract(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("contract")
 @pytest.mark.parametrize(("case", "name"), INPUTS)
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_an_input_of_any_layout_works(case: str, name: str, layout: Callable[..., Any]) -> None:
+def test_an_input_of_any_layout_works(case: str, name: str) -> None:
     call = GOOD[case]
-    given = layout(call.arguments[name])
-    before = given.tobytes()
-    same(answer(call, call.changed(**{name: given})), answer(call, call.changed()))
-    assert given.tobytes() == before
+    for layout in LAYOUTS:
+        given = layout(call.arguments[name])
+        before = given.tobytes()
+        same(answer(call, call.changed(**{name: given})), answer(call, call.changed()))
+        assert given.tobytes() == before
 
 
 @pytest.mark.parametrize(("case", "name"), INPUTS)
@@ -134,24 +134,22 @@ def test_a_vector_is_examples_of_one_output(case: str) -> None:
 
 
 @pytest.mark.parametrize("case", ELEMENTWISE)
-@pytest.mark.parametrize("target", [1, 0.5, True, F32(2.0), np.array(3)])
-def test_one_number_is_the_target_of_all(case: str, target: Any) -> None:
+def test_one_number_is_the_target_of_all(case: str) -> None:
     call = GOOD[case]
-    full = np.full((3, 4), target, F32)
-    same(answer(call, call.changed(targets=target)), answer(call, call.changed(targets=full)))
+    for target in (1, 0.5, True, F32(2.0), np.array(3)):
+        full = np.full((3, 4), target, F32)
+        same(answer(call, call.changed(targets=target)), answer(call, call.changed(targets=full)))
 
 
 @pytest.mark.parametrize(
     "case", [case for case in LOSSES if case != "softmax_cross_entropy"] + ["softmax_cross_entropy of rows"]
 )
-@pytest.mark.parametrize("kind", ["bool", "u1", "i8", "f2", "f8", "g"])
-def test_rows_of_targets_are_cast(case: str, kind: str) -> None:
+def test_rows_of_targets_are_cast(case: str) -> None:
     call = GOOD[case]
     targets = np.eye(3, 4)
-    same(
-        answer(call, call.changed(targets=targets.astype(kind))),
-        answer(call, call.changed(targets=targets.astype(F32))),
-    )
+    expected = answer(call, call.changed(targets=targets.astype(F32)))
+    for kind in ("bool", "u1", "i8", "f2", "f8", "g"):
+        same(answer(call, call.changed(targets=targets.astype(kind))), expected)
 
 
 def test_one_number_weighs_all_positives() -> None:
