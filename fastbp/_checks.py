@@ -79,7 +79,7 @@ def positive_in(name: str, value: Any, dtype: np.dtype) -> float:
     return checked
 
 
-def integer(name: str, value: Any, low: int, high: int, text: str) -> int:
+def integer(name: str, value: Any, low: int, high: float, text: str) -> int:
     """`value` as a Python int, if it is an integer in [low, high]; `text` says in words what it may be."""
     if type(value) is not int and (isinstance(value, bool) or not isinstance(value, (int, np.integer))):
         raise TypeError(f"{name}: got {type(value).__name__}, expected {text}")
@@ -89,8 +89,8 @@ def integer(name: str, value: Any, low: int, high: int, text: str) -> int:
 
 
 def memory(name: str, value: Any) -> int:
-    """`value` as a number of bytes."""
-    return integer(name, value, 1, INT64_MAX, "a number of bytes, an integer >= 1")
+    """`value` as a number of bytes, as many as an int64 can say at most."""
+    return min(integer(name, value, 1, math.inf, "a number of bytes, an integer >= 1"), INT64_MAX)
 
 
 def choice(name: str, value: Any, options: Iterable[str]) -> str:
@@ -121,7 +121,7 @@ def instance(name: str, value: Any, *kinds: type) -> Any:
 def threads(n_threads: int | None) -> int:
     """How many threads a kernel may use, at least 1."""
     if n_threads is not None:
-        n_threads = integer("n_threads", n_threads, 1, INT64_MAX, "None or an integer >= 1")
+        n_threads = integer("n_threads", n_threads, 1, math.inf, "None or an integer >= 1")
     return _backend.thread_count(n_threads)
 
 

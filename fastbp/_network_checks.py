@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -11,7 +13,6 @@ from fastbp import _backend
 from fastbp._checks import (
     FLOATS,
     INT64,
-    INT64_MAX,
     TargetIndexError,
     array,
     integer,
@@ -19,6 +20,9 @@ from fastbp._checks import (
     rows,
     vector,
 )
+
+_MOST_PARAMETERS = 2**59  # whose bytes can be counted; whether there is so much memory is the system's to say
+
 
 # What a network is made of ----------------------------------------------------------------------------------
 
@@ -28,9 +32,11 @@ def layer_sizes(name: str, value: Any) -> tuple[int, ...]:
     text = "at least two integers >= 1, as in [64, 32, 10]"
     if isinstance(value, (str, bytes)) or not isinstance(value, Iterable):
         raise TypeError(f"{name}: got {type(value).__name__}, expected {text}")
-    sizes = tuple(integer(name, size, 1, INT64_MAX, text) for size in value)
+    sizes = tuple(integer(name, size, 1, math.inf, text) for size in value)
     if len(sizes) < 2:
         raise ValueError(f"{name}: got {list(sizes)}, expected {text}")
+    if sum((i + 1) * o for i, o in pairwise(sizes)) > _MOST_PARAMETERS:
+        raise ValueError(f"{name}: got {list(sizes)}, expected 2**59 parameters at most")
     return sizes
 
 

@@ -26,7 +26,16 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
-from fastbp import _backend, _checks, _network_checks, activations, losses, persistence, training
+from fastbp import (
+    _backend,
+    _checks,
+    _network_checks,
+    _optimizer_checks,
+    activations,
+    losses,
+    persistence,
+    training,
+)
 from fastbp.optimizers import SGD, Adam
 from fastbp.training import History
 
@@ -391,6 +400,7 @@ class MLP:
                 return at_once
         inputs, targets = self._examples("x", x, "t", t)
         _checks.instance("optimizer", optimizer, SGD, Adam)
+        _optimizer_checks.steps(optimizer.steps)
         batch_size = max(len(inputs), 1)
         loss: float
         with self._lock:

@@ -6,6 +6,7 @@ An epoch is one call of the engine. Python is entered again only every 0.1 s, fo
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fastbp import _checks, _network_checks, layers
+from fastbp import _checks, _network_checks, _optimizer_checks, layers
 from fastbp.optimizers import SGD, Adam
 
 if TYPE_CHECKING:
@@ -96,9 +97,10 @@ def fit(
 
     `generator` puts the examples into a new order before each epoch; None leaves them as they are.
     """
-    epochs = _checks.integer("epochs", epochs, 0, _checks.INT64_MAX, "an integer >= 0")
-    batch_size = _checks.integer("batch_size", batch_size, 1, _checks.INT64_MAX, "an integer >= 1")
+    epochs = _checks.integer("epochs", epochs, 0, math.inf, "an integer >= 0")
+    batch_size = _checks.integer("batch_size", batch_size, 1, math.inf, "an integer >= 1")
     _checks.instance("optimizer", optimizer, SGD, Adam)
+    _optimizer_checks.steps(optimizer.steps)
     line = _progress_line if _checks.flag("progress", progress) else _no_line
     _network_checks.some_examples("X", x)
 

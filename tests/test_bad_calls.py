@@ -164,10 +164,14 @@ def bad_numbers() -> Iterator[Row]:
                 yield case, name, value, ValueError, f"got {value}, expected {text}"
             for value in ("0.5", [0.5], np.array(0.5), 0.5j, True, *(() if name == "softcap" else (None,))):
                 yield case, name, value, TypeError, f"got {type(value).__name__}, expected {text}"
-    for value in (0, -1):
-        yield adam, "step", value, ValueError, f"got {value}, expected an integer >= 1"
+    for case in UPDATES:
+        for name in ("learning_rate", "weight_decay"):
+            text = "expected a number that float32 can hold, 0 to 3.4028234663852886e+38"
+            yield case, name, 1e39, ValueError, f"got 1e+39, {text}"
+    for value in (0, -1, 2**63):
+        yield adam, "step", value, ValueError, f"got {value}, expected an integer in [1, 2**63)"
     for value in (1.0, None, True):
-        yield adam, "step", value, TypeError, f"got {type(value).__name__}, expected an integer >= 1"
+        yield adam, "step", value, TypeError, f"got {type(value).__name__}, expected an integer in [1, 2**63)"
     for value in (1, "yes", None):
         yield sgd, "nesterov", value, TypeError, f"got {type(value).__name__}, expected True or False"
     for case in LOSSES:

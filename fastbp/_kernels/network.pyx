@@ -45,6 +45,7 @@ cdef double LARGE_NUMBER = 1e15   # of a gradient or a state of the optimizer
 cdef double LARGE_RATE = 1e3      # of a learning rate
 cdef double LARGE_DECAY = 1.0     # of a weight decay, and of its product with the learning rate
 cdef double SMALL_EPSILON = 1e-12  # of what Adam divides by
+cdef int64_t MOST_STEPS = <int64_t>1 << 62  # that an optimizer may have made; the number of the last one of a call fits in int64
 
 
 # -- what comes from Python ------------------------------------------------------------------------------------------------
@@ -54,17 +55,17 @@ cdef Update update_of(optimizer, parameters) except *:
     """What an optimizer of fastbp.optimizers does to `parameters`; it keeps its state vectors alive."""
     cdef Update u
     memset(&u, 0, sizeof(u))
-    state = optimizer.state(parameters)
+    rates, state = optimizer.hyper_parameters(parameters.dtype), optimizer.state(parameters)
     if len(state) > 0:
         u.first = vector_of(state[0], WRITE)
     if len(state) > 1:
         u.second = vector_of(state[1], WRITE)
     if optimizer.name == "adam":
         u.numbers.rule = FBP_ADAM
-        rate, u.numbers.beta_1, u.numbers.beta_2, u.numbers.epsilon, decay = optimizer.hyper_parameters()
+        rate, u.numbers.beta_1, u.numbers.beta_2, u.numbers.epsilon, decay = rates
     else:
         u.numbers.rule = FBP_SGD
-        rate, u.numbers.momentum, u.numbers.nesterov, decay = optimizer.hyper_parameters()
+        rate, u.numbers.momentum, u.numbers.nesterov, decay = rates
     u.numbers.learning_rate, u.numbers.weight_decay = rate, decay
     return u
 
@@ -339,10 +340,12 @@ cdef class Network:
         cdef Py_ssize_t outputs = self.net.layers[self.net.depth - 1].outputs
         if call.t.rows != call.x.rows or not (labels_within(call.t, outputs, 0) if self.by_class else call.t.columns == outputs):
             return None
-        rates, state = optimizer.hyper_parameters(), optimizer.state(self.parameters)
+        steps = optimizer.steps
+        if type(steps) is not int or not 0 <= steps <= MOST_STEPS:
+            return None
+        rates, state = optimizer.hyper_parameters(self.dtype), optimizer.state(self.parameters)
         if rates != self.rates or state is not self.state:
             self.last_update, self.rates, self.state = update_of(optimizer, self.parameters), rates, state
-        steps = optimizer.steps
         call.u, call.first_step = &self.last_update, steps + 1
         set_step(call.u, call.first_step)
         self.run(&call, <Work>step_once, call.x.rows, step_work(&self.net, call.x.rows))
