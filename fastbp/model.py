@@ -73,6 +73,8 @@ class _Output(NamedTuple):
     """(logits, out, n_threads) -> what `forward` returns."""
     decide: Callable[[np.ndarray], np.ndarray] | None
     """logits -> what `predict` returns; None where the outputs themselves are the prediction."""
+    targets: _checks.Interval | None
+    """What an entry of a row of targets may be; None where the error is defined for all numbers."""
 
 
 def _largest(logits: np.ndarray) -> np.ndarray:
@@ -85,11 +87,11 @@ def _positive(logits: np.ndarray) -> np.ndarray:
 
 
 _OUTPUTS = {
-    "softmax_cross_entropy": _Output(activations.softmax, _largest),
-    "sigmoid_cross_entropy": _Output(activations.sigmoid, _positive),
-    "squared_error": _Output(_identity, None),
-    "sigmoid_squared_error": _Output(activations.sigmoid, _positive),
-    "poisson_deviance": _Output(_exp, None),
+    "softmax_cross_entropy": _Output(activations.softmax, _largest, _checks.NOT_NEGATIVE),
+    "sigmoid_cross_entropy": _Output(activations.sigmoid, _positive, _checks.FRACTION),
+    "squared_error": _Output(_identity, None, None),
+    "sigmoid_squared_error": _Output(activations.sigmoid, _positive, _checks.FRACTION),
+    "poisson_deviance": _Output(_exp, None, _checks.NOT_NEGATIVE),
 }
 
 
@@ -134,17 +136,18 @@ class MLP:
     loss : str, default "softmax_cross_entropy"
         The error function, which also determines what the outputs are:
 
-        ========================= ================== ============================================
+        ========================= ================== =================================================
         loss                      outputs            targets
-        ========================= ================== ============================================
-        ``softmax_cross_entropy`` softmax(Z)         class indices (N,), or rows (N, C)
+        ========================= ================== =================================================
+        ``softmax_cross_entropy`` softmax(Z)         class indices (N,), or rows (N, C) of numbers >= 0
         ``sigmoid_cross_entropy`` 1/(1 + exp(-Z))    rows (N, O) of numbers in [0, 1]
         ``squared_error``         Z                  rows (N, O)
         ``sigmoid_squared_error`` 1/(1 + exp(-Z))    rows (N, O) of numbers in [0, 1]
         ``poisson_deviance``      exp(Z)             rows (N, O) of numbers >= 0
-        ========================= ================== ============================================
+        ========================= ================== =================================================
 
-        A network of one output also takes targets (N,) for (N, 1), unless its error is that of the softmax.
+        A network of one output also takes targets (N,) for (N, 1), unless its error is that of the softmax. Other
+        targets are refused: at them the error has no minimum.
     dtype : {"float32", "float64"}, default "float32"
         Of the parameters and of all that is computed. Examples of any real dtype are converted to it.
     seed : int >= 0, optional
@@ -278,7 +281,8 @@ class MLP:
     def forward(self, x: ArrayLike) -> np.ndarray:
         """The outputs (N, O) at the inputs `x` (N, I): probabilities or predictions, as the loss determines.
 
-        They are softmax(Z), 1/(1 + exp(-Z)), Z or exp(Z); see the table in :class:`MLP`.
+        They are softmax(Z), 1/(1 + exp(-Z)), Z or exp(Z); see the table in :class:`MLP`. Like :meth:`logits` it takes
+        NaN and infinity as they come, and shows what becomes of them; :meth:`predict` refuses them.
 
         Examples
         --------
@@ -288,8 +292,7 @@ class MLP:
         >>> y.shape, round(float(y.sum()), 6)
         ((1, 3), 1.0)
         """
-        z = self.logits(x)
-        return _OUTPUTS[self.loss_name].outputs(z, out=z, n_threads=self.n_threads)
+        return self._outputs(self.logits(x))
 
     def loss(self, x: ArrayLike, t: ArrayLike) -> float:
         """The mean error over the examples `x` (N, I) with the targets `t`; NaN where there are none."""
@@ -344,9 +347,15 @@ class MLP:
             For ``softmax_cross_entropy`` the index of the most probable class, int64 (N,). For the two errors
             of logistic outputs 1 where the probability is above one half and 0 elsewhere, int64 (N, O). For
             the others the outputs (N, O) themselves, as :meth:`forward` returns them.
+
+        Raises
+        ------
+        ValueError
+            If an example holds NaN or infinity, or its outputs are NaN.
         """
+        z = self._decided("X", X)
         decide = _OUTPUTS[self.loss_name].decide
-        return self.forward(X) if decide is None else decide(self._logits(self._inputs("X", X)))
+        return self._outputs(z) if decide is None else decide(z)
 
     def predict_proba(self, X: ArrayLike) -> np.ndarray:
         """The probability (N, O) of each class, or of each logistic output, for the examples `X` (N, I).
@@ -354,12 +363,13 @@ class MLP:
         Raises
         ------
         ValueError
-            If the outputs are no probabilities: those of ``squared_error`` and ``poisson_deviance``.
+            If the outputs are no probabilities: those of ``squared_error`` and ``poisson_deviance``. If an example
+            holds NaN or infinity, or its outputs are NaN.
         """
         if _OUTPUTS[self.loss_name].decide is None:
             expected = ", ".join(name for name, output in _OUTPUTS.items() if output.decide)
             raise ValueError(f"predict_proba: got the loss {self.loss_name}, expected one of {expected}")
-        return self.forward(X)
+        return self._outputs(self._decided("X", X))
 
     # Training -----------------------------------------------------------------------------------------------
 
@@ -381,6 +391,8 @@ class MLP:
         ------
         DivergenceError
             If the error, its gradient or the update is not finite. The parameters stay as they were.
+        TypeError, ValueError
+            A bad argument; also a target outside the range of the error function. Nothing has been changed then.
 
         Examples
         --------
@@ -446,6 +458,8 @@ class MLP:
         DivergenceError
             If the error of a batch, its gradient or the update is not finite. The message says where; the
             parameters are the last finite ones.
+        TypeError, ValueError
+            A bad argument; also a target outside the range of the error function. Nothing has been changed then.
 
         Notes
         -----
@@ -551,8 +565,8 @@ class MLP:
 
     def _examples(self, x_name: str, x: Any, t_name: str, t: Any) -> tuple[np.ndarray, np.ndarray]:
         inputs = _network_checks.inputs(x_name, x, self.layer_sizes[0], self.dtype)
-        by_class = self.loss_name == "softmax_cross_entropy"
-        return inputs, _network_checks.targets(t_name, t, inputs, self.layer_sizes[-1], by_class)
+        by_class, allowed = self.loss_name == "softmax_cross_entropy", _OUTPUTS[self.loss_name].targets
+        return inputs, _network_checks.targets(t_name, t, inputs, self.layer_sizes[-1], by_class, allowed)
 
     def _logits(self, inputs: np.ndarray) -> np.ndarray:
         out: np.ndarray = _backend.kernels.new_array((len(inputs), self.layer_sizes[-1]), self.dtype)
@@ -560,6 +574,15 @@ class MLP:
             with self._lock:
                 self._engine.logits(inputs, out)
         return out
+
+    def _decided(self, name: str, x: Any) -> np.ndarray:
+        """The logits at finite inputs, if none is NaN."""
+        inputs = _network_checks.finite_rows(name, x, self._inputs(name, x))
+        return _network_checks.decided_rows(name, self._logits(inputs))
+
+    def _outputs(self, logits: np.ndarray) -> np.ndarray:
+        """What `logits` are as outputs, written over them."""
+        return _OUTPUTS[self.loss_name].outputs(logits, out=logits, n_threads=self.n_threads)
 
     def _train(self, *arguments: Any) -> tuple[float, int, str]:
         """``Network.train`` of the backend: (mean error, batches completed, "" or what was not finite)."""

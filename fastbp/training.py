@@ -58,7 +58,8 @@ class History:
 class DivergenceError(FloatingPointError):
     """Training met an error, a gradient or an update that is not finite.
 
-    The batch where it happened made no update: the parameters are the last finite ones.
+    The batch where it happened made no update: the parameters are the last finite ones, unless they were not finite
+    before, which the message says.
 
     Attributes
     ----------
@@ -172,10 +173,12 @@ def divergence(
     where = "in this step" if epoch is None else f"in epoch {epoch}, batch {batch} of {n_batches}"
     layer, cause = _cause(net, x, t, failure, np.arange(len(x)) if rows is None else rows)
     largest, place = _largest_weight(net)
-    advice = " A smaller learning rate may help." if layer else ""
+    kept, advice = "its last finite parameters", " A smaller learning rate may help." if layer else ""
+    if not np.isfinite(net.parameters).all():
+        kept, advice = "the parameters that it had", ""
     error = DivergenceError(
         f"training diverged {where}: {cause}; the largest weight is {largest:.6g}, {place}. "
-        f"The network keeps its last finite parameters.{advice}"
+        f"The network keeps {kept}.{advice}"
     )
     error.epoch, error.batch, error.layer = epoch, batch, layer
     error.largest_weight, error.history = largest, history
@@ -188,6 +191,9 @@ def _cause(net: MLP, x: np.ndarray, t: np.ndarray, failure: str, rows: np.ndarra
         finite = np.isfinite(array).reshape(len(array), -1).all(axis=1)
         if not finite.all():
             return None, f"the {what} of example {rows[finite.argmin()]} are not finite"
+    for layer, pair in enumerate(zip(net.weights, net.biases, strict=True), start=1):
+        if not all(np.isfinite(array).all() for array in pair):
+            return layer, f"the parameters of layer {layer} {pair[0].shape} were not finite before"
     if failure == "loss":
         return _layer_of_the_loss(net, x)
     return _layer_of_the_gradient(net, x, t)

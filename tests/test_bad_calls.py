@@ -6,6 +6,7 @@ tests start from the table of good calls, and change one argument at a time. Bad
 
 from __future__ import annotations
 
+import copy
 import pickle
 import re
 from collections.abc import Iterator
@@ -302,6 +303,81 @@ def test_the_label_to_ignore_is_any_integer(kind: str, ignored: int) -> None:
     _, grad, weight_sum = fastbp.softmax_cross_entropy(values(3, 4), targets, ignore_index=np.int64(ignored))
     assert weight_sum == 2.0
     assert grad.any(axis=1).tolist() == [True, False, True]
+
+
+# Examples of a network --------------------------------------------------------------------------------------
+
+UNIT, COUNT = "a number in [0, 1]", "a finite number >= 0"
+NAN, INF = float("nan"), float("inf")
+BAD_TARGETS = [
+    ("softmax_cross_entropy", (-0.25, NAN, INF), COUNT),
+    ("sigmoid_cross_entropy", (-1.0, 2.0, 255.0, np.nextafter(F32(1), F32(2)), NAN, INF), UNIT),
+    ("sigmoid_squared_error", (-1.0, 2.0, NAN, -INF), UNIT),
+    ("poisson_deviance", (-1.0, -1e-30, NAN, INF), COUNT),
+]
+
+
+@pytest.mark.parametrize("dtype", [F32, F64])
+@pytest.mark.parametrize("optimizer", [fastbp.SGD(0.1, momentum=0.5), fastbp.Adam()], ids=repr)
+@pytest.mark.parametrize(
+    ("loss", "outside", "allowed"), BAD_TARGETS, ids=lambda x: x if isinstance(x, str) else ""
+)
+def test_a_target_that_the_error_is_not_defined_for(
+    loss: str, outside: tuple[float, ...], allowed: str, optimizer: Any, dtype: type
+) -> None:
+    """Not after a training that diverges, or goes on to ever smaller errors: before the first step."""
+    net, x = fastbp.MLP([4, 3], loss=loss, dtype=dtype, seed=0), values(5, 4, dtype=dtype)
+    before = net.parameters.copy()
+    for value in outside:
+        t = np.zeros((5, 3), dtype)
+        t[3, 1] = value
+        held = f" that {np.dtype(dtype)} can hold" if np.isinf(value) else ""
+        message = f"row 3 is {t[3, 1]} in column 1, expected {allowed}{held}"
+        refused(ValueError, f"t: {message}", net.step, x=x, t=t, optimizer=optimizer)
+        refused(ValueError, f"t: {message}", net.step, x=x, t=t.tolist(), optimizer=optimizer)
+        refused(ValueError, f"t: {message}", net.gradients, x=x, t=t)
+        refused(ValueError, f"t: {message}", net.loss, x=x, t=t)
+        refused(ValueError, f"T: {message}", net.fit, X=x, T=t, optimizer=optimizer, progress=False)
+    assert (net.parameters == before).all()
+    assert optimizer.steps == 0
+    good = np.array([[0, 1, 0.5]] * 5, dtype)
+    assert np.isfinite(net.step(x, good, copy.deepcopy(optimizer)))
+
+
+@pytest.mark.filterwarnings("ignore:overflow encountered in cast")
+def test_targets_of_one_output_and_those_beyond_the_dtype() -> None:
+    x = values(4, 2)
+    net = fastbp.MLP([2, 1], loss="sigmoid_cross_entropy", seed=0)
+    for t in ([1, -1, 1, 1], [[1], [-1], [1], [1]]):
+        refused(ValueError, f"t: row 1 is -1, expected {UNIT}", net.loss, x=x, t=t)
+    net = fastbp.MLP([2, 1], loss="poisson_deviance", seed=0)
+    message = f"t: row 2 is 1e+39, expected {COUNT} that float32 can hold"
+    refused(ValueError, message, net.loss, x=x, t=[1, 2, 1e39, 0])
+
+
+@pytest.mark.filterwarnings("ignore:overflow encountered in cast")
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize(("value", "shown"), [(NAN, "nan"), (INF, "inf"), (-INF, "-inf"), (1e39, "1e+39")])
+def test_nothing_is_predicted_of_what_is_not_finite(loss: str, value: float, shown: str) -> None:
+    """Class 0, "no", or a number, would hide that the example is none."""
+    net, x = fastbp.MLP([3, 4, 2], activation="tanh", loss=loss, seed=0), np.zeros((5, 3))
+    x[3, 1] = x[4, 0] = value
+    message = f"X: row 3 has {shown} in column 1, expected numbers that are finite in float32"
+    refused(ValueError, message, net.predict, X=x)
+    refused(ValueError, message, net.predict, X=x.tolist())
+    if net.loss_name not in ("squared_error", "poisson_deviance"):
+        refused(ValueError, message, net.predict_proba, X=x)
+    assert np.isnan(net.logits(x)[3:]).all() == np.isnan(net.forward(x)[3:]).all() == np.isnan(value)
+    assert len(net.predict(x[:3])) == 3
+    assert len(net.predict(np.full((2, 3), 3e38, F32))) == 2  # whose squares overflow
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_nothing_is_predicted_by_a_network_that_is_not_finite(loss: str) -> None:
+    net = fastbp.MLP([3, 2], loss=loss, seed=0)
+    net.biases[0][1] = np.nan
+    message = "X: row 0 gives NaN, expected parameters that are finite and not too large"
+    refused(ValueError, message, net.predict, X=values(4, 3))
 
 
 # The checks themselves --------------------------------------------------------------------------------------

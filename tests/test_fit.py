@@ -285,6 +285,22 @@ def test_data_that_are_not_finite_are_named(backend, what):
     assert np.isfinite(net.parameters).all()
 
 
+@pytest.mark.parametrize("where", ["weights", "biases"])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_parameters_that_were_not_finite_before_are_named(backend, where, value):
+    """Nobody is told that the last finite ones are kept, nor to learn more slowly."""
+    net = MLP([6, 8, 4, 3], activation="identity", seed=0)
+    getattr(net, where)[1][..., 2] = value
+    before = net.parameters.copy()
+    for call in (lambda: net.step(X, LABELS, SGD()), lambda: net.fit(X, LABELS, progress=False)):
+        with pytest.raises(DivergenceError) as caught:
+            call()
+        assert ": the parameters of layer 2 (8, 4) were not finite before; " in str(caught.value)
+        assert str(caught.value).endswith("The network keeps the parameters that it had.")
+        assert caught.value.layer == 2
+        assert net.parameters.tobytes() == before.tobytes()
+
+
 # Ctrl-C -----------------------------------------------------------------------------------------------------
 
 

@@ -7,7 +7,8 @@ B. `step` is for calls of which nothing has to be said: where an argument, the e
 C. An update that could overflow is made on a copy first and given up if it does: finite parameters stay finite.
 """
 
-from libc.math cimport NAN, isfinite
+from libc.float cimport DBL_MAX
+from libc.math cimport NAN, isfinite, isnan
 from libc.stdint cimport int64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
@@ -15,7 +16,7 @@ from libc.string cimport memcpy, memset
 from fastbp._kernels.dispatch cimport (
     FBP_ADAM, FBP_GELU, FBP_SGD, FBP_SILU, activation_kind, fbp_kernels, kernels_for, threads_for,
 )
-from fastbp._kernels.memory cimport READ, WRITE, Matrix, labels_within, matrix_of, plain_labels, plain_matrix, vector_of
+from fastbp._kernels.memory cimport READ, WRITE, Matrix, element_at, labels_within, matrix_of, plain_labels, plain_matrix, vector_of
 from fastbp._kernels.optimizer cimport Update, set_step, update_parameters
 from fastbp._kernels.rows cimport row_error_named
 from fastbp._kernels.step cimport gradient as form_gradient
@@ -68,6 +69,19 @@ cdef Update update_of(optimizer, parameters) except *:
         rate, u.numbers.momentum, u.numbers.nesterov, decay = rates
     u.numbers.learning_rate, u.numbers.weight_decay = rate, decay
     return u
+
+
+cdef double largest_target(str loss):
+    """The largest target of an error whose targets, where they are rows, are finite and not negative; NaN of one that takes any."""
+    return 1 if loss in ("sigmoid_cross_entropy", "sigmoid_squared_error") else DBL_MAX if loss == "poisson_deviance" else NAN
+
+
+cdef bint targets_within(Matrix t, double largest) noexcept nogil:
+    """Whether the targets, one row right after the other, are in [0, largest]."""
+    cdef Py_ssize_t i, within = 0
+    for i in range(t.rows * t.columns):
+        within += 0 <= element_at(t.data, i, t.element) <= largest
+    return within == t.rows * t.columns
 
 
 # -- an epoch --------------------------------------------------------------------------------------------------------------
@@ -248,6 +262,7 @@ cdef class Network:
     cdef readonly int n_threads
     cdef object dtype
     cdef bint by_class              # the targets may be labels
+    cdef double largest_target
     cdef bint busy                  # a call is under way: it owns the work space
     cdef Net net
     cdef object rates, state        # of the optimizer of the last step,
@@ -260,6 +275,7 @@ cdef class Network:
         self.layer_sizes, self.activation, self.loss = tuple(layer_sizes), activation, loss
         self.parameters, self.n_threads = parameters, n_threads
         self.dtype, self.by_class = np.dtype(parameters.dtype.type), loss == "softmax_cross_entropy"
+        self.largest_target = largest_target(loss)
         net.element, net.count, net.n_threads = parameters.itemsize, parameters.size, n_threads
         net.k = kernels_for(net.element)
         net.w = vector_of(parameters, WRITE)
@@ -339,6 +355,8 @@ cdef class Network:
             return None
         cdef Py_ssize_t outputs = self.net.layers[self.net.depth - 1].outputs
         if call.t.rows != call.x.rows or not (labels_within(call.t, outputs, 0) if self.by_class else call.t.columns == outputs):
+            return None
+        if not (isnan(self.largest_target) or targets_within(call.t, self.largest_target)):
             return None
         steps = optimizer.steps
         if type(steps) is not int or not 0 <= steps <= MOST_STEPS:
