@@ -16,7 +16,9 @@ from libc.string cimport memcpy, memset
 from fastbp._kernels.dispatch cimport (
     FBP_ADAM, FBP_GELU, FBP_SGD, FBP_SILU, activation_kind, fbp_kernels, kernels_for, threads_for,
 )
-from fastbp._kernels.memory cimport READ, WRITE, Matrix, element_at, labels_within, matrix_of, plain_labels, plain_matrix, vector_of
+from fastbp._kernels.memory cimport (
+    READ, WRITE, Matrix, element_at, labels_within, matrix_of, plain_labels, plain_matrix, vector_of,
+)
 from fastbp._kernels.optimizer cimport Update, set_step, update_parameters
 from fastbp._kernels.rows cimport row_error_named
 from fastbp._kernels.step cimport gradient as form_gradient
@@ -72,7 +74,7 @@ cdef Update update_of(optimizer, parameters) except *:
 
 
 cdef double largest_target(str loss):
-    """The largest target of an error whose targets, where they are rows, are finite and not negative; NaN of one that takes any."""
+    """The largest target of an error whose rows of targets are finite and not negative; NaN of one that takes any."""
     return 1 if loss in ("sigmoid_cross_entropy", "sigmoid_squared_error") else DBL_MAX if loss == "poisson_deviance" else NAN
 
 
