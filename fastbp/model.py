@@ -446,7 +446,8 @@ class MLP:
         shuffle : bool, default True
             Put the examples into a new order before each epoch (the model's `seed` determines which).
         progress : bool, default True
-            Show one line for each epoch, live, on standard error.
+            Show the training live on standard error: a line for each epoch, or one bar for all of them where they
+            take less than a second or are more than a hundred.
 
         Returns
         -------
