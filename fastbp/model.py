@@ -497,6 +497,11 @@ class MLP:
         The format is NumPy's ``.npz`` without pickle; see :mod:`fastbp.persistence`. The name is taken as it
         is: no suffix is added. A file of that name is replaced only by a complete one. `n_threads` is not
         saved: how many threads pay depends on the machine.
+
+        Raises
+        ------
+        OSError
+            If the file cannot be written; a ``PermissionError`` if one of that name, or its folder, is protected.
         """
         header = self._configuration()
         del header["n_threads"]
