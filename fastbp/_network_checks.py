@@ -17,6 +17,7 @@ from fastbp._checks import (
     TargetIndexError,
     array,
     integer,
+    integers,
     reals,
     rows,
     vector,
@@ -146,8 +147,8 @@ def _within(name: str, given: np.ndarray, checked: np.ndarray, allowed: Interval
 def _classes(name: str, given: np.ndarray, n: int, n_classes: int) -> np.ndarray:
     """Class indices (N,) as int64, each in [0, C): a network ignores no example."""
     size = given.shape[0]
-    if given.dtype.kind not in "iu" and size:  # [] has no dtype to blame
-        raise TypeError(f"{name}: got dtype {given.dtype} of shape ({size},), expected integer class indices")
+    if size:  # [] has no dtype to blame
+        given = integers(name, given, "integer class indices")
     if size != n:
         raise ValueError(f"{name}: got {size} class indices, expected {n}, one for each row of inputs")
     labels = vector(given, INT64)  # an unsigned number beyond int64 turns negative, so it is found as well

@@ -149,7 +149,8 @@ class MLP:
         A network of one output also takes targets (N,) for (N, 1), unless its error is that of the softmax. Other
         targets are refused: at them the error has no minimum.
     dtype : {"float32", "float64"}, default "float32"
-        Of the parameters and of all that is computed. Examples of any real dtype are converted to it.
+        Of the parameters and of all that is computed. Examples of any real dtype are converted to it; they and
+        their targets may be tables and columns of other libraries, if no value is missing and none is text.
     seed : int >= 0, optional
         Determines the initial weights and the shuffling. Without it they differ from one model to the next.
     n_threads : int >= 1, optional

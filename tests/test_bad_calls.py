@@ -15,7 +15,21 @@ from typing import Any
 
 import numpy as np
 import pytest
-from good_calls import ELEMENTWISE, F32, F64, GOOD, LOSSES, UPDATES, answer, refused, same, values, zeros
+from good_calls import (
+    ELEMENTWISE,
+    F32,
+    F64,
+    GOOD,
+    INPUTS,
+    LOSSES,
+    UPDATES,
+    Call,
+    answer,
+    refused,
+    same,
+    values,
+    zeros,
+)
 
 import fastbp
 from fastbp import _checks
@@ -89,12 +103,17 @@ def bad_shapes() -> Iterator[Row]:
 def bad_targets() -> Iterator[Row]:
     case = "softmax_cross_entropy"
     text = "expected integer class indices, or rows of targets (3, 4)"
-    for value, kind in (
-        ([0.0, 1.0, 2.0], "float64"),
-        ([True, False, True], "bool"),
-        (["a", "b", "c"], "<U1"),
+    names = " (numpy.unique(..., return_inverse=True)[1] numbers names)"
+    for value, got in (
+        ([0.0, 1.0, 2.0], f"dtype float64 of shape (3,), {text}"),
+        (["a", "b", "c"], f"dtype <U1 of shape (3,), {text}{names}"),
+        (np.array(["a", "b", "c"], object), f"a str at [0], {text}{names}"),
+        (np.array([0, 1.0, 2], object), f"a float at [1], {text}{names}"),
+        ([0.0, 1.0, np.nan], f"a missing value (nan) at [2], {text} (fill or drop what is missing)"),
+        ([0, 1, None], f"a missing value (None) at [2], {text} (fill or drop what is missing)"),
     ):
-        yield case, "targets", value, TypeError, f"got dtype {kind} of shape (3,), {text}"
+        yield case, "targets", value, TypeError, f"got {got}"
+    yield case, "targets", [0, 2**70, 1], ValueError, f"got an integer beyond int64, {text}"
     yield case, "targets", zeros(0), TypeError, f"got dtype float32 of shape (0,), {text}"
     for value in ([0, 1], []):
         text = "expected (3,), one class for each row of logits"
@@ -107,9 +126,20 @@ def bad_targets() -> Iterator[Row]:
             text = f"expected (3, 4), the shape of {GOOD[case].arrays()[0]}, or one number"
             yield case, "targets", zeros(*shape), ValueError, f"got shape {shape}, {text}"
     for case in LOSSES:
-        for kind in ("complex128", "object", "datetime64[s]", "timedelta64[s]", "<U1", "V4"):
+        for kind in ("complex128", "datetime64[s]", "timedelta64[s]", "<U1", "V4"):
             value = np.zeros((3, 4), kind)
             yield case, "targets", value, TypeError, f"got dtype {value.dtype}, expected real numbers"
+        for entry, got, how in (
+            ("1", "a str", "convert it, as with .astype(float)"),
+            (1j, "a complex", "convert it, as with .astype(float)"),
+            (None, "a missing value (None)", "fill or drop what is missing"),
+            (np.datetime64("NaT"), "a datetime64", "convert it, as with .astype(float)"),
+        ):
+            value = np.zeros((3, 4), object)
+            value[1, 2] = entry
+            yield case, "targets", value, TypeError, f"got {got} at [1, 2], expected real numbers ({how})"
+        value = np.full((3, 4), 10**400, object)
+        yield case, "targets", value, ValueError, "got an integer beyond float64, expected real numbers"
 
     case, text = "softmax_cross_entropy", "expected an integer in [-2**63, 2**63 - 1)"
     for value in (1.0, None, True):
@@ -245,6 +275,51 @@ def test_what_numpy_makes_no_plain_array_of(case: str) -> None:
     masked = np.ma.masked_array(call.arguments[name])
     message = f"{name}: got a masked array, expected a plain one (fill or drop what is masked)"
     refused(TypeError, message, call.function, **call.changed(**{name: masked}))
+
+
+class Stubborn:
+    """A tensor that requires a gradient, a sparse array of another library: it will not be an array, and says what to do."""
+
+    def __array__(self, dtype: Any = None, copy: Any = None) -> np.ndarray:
+        raise RuntimeError(
+            "Can't call numpy() on Tensor that requires grad. Use tensor.detach().numpy() instead."
+        )
+
+
+class Sparse:
+    """What SciPy's are to NumPy: one object, that knows how to become dense."""
+
+    def toarray(self) -> np.ndarray:
+        return zeros(3, 4)
+
+
+@pytest.mark.parametrize(("case", "name"), [*INPUTS, ("MLP", "x"), ("MLP", "t")])
+def test_what_could_become_an_array_says_how(case: str, name: str) -> None:
+    net = fastbp.MLP([4, 4], seed=0)
+    call = GOOD[case] if case in GOOD else Call(net.gradients, {"x": values(3, 4), "t": values(3, 4)})
+    advice = "Can't call numpy() on Tensor that requires grad. Use tensor.detach().numpy() instead."
+    message = f"{name}: got a Stubborn that is no array ({advice}), expected an array"
+    refused(ValueError, message, call.function, **call.changed(**{name: Stubborn()}))
+    message = f"{name}: got a sparse Sparse, expected a dense array: {name}.toarray()"
+    refused(TypeError, message, call.function, **call.changed(**{name: Sparse()}))
+
+
+@pytest.mark.parametrize("kind", ["csr_matrix", "csc_array", "coo_array", "dok_matrix"])
+def test_sparse_arrays_of_scipy(kind: str) -> None:
+    sparse = getattr(pytest.importorskip("scipy.sparse"), kind)(np.eye(4))
+    net = fastbp.MLP([4, 2], seed=0)
+    refused(TypeError, f"X: got a sparse {kind}, expected a dense array: X.toarray()", net.predict, X=sparse)
+    assert net.predict(sparse.toarray()).shape == (4,)
+
+
+def test_a_tensor_that_requires_a_gradient() -> None:
+    torch = pytest.importorskip("torch")
+    net, x = fastbp.MLP([4, 2], seed=0), torch.ones((3, 4), requires_grad=True)
+    with pytest.raises(
+        ValueError, match=r"^X: got a Tensor that is no array \(.*\.detach\(\).*\), expected an array$"
+    ):
+        net.predict(x)
+    assert net.predict(x.detach()).shape == (3,)
 
 
 @pytest.mark.parametrize("case", GOOD)
