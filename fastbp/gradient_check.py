@@ -243,10 +243,11 @@ def _difference(error: Callable[[], float], flat: np.ndarray, i: int, h: float) 
 def _at_kink(error: Callable[[], float], flat: np.ndarray, i: int, at_w: float) -> bool:
     """Whether the derivatives to the right and to the left of entry i differ, by the same at two small steps.
 
-    Without a kink that difference is of third order in h, and rounding alone, which has no size of its own.
+    Without a kink that difference is of third order in h, and rounding alone, which has no size of its own. A kink that
+    is too near for the smallest step counts as one at w: these two are not so small.
     """
-    wide, narrow = (_jump(error, flat, i, h, at_w) for h in _STEPS[-2:])
-    rounding = 100 * _EPS * abs(at_w) / _STEPS[-1]
+    wide, narrow = (_jump(error, flat, i, h, at_w) for h in _STEPS[-3:-1])
+    rounding = 100 * _EPS * abs(at_w) / _STEPS[-2]
     return abs(narrow) > rounding and abs(wide - narrow) <= 0.5 * abs(narrow)
 
 

@@ -74,7 +74,7 @@ def positive_part(x, wrong=0.0):
 
 
 def test_beside_a_kink_a_mistake_is_found():
-    for last in (0.5, -0.5, 1e-5, -1e-5, 1e-3):  # near to a kink, too
+    for last in (0.5, -0.5, 4e-6, -4e-6, 1e-5, -1e-5, 1e-3):  # near to a kink, too
         with pytest.warns(RuntimeWarning, match=LEFT_OUT.format(2, 3)):
             assert check_gradient(positive_part, [0.0, 0.0, last]) <= GRADIENT_CHECK
     for last in (0.5, -0.5, 1e-4, -1e-4):
@@ -83,9 +83,9 @@ def test_beside_a_kink_a_mistake_is_found():
 
 
 def test_nothing_but_kinks_is_nothing_known():
-    for x in ([0.0, 0.0], [0.0, 3e-7]):  # which is nearer than the smallest step
+    for near in (0.0, 3e-7, 1e-6, 2e-6, 3e-6):  # up to the reach of the smallest step
         with pytest.warns(RuntimeWarning, match=LEFT_OUT.format(2, 2)):
-            assert np.isnan(check_gradient(positive_part, x))
+            assert np.isnan(check_gradient(positive_part, [near, -near]))
 
 
 @pytest.mark.parametrize(
