@@ -5,9 +5,10 @@ Here are the checks of numbers, arrays, targets and layers; those that only opti
 
 A. An error is one sentence, "<argument>: got <what came>, expected <what>". A wrong kind of thing (type,
    dtype) is a ``TypeError``; a wrong value, shape or place in memory is a ``ValueError``.
-B. Attributes only. Class indices are the exception, whose values are checked, because they become addresses.
+B. Attributes only. Values are checked where they become addresses (class indices), where no dtype speaks for them (tables
+   of objects), and where a network learns from them or decides on them (`_network_checks`).
 C. An input is copied only where a kernel could not read it: foreign byte order, unaligned, strided in its
-   last axis, another dtype where a cast is promised. Rows may lie any distance apart, in any direction.
+   last axis, objects, another dtype where a cast is promised. Rows may lie any distance apart, in any direction.
 D. An output is never copied: it is written as it stands or refused, before the first byte is written.
 E. Two arrays overlap if one byte belongs to both: the columns of one buffer may be input and output.
 

@@ -178,7 +178,8 @@ class _Progress:
     def _end(self, number: int) -> None:
         """Leave the line of an epoch behind, or that of all; but not the first one if a bar for all takes its place."""
         is_last = number == self.epochs
-        if number == 1 and not is_last and time.perf_counter() - self.start < _LONG_EPOCH:
+        is_short = time.perf_counter() - self.start < _LONG_EPOCH
+        if number == 1 and self.by_lines and is_short and not is_last:
             self.by_lines = self.bar.leave = False
         elif not (is_last or self.by_lines):
             return
