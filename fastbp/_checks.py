@@ -5,9 +5,10 @@ Here are the checks of numbers, arrays, targets and layers; those that only opti
 
 A. An error is one sentence, "<argument>: got <what came>, expected <what>". A wrong kind of thing (type,
    dtype) is a ``TypeError``; a wrong value, shape or place in memory is a ``ValueError``.
-B. Attributes only. Class indices are the exception, whose values are checked, because they become addresses.
+B. Attributes only. Values are checked where they become addresses (class indices), where no dtype speaks for them (tables
+   of objects), and where a network learns from them or decides on them (`_network_checks`).
 C. An input is copied only where a kernel could not read it: foreign byte order, unaligned, strided in its
-   last axis, another dtype where a cast is promised. Rows may lie any distance apart, in any direction.
+   last axis, objects, another dtype where a cast is promised. Rows may lie any distance apart, in any direction.
 D. An output is never copied: it is written as it stands or refused, before the first byte is written.
 E. Two arrays overlap if one byte belongs to both: the columns of one buffer may be input and output.
 
@@ -29,6 +30,8 @@ FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 IGNORE_INDEX = -100
 INT64 = np.dtype(np.int64)
 _FLOAT64 = np.dtype(np.float64)
+_INTEGERS = bool, int, np.bool_, np.integer
+_REALS = *_INTEGERS, float, np.floating
 INT64_MAX = 2**63 - 1
 _OVERLAP_WORK = 10_000  # steps to decide; two row-strided matrices take a handful, beyond it they "overlap"
 
@@ -79,7 +82,7 @@ def positive_in(name: str, value: Any, dtype: np.dtype) -> float:
     return checked
 
 
-def integer(name: str, value: Any, low: int, high: int, text: str) -> int:
+def integer(name: str, value: Any, low: int, high: float, text: str) -> int:
     """`value` as a Python int, if it is an integer in [low, high]; `text` says in words what it may be."""
     if type(value) is not int and (isinstance(value, bool) or not isinstance(value, (int, np.integer))):
         raise TypeError(f"{name}: got {type(value).__name__}, expected {text}")
@@ -89,8 +92,8 @@ def integer(name: str, value: Any, low: int, high: int, text: str) -> int:
 
 
 def memory(name: str, value: Any) -> int:
-    """`value` as a number of bytes."""
-    return integer(name, value, 1, INT64_MAX, "a number of bytes, an integer >= 1")
+    """`value` as a number of bytes, as many as an int64 can say at most."""
+    return min(integer(name, value, 1, math.inf, "a number of bytes, an integer >= 1"), INT64_MAX)
 
 
 def choice(name: str, value: Any, options: Iterable[str]) -> str:
@@ -121,7 +124,7 @@ def instance(name: str, value: Any, *kinds: type) -> Any:
 def threads(n_threads: int | None) -> int:
     """How many threads a kernel may use, at least 1."""
     if n_threads is not None:
-        n_threads = integer("n_threads", n_threads, 1, INT64_MAX, "None or an integer >= 1")
+        n_threads = integer("n_threads", n_threads, 1, math.inf, "None or an integer >= 1")
     return _backend.thread_count(n_threads)
 
 
@@ -134,11 +137,14 @@ def array(name: str, value: Any) -> np.ndarray:
         return value
     if _is_masked(value):
         raise TypeError(f"{name}: got a masked array, expected a plain one (fill or drop what is masked)")
+    got = type(value).__name__
     try:
-        return np.asarray(value)
-    except (TypeError, ValueError) as error:
-        got = type(value).__name__
+        given = np.asarray(value)
+    except (TypeError, ValueError, RuntimeError) as error:  # which says what to do, as of a tensor: .detach()
         raise ValueError(f"{name}: got a {got} that is no array ({error}), expected an array") from None
+    if given.ndim == 0 and given.dtype.kind == "O" and hasattr(value, "toarray"):
+        raise TypeError(f"{name}: got a sparse {got}, expected a dense array: {name}.toarray()")
+    return given
 
 
 def floats(name: str, value: Any) -> np.ndarray:
@@ -163,9 +169,56 @@ def floats_like(name: str, value: Any, other_name: str, other: np.ndarray) -> np
 def reals(name: str, value: Any) -> np.ndarray:
     """`value` as an array of some real dtype, which the caller then casts."""
     given = array(name, value)
+    if given.dtype.kind == "O" and given.ndim:
+        return _of_objects(
+            name, given, _REALS, _FLOAT64, "real numbers", "convert it, as with .astype(float)"
+        )
     if given.dtype.kind not in "fiub":
         raise TypeError(f"{name}: got {_kind(given, value)}, expected real numbers")
     return given
+
+
+def integers(name: str, given: np.ndarray, text: str) -> np.ndarray:
+    """`given` as an array of some integer dtype, truth values as 0 and 1; `text` says in words what it may hold."""
+    kind = given.dtype.kind
+    if kind in "iu":
+        return given
+    if kind == "b":
+        return given.astype(INT64)
+    advice = "numpy.unique(..., return_inverse=True)[1] numbers names"
+    if kind == "O" and given.ndim:
+        return _of_objects(name, given, _INTEGERS, INT64, text, advice)
+    if kind == "f" and np.isnan(given).any():
+        raise _odd_entry(name, given, np.isnan(given), text, advice)
+    names = f" ({advice})" if kind in "SU" else ""
+    raise TypeError(f"{name}: got dtype {given.dtype} of shape {given.shape}, expected {text}{names}")
+
+
+def _of_objects(
+    name: str, given: np.ndarray, kinds: tuple[type, ...], dtype: np.dtype, text: str, advice: str
+) -> np.ndarray:
+    """Objects, as tables of unlike or nullable columns consist of, as `dtype`, if each is of one of `kinds`."""
+    if not all(issubclass(kind, kinds) for kind in set(map(type, given.flat))):
+        odd = np.array([not isinstance(entry, kinds) for entry in given.flat]).reshape(given.shape)
+        raise _odd_entry(name, given, odd, text, advice)
+    try:
+        return given.astype(dtype)
+    except OverflowError:
+        raise ValueError(f"{name}: got an integer beyond {dtype}, expected {text}") from None
+
+
+def _odd_entry(name: str, given: np.ndarray, odd: np.ndarray, text: str, advice: str) -> TypeError:
+    """The error for the first entry of `given` that is `odd`."""
+    place = [int(i) for i in np.unravel_index(odd.argmax(), odd.shape)]
+    entry = given[tuple(place)]
+    got = f"a {type(entry).__name__}"
+    if (
+        entry is None
+        or type(entry).__name__ in ("NAType", "NaTType")
+        or (isinstance(entry, float) and entry != entry)
+    ):
+        got, advice = f"a missing value ({entry})", "fill or drop what is missing"
+    return TypeError(f"{name}: got {got} at {place}, expected {text} ({advice})")
 
 
 def _kind(given: np.ndarray, value: Any) -> str:
@@ -272,9 +325,9 @@ def class_indices(
     targets: Any, given: np.ndarray, name: str, n: int, n_classes: int, ignore_index: int
 ) -> np.ndarray:
     """Integers (N,) as int64, each in [0, C) or `ignore_index`; `given` is what became of `targets`."""
-    if given.dtype.kind not in "iu" and (given.size or given is targets):  # the dtype of [] means nothing
+    if given.size or given is targets:  # the dtype of [] means nothing
         text = f"integer class indices, or rows of targets ({n}, {n_classes})"
-        raise TypeError(f"targets: got dtype {given.dtype} of shape {given.shape}, expected {text}")
+        given = integers("targets", given, text)
     if len(given) != n:
         text = f"({n},), one class for each row of {name}"
         raise ValueError(f"targets: got shape {given.shape}, expected {text}")

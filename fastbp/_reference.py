@@ -487,7 +487,8 @@ class Network:
         Without an `order` (None) the rows are taken as they stand.
         """
         gradient = np.empty_like(self.parameters)
-        state, settings = optimizer.state(self.parameters), optimizer.hyper_parameters()
+        settings = optimizer.hyper_parameters(self.parameters.dtype)
+        state = optimizer.state(self.parameters)
         total, seen, done, failure = 0.0, 0, 0, ""
         next_report = time.monotonic() + self.REPORT_SECONDS
         order = np.arange(len(x)) if order is None else order

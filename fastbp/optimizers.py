@@ -77,8 +77,8 @@ def sgd_update(
     >>> parameters.tolist(), velocity.tolist()
     ([-0.25, 2.0], [1.5, 0.0])
     """
-    rates = _optimizer_checks.sgd_hyper_parameters(learning_rate, momentum, nesterov, weight_decay)
     w = _optimizer_checks.flat("parameters", parameters)
+    rates = _optimizer_checks.sgd_hyper_parameters(learning_rate, momentum, nesterov, weight_decay, w.dtype)
     g = _optimizer_checks.flat_gradient(gradient, w)
     _checks.apart("parameters", w, "gradient", gradient)
     v = _optimizer_checks.velocity(velocity, momentum, parameters=w, gradient=gradient)
@@ -152,10 +152,10 @@ def adam_update(
     >>> parameters.round(6).tolist()  # the first step is η long in each direction
     [0.9, 2.1]
     """
-    rates = _optimizer_checks.adam_hyper_parameters(learning_rate, beta_1, beta_2, epsilon, weight_decay)
-    t = _optimizer_checks.step_number(step)
     w = _optimizer_checks.flat("parameters", parameters)
-    _checks.positive_in("epsilon", epsilon, w.dtype)
+    rates = learning_rate, beta_1, beta_2, epsilon, weight_decay
+    rates = _optimizer_checks.adam_hyper_parameters(*rates, w.dtype)
+    t = _optimizer_checks.step_number(step)
     g = _optimizer_checks.flat_gradient(gradient, w)
     _checks.apart("parameters", w, "gradient", gradient)
     m = _optimizer_checks.flat_like("first_moment", first_moment, w, parameters=w, gradient=gradient)
@@ -163,6 +163,9 @@ def adam_update(
         "second_moment", second_moment, w, parameters=w, gradient=gradient, first_moment=m
     )
     _backend.kernels.adam_update(w, g, m, v, t, *rates, _checks.threads(n_threads))
+
+
+_UNCHECKED = object()  # no rate of anybody
 
 
 class Optimizer:
@@ -174,7 +177,8 @@ class Optimizer:
 
     name: str
     _rates: tuple[str, ...]
-    _checked: Any = None  # the rates last found to be in order
+    # The very rates, and the dtype, that were last found to be in order: what is equal need not be, as True is to 1.0.
+    _checked: tuple[Any, ...]
 
     def __init__(self) -> None:
         self.reset()
@@ -221,7 +225,8 @@ class SGD(Optimizer):
     Raises
     ------
     TypeError, ValueError
-        A rate of the wrong type or outside its range, here or, where it was set afterwards, when it is used.
+        A rate of the wrong type or outside its range, here or, where it was set afterwards, when it is used; there
+        also one that the dtype of the parameters cannot hold.
 
     Examples
     --------
@@ -237,6 +242,7 @@ class SGD(Optimizer):
 
     name = "sgd"
     _rates = ("learning_rate", "momentum", "nesterov", "weight_decay")
+    _checked = (_UNCHECKED,) * 5
 
     def __init__(
         self,
@@ -251,11 +257,17 @@ class SGD(Optimizer):
             _optimizer_checks.sgd_hyper_parameters(learning_rate, momentum, nesterov, weight_decay)
         )
 
-    def hyper_parameters(self) -> tuple[float, float, bool, float]:
-        """``(learning_rate, momentum, nesterov, weight_decay)``, checked, as the kernel takes them."""
+    def hyper_parameters(self, dtype: np.dtype | None = None) -> tuple[float, float, bool, float]:
+        """``(learning_rate, momentum, nesterov, weight_decay)``, checked, as the kernel takes them.
+
+        With a `dtype` they are also checked to be numbers that parameters of that dtype can be updated with.
+        """
         rates = self.learning_rate, self.momentum, self.nesterov, self.weight_decay
-        if rates != self._checked:
-            self._checked = _optimizer_checks.sgd_hyper_parameters(*rates)
+        rate, momentum, nesterov, decay = rates
+        a, b, c, d, e = self._checked
+        if rate is not a or momentum is not b or nesterov is not c or decay is not d or dtype is not e:
+            _optimizer_checks.sgd_hyper_parameters(*rates, dtype)
+            self._checked = *rates, dtype
         return rates
 
     def state(self, parameters: np.ndarray) -> tuple[np.ndarray, ...]:
@@ -270,6 +282,7 @@ class SGD(Optimizer):
 
     def update(self, parameters: np.ndarray, gradient: ArrayLike, *, n_threads: int | None = None) -> None:
         """One step, in place; arguments and errors are those of `sgd_update`, and of `state`."""
+        _optimizer_checks.steps(self.steps)
         (velocity,) = self.state(parameters) or (None,)
         sgd_update(
             parameters,
@@ -306,7 +319,8 @@ class Adam(Optimizer):
     Raises
     ------
     TypeError, ValueError
-        A rate of the wrong type or outside its range, here or, where it was set afterwards, when it is used.
+        A rate of the wrong type or outside its range, here or, where it was set afterwards, when it is used; there
+        also one that the dtype of the parameters cannot hold.
 
     Examples
     --------
@@ -321,6 +335,7 @@ class Adam(Optimizer):
 
     name = "adam"
     _rates = ("learning_rate", "beta_1", "beta_2", "epsilon", "weight_decay")
+    _checked = (_UNCHECKED,) * 6
 
     def __init__(
         self,
@@ -336,11 +351,17 @@ class Adam(Optimizer):
             _optimizer_checks.adam_hyper_parameters(learning_rate, beta_1, beta_2, epsilon, weight_decay)
         )
 
-    def hyper_parameters(self) -> tuple[float, float, float, float, float]:
-        """``(learning_rate, beta_1, beta_2, epsilon, weight_decay)``, checked, as the kernel takes them."""
+    def hyper_parameters(self, dtype: np.dtype | None = None) -> tuple[float, float, float, float, float]:
+        """``(learning_rate, beta_1, beta_2, epsilon, weight_decay)``, checked, as the kernel takes them.
+
+        With a `dtype` they are also checked to be numbers that parameters of that dtype can be updated with.
+        """
         rates = self.learning_rate, self.beta_1, self.beta_2, self.epsilon, self.weight_decay
-        if rates != self._checked:
-            self._checked = _optimizer_checks.adam_hyper_parameters(*rates)
+        rate, b1, b2, eps, decay = rates
+        a, b, c, d, e, f = self._checked
+        if rate is not a or b1 is not b or b2 is not c or eps is not d or decay is not e or dtype is not f:
+            _optimizer_checks.adam_hyper_parameters(*rates, dtype)
+            self._checked = *rates, dtype
         return rates
 
     def state(self, parameters: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -352,12 +373,11 @@ class Adam(Optimizer):
             The moments belong to a vector of another size or dtype.
         """
         first_moment, second_moment = self._vectors(parameters, 2)
-        _checks.positive_in("epsilon", self.epsilon, first_moment.dtype)
-        _optimizer_checks.step_number(self.steps + 1)
         return first_moment, second_moment
 
     def update(self, parameters: np.ndarray, gradient: ArrayLike, *, n_threads: int | None = None) -> None:
         """One step, in place; arguments and errors are those of `adam_update`, and of `state`."""
+        _optimizer_checks.steps(self.steps)
         adam_update(
             parameters,
             gradient,

@@ -41,7 +41,7 @@ cdef inline char *vector_of(x, int access) except? NULL:
     PyBuffer_Release(&view)
     return data
 
-# Whether x is an array of this very dtype, with two axes and a row at least, in C order and aligned, and one that may be written
+# Whether x is an array of this very dtype, with two axes and not empty, in C order and aligned, and one that may be written
 # to; or such a vector of int64. Then m is its address. They look into the array itself, a fifth of the time of a buffer.
 cdef bint plain_matrix(x, dtype, Matrix *m) except -1
 cdef bint plain_output(x, dtype, Matrix *m) except -1

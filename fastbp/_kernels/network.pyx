@@ -7,7 +7,8 @@ B. `step` is for calls of which nothing has to be said: where an argument, the e
 C. An update that could overflow is made on a copy first and given up if it does: finite parameters stay finite.
 """
 
-from libc.math cimport NAN, isfinite
+from libc.float cimport DBL_MAX
+from libc.math cimport NAN, isfinite, isnan
 from libc.stdint cimport int64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
@@ -15,7 +16,9 @@ from libc.string cimport memcpy, memset
 from fastbp._kernels.dispatch cimport (
     FBP_ADAM, FBP_GELU, FBP_SGD, FBP_SILU, activation_kind, fbp_kernels, kernels_for, threads_for,
 )
-from fastbp._kernels.memory cimport READ, WRITE, Matrix, labels_within, matrix_of, plain_labels, plain_matrix, vector_of
+from fastbp._kernels.memory cimport (
+    READ, WRITE, Matrix, element_at, labels_within, matrix_of, plain_labels, plain_matrix, vector_of,
+)
 from fastbp._kernels.optimizer cimport Update, set_step, update_parameters
 from fastbp._kernels.rows cimport row_error_named
 from fastbp._kernels.step cimport gradient as form_gradient
@@ -45,6 +48,7 @@ cdef double LARGE_NUMBER = 1e15   # of a gradient or a state of the optimizer
 cdef double LARGE_RATE = 1e3      # of a learning rate
 cdef double LARGE_DECAY = 1.0     # of a weight decay, and of its product with the learning rate
 cdef double SMALL_EPSILON = 1e-12  # of what Adam divides by
+cdef int64_t MOST_STEPS = <int64_t>1 << 62  # that an optimizer may have made; the number of the last one of a call fits in int64
 
 
 # -- what comes from Python ------------------------------------------------------------------------------------------------
@@ -54,19 +58,32 @@ cdef Update update_of(optimizer, parameters) except *:
     """What an optimizer of fastbp.optimizers does to `parameters`; it keeps its state vectors alive."""
     cdef Update u
     memset(&u, 0, sizeof(u))
-    state = optimizer.state(parameters)
+    rates, state = optimizer.hyper_parameters(parameters.dtype), optimizer.state(parameters)
     if len(state) > 0:
         u.first = vector_of(state[0], WRITE)
     if len(state) > 1:
         u.second = vector_of(state[1], WRITE)
     if optimizer.name == "adam":
         u.numbers.rule = FBP_ADAM
-        rate, u.numbers.beta_1, u.numbers.beta_2, u.numbers.epsilon, decay = optimizer.hyper_parameters()
+        rate, u.numbers.beta_1, u.numbers.beta_2, u.numbers.epsilon, decay = rates
     else:
         u.numbers.rule = FBP_SGD
-        rate, u.numbers.momentum, u.numbers.nesterov, decay = optimizer.hyper_parameters()
+        rate, u.numbers.momentum, u.numbers.nesterov, decay = rates
     u.numbers.learning_rate, u.numbers.weight_decay = rate, decay
     return u
+
+
+cdef double largest_target(str loss):
+    """The largest target of an error whose rows of targets are finite and not negative; NaN of one that takes any."""
+    return 1 if loss in ("sigmoid_cross_entropy", "sigmoid_squared_error") else DBL_MAX if loss == "poisson_deviance" else NAN
+
+
+cdef bint targets_within(Matrix t, double largest) noexcept nogil:
+    """Whether the targets, one row right after the other, are in [0, largest]."""
+    cdef Py_ssize_t i, within = 0
+    for i in range(t.rows * t.columns):
+        within += 0 <= element_at(t.data, i, t.element) <= largest
+    return within == t.rows * t.columns
 
 
 # -- an epoch --------------------------------------------------------------------------------------------------------------
@@ -247,6 +264,7 @@ cdef class Network:
     cdef readonly int n_threads
     cdef object dtype
     cdef bint by_class              # the targets may be labels
+    cdef double largest_target
     cdef bint busy                  # a call is under way: it owns the work space
     cdef Net net
     cdef object rates, state        # of the optimizer of the last step,
@@ -259,6 +277,7 @@ cdef class Network:
         self.layer_sizes, self.activation, self.loss = tuple(layer_sizes), activation, loss
         self.parameters, self.n_threads = parameters, n_threads
         self.dtype, self.by_class = np.dtype(parameters.dtype.type), loss == "softmax_cross_entropy"
+        self.largest_target = largest_target(loss)
         net.element, net.count, net.n_threads = parameters.itemsize, parameters.size, n_threads
         net.k = kernels_for(net.element)
         net.w = vector_of(parameters, WRITE)
@@ -339,10 +358,14 @@ cdef class Network:
         cdef Py_ssize_t outputs = self.net.layers[self.net.depth - 1].outputs
         if call.t.rows != call.x.rows or not (labels_within(call.t, outputs, 0) if self.by_class else call.t.columns == outputs):
             return None
-        rates, state = optimizer.hyper_parameters(), optimizer.state(self.parameters)
+        if not (isnan(self.largest_target) or targets_within(call.t, self.largest_target)):
+            return None
+        steps = optimizer.steps
+        if type(steps) is not int or not 0 <= steps <= MOST_STEPS:
+            return None
+        rates, state = optimizer.hyper_parameters(self.dtype), optimizer.state(self.parameters)
         if rates != self.rates or state is not self.state:
             self.last_update, self.rates, self.state = update_of(optimizer, self.parameters), rates, state
-        steps = optimizer.steps
         call.u, call.first_step = &self.last_update, steps + 1
         set_step(call.u, call.first_step)
         self.run(&call, <Work>step_once, call.x.rows, step_work(&self.net, call.x.rows))
