@@ -13,9 +13,9 @@ import os
 import shutil
 import subprocess
 import sys
+import sysconfig
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
@@ -31,11 +31,27 @@ VARIANTS = Path("src_c/variants")
 HEADERS = ["src_c/fastbp.h", "src_c/kernels.def"]  # those of C and Cython programs
 
 
-def build_folder() -> str:
-    """A folder for each interpreter, Cython, compiler and set of flags, so that two builds share nothing."""
-    import Cython
+def compiler_version() -> str:
+    """What the compiler says of itself; "" where there is none, or one that is found in another way."""
+    command = (os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc").split()[0]
+    try:
+        return subprocess.run([command, "--version"], capture_output=True, text=True, timeout=60).stdout
+    except OSError:
+        return ""
 
-    words = [sys.version, Cython.__version__, str((DEBUG, SANITIZE, WERROR))]
+
+def build_folder() -> str:
+    """A folder for each interpreter, NumPy, Cython, compiler and set of flags, so that two builds share nothing."""
+    import Cython
+    import numpy
+
+    words = [
+        sys.version,
+        numpy.__version__,
+        Cython.__version__,
+        compiler_version(),
+        str((DEBUG, SANITIZE, WERROR)),
+    ]
     words += [
         f"{name}={os.environ.get(name)}"
         for name in ("CC", "CFLAGS", "CPPFLAGS", "LDFLAGS", "LDSHARED", "ARCHFLAGS")
@@ -99,7 +115,7 @@ class BuildKernels(build_ext):
         return True
 
     def compile_all(self) -> None:
-        compiling, linking = flags(self.compiler)
+        compiling, linking = flags(self.compiler.compiler_type)
         jobs = [(extension, source) for extension in self.extensions for source in extension.sources]
         jobs.sort(key=lambda job: ("/variants/" not in job[1], "avx512" not in job[1]))  # the longest first
 
@@ -160,10 +176,14 @@ def cythonized(modules: list[Extension]) -> list[Extension]:
 
 
 def up_to_date(target: Path, dependencies: Path) -> bool:
-    """Whether an object is newer than every file that its compilation has read, this one included."""
+    """Whether an object is newer than every file of this tree that its compilation has read.
+
+    The headers of Python and NumPy are elsewhere, in each isolated build in another place; the folder's name has their versions.
+    """
     if not target.exists() or not dependencies.exists():
         return False
-    files = [Path(word) for word in dependencies.read_text().replace("\\\n", " ").split()[1:]]
+    words = dependencies.read_text().replace("\\\n", " ").split()[1:]
+    files = [Path(word) for word in words if not Path(word).is_absolute()]
     return all(
         file.exists() and file.stat().st_mtime < target.stat().st_mtime for file in [*files, Path(__file__)]
     )
@@ -173,9 +193,9 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def flags(compiler: Any) -> tuple[list[str], list[str]]:
+def flags(compiler_type: str) -> tuple[list[str], list[str]]:
     """Those of compiling and of linking; they stand behind the user's, and take back what would break the arithmetic."""
-    if compiler.compiler_type == "msvc":
+    if compiler_type == "msvc":
         return ["/O2", "/fp:precise", "/std:c11"], []
     exact = [
         "-fno-fast-math",
@@ -191,7 +211,7 @@ def flags(compiler: Any) -> tuple[list[str], list[str]]:
             "-g1" if SANITIZE else "-g",
         ]  # under the sanitizers -g takes minutes for each of the unrolled tiles
     else:
-        compiling += ["-O3", "-g0", "-fno-math-errno", *frugal(compiler)]
+        compiling += ["-O3", "-g0", "-fno-math-errno", *frugal()]
         linking += ["-O3", *(["-Wl,-s"] if sys.platform == "linux" else [])]
     if DEBUG:
         compiling += ["-UNDEBUG"]
@@ -202,15 +222,10 @@ def flags(compiler: Any) -> tuple[list[str], list[str]]:
     return compiling + (["-Werror"] if WERROR else []), linking
 
 
-def frugal(compiler: Any) -> list[str]:
+def frugal() -> list[str]:
     """Of gcc: collect garbage earlier, which saves a third of a compilation's memory and takes a twentieth more of its time."""
-    command = [compiler.compiler_so[0], "--version"]
-    version = subprocess.run(command, capture_output=True, text=True, timeout=60).stdout
-    return (
-        ["--param=ggc-min-expand=50", "--param=ggc-min-heapsize=65536"]
-        if "Free Software Foundation" in version
-        else []
-    )
+    gcc = "Free Software Foundation" in compiler_version()
+    return ["--param=ggc-min-expand=50", "--param=ggc-min-heapsize=65536"] if gcc else []
 
 
 class BuildPython(build_py):
