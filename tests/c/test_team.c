@@ -1,6 +1,6 @@
-/* Teams of threads, without what they are for: each part of each task is done once, and what it wrote is seen when the task is over;
- * a thread that leaves a core may come back to it; helpers end and are made again; the child of a fork goes on alone; limits hold where
- * they were set. Prints one line per check, exits with 1 if one fails. */
+/* Teams of threads, without what they are for: each part of each task is done once, and what it wrote is seen when the task is
+ * over; a thread that leaves a core may come back to it; helpers end and are made again; the child of a fork goes on alone;
+ * limits hold where they were set. Prints one line per check, exits with 1 if one fails. */
 #define FBP_PATIENCE 20 /* so that helpers end, and teams are dissolved, between the checks and during them */
 #include "pool.h"
 
@@ -182,7 +182,8 @@ static void *hold(void *given)
     return NULL;
 }
 
-/* Whether the child of a fork goes on with a call that was under way, though the helpers slept and one of them was about to wake. */
+/* Whether the child of a fork goes on with a call that was under way, though the helpers slept and one of them was about to
+ * wake. */
 static int wrong_fork(void)
 {
     work w;
