@@ -24,10 +24,10 @@ types:
 	$(PYTHON) -m mypy
 
 debug:  ## bounds checks and assertions
-	FASTBP_DEBUG=1 $(PYTHON) setup.py build_ext --inplace --force
+	FASTBP_DEBUG=1 $(PYTHON) setup.py build_ext --inplace
 
-sanitize:  ## then run: LD_PRELOAD="$$(gcc -print-file-name=libasan.so)" ASAN_OPTIONS=detect_leaks=0 python -m pytest
-	FASTBP_SANITIZE=1 $(PYTHON) setup.py build_ext --inplace --force
+sanitize:  ## the same, and then: LD_PRELOAD="$$(gcc -print-file-name=libasan.so)" ASAN_OPTIONS=detect_leaks=0 python -m pytest
+	FASTBP_SANITIZE=1 $(PYTHON) setup.py build_ext --inplace
 
 bench:
 	$(PYTHON) -m bench steps

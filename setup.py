@@ -1,7 +1,7 @@
 """Builds fastbp/_kernels from Cython and src_c/; everything else stands in pyproject.toml.
 
 FASTBP_DEBUG=1      bounds checks, assertions, little optimization
-FASTBP_SANITIZE=1   address and undefined-behaviour sanitizers (run Python with the compiler's libasan preloaded)
+FASTBP_SANITIZE=1   the same under the address and undefined-behaviour sanitizers (with the compiler's libasan preloaded)
 FASTBP_WERROR=1     a warning of the compiler is an error
 
 Where there is no C compiler the package installs without its kernels and runs on its NumPy twin. A compiler that is there
@@ -22,12 +22,20 @@ from setuptools.command.build_ext import build_ext
 from setuptools.command.build_py import build_py
 from setuptools.errors import PlatformError
 
-DEBUG = os.environ.get("FASTBP_DEBUG") == "1"
 SANITIZE = os.environ.get("FASTBP_SANITIZE") == "1"
+DEBUG = SANITIZE or os.environ.get("FASTBP_DEBUG") == "1"
 WERROR = os.environ.get("FASTBP_WERROR") == "1"
 
 KERNELS = Path("fastbp/_kernels")
 VARIANTS = Path("src_c/variants")
+EXACT = [
+    "-fno-fast-math",
+    "-fno-unsafe-math-optimizations",
+    "-fno-finite-math-only",
+    "-fno-associative-math",
+    "-fno-reciprocal-math",
+    "-fsigned-zeros",
+]
 HEADERS = ["src_c/fastbp.h", "src_c/kernels.def"]  # those of C and Cython programs
 
 
@@ -197,24 +205,12 @@ def flags(compiler_type: str) -> tuple[list[str], list[str]]:
     """Those of compiling and of linking; they stand behind the user's, and take back what would break the arithmetic."""
     if compiler_type == "msvc":
         return ["/O2", "/fp:precise", "/std:c11"], []
-    exact = [
-        "-fno-fast-math",
-        "-fno-unsafe-math-optimizations",
-        "-fno-finite-math-only",
-        "-fno-associative-math",
-    ]
-    exact += ["-fno-reciprocal-math", "-fsigned-zeros"]
-    compiling, linking = ["-std=c11", "-pthread", "-ffp-contract=off", *exact], ["-pthread", "-lm", *exact]
-    if DEBUG or SANITIZE:
-        compiling += [
-            "-O1",
-            "-g1" if SANITIZE else "-g",
-        ]  # under the sanitizers -g takes minutes for each of the unrolled tiles
+    compiling, linking = ["-std=c11", "-pthread", "-ffp-contract=off", *EXACT], ["-pthread", "-lm", *EXACT]
+    if DEBUG:  # with -g the sanitizers take minutes for an unrolled tile
+        compiling += ["-O1", "-g1" if SANITIZE else "-g", "-UNDEBUG"]
     else:
         compiling += ["-O3", "-g0", "-fno-math-errno", *frugal()]
         linking += ["-O3", *(["-Wl,-s"] if sys.platform == "linux" else [])]
-    if DEBUG:
-        compiling += ["-UNDEBUG"]
     if SANITIZE:
         checks = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]
         compiling += [*checks, "-fno-omit-frame-pointer", "-DFBP_LOOPS_STAY"]
@@ -233,9 +229,7 @@ class BuildPython(build_py):
 
     def run(self) -> None:
         if not self.editable_mode:
-            shutil.rmtree(
-                self.build_lib, ignore_errors=True
-            )  # what has been deleted from the sources since the last build goes
+            shutil.rmtree(self.build_lib, ignore_errors=True)  # what is no longer among the sources goes
         super().run()
         if not self.editable_mode:
             for header in HEADERS:
