@@ -45,7 +45,7 @@ class Toolchain:
 
     def run(self, program: Path, *arguments: str) -> subprocess.CompletedProcess:
         command = [self.emulator, str(program), *arguments] if self.emulator else [str(program), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, timeout=300)
+        return subprocess.run(command, capture_output=True, text=True, timeout=600)
 
     def build(self, sources: list[Path], folder: Path) -> Path:
         def compile_one(source: Path) -> Path:
@@ -76,7 +76,7 @@ def _at_once(f: Callable, arguments: Iterable) -> list:
 
 
 def _must(command: list[str]) -> None:
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, f"{' '.join(command)}\n{done.stderr[-4000:]}"
 
 
@@ -146,7 +146,7 @@ def test_installed_kernels(tmp_path: Path) -> None:
 
     def run(dtype: str) -> subprocess.CompletedProcess:
         command = [sys.executable, "-c", RUN, dispatch.__file__, str(library), str(toolchain.points), dtype]
-        return subprocess.run(command, capture_output=True, text=True, timeout=300)
+        return subprocess.run(command, capture_output=True, text=True, timeout=600)
 
     _assert_passed(_at_once(run, DTYPES), set(ISAS))
 
