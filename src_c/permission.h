@@ -6,6 +6,7 @@
 
 #if defined(FBP_TILE_MODEL) /* see gemm/tile_model.h */
 
+static inline int fbp_has_tiles(void) { return 1; }
 static inline int fbp_may_use_tiles(void) { return 1; }
 
 #elif defined(__linux__)
