@@ -1,7 +1,7 @@
 """Inputs that other code changes during a call, from a thread or the handler of a signal. They were checked when it began.
 
-Class indices become addresses. The kernels are called here with some that are none, as they find them then: nothing is read or written
-but what belongs to the call, and it ends with one error.
+Class indices become addresses. The kernels are called here with some that are none, as they find them then: nothing is read or
+written but what belongs to the call, and it ends with one error.
 """
 
 from __future__ import annotations
@@ -57,9 +57,7 @@ def test_a_label_that_is_no_class_any_more(engine, dtype, name, weighted, n_clas
         room = np.full((N + 2, n_classes + 2), 7, dtype)
         options = options_of(n_classes, N, weighted, **OPTIONS[name])
         with pytest.raises(fastbp.TargetIndexError, match=CHANGED):
-            engine.softmax_cross_entropy(
-                z, labels, None, *options, True, None, room[1:-1, 1:-1], threads
-            )
+            engine.softmax_cross_entropy(z, labels, None, *options, True, None, room[1:-1, 1:-1], threads)
         room[1:-1, 1:-1] = 7
         assert (room == 7).all()
 
@@ -122,7 +120,7 @@ def test_by_the_handler_of_a_signal_during_fit(backend):
 
 @NATIVE_ONLY
 def test_by_another_thread():
-    """Whatever a call finds, it ends, with a number or with the one error; labels are read, ignored or none from one look to the next."""
+    """Whatever a call finds, it ends, with a number or with the one error; a label is a class, ignored, or none at each look."""
     random = generator("thread")
     n, classes = 500, 30
     given = SimpleNamespace(
@@ -151,7 +149,9 @@ def test_by_another_thread():
             for number in range(600):
                 options = {"sample_weight": given.sample_weight, "n_threads": 1 + number % 2}
                 try:
-                    fastbp.softmax_cross_entropy(given.z, given.labels, class_weight=np.ones(classes), **options)
+                    fastbp.softmax_cross_entropy(
+                        given.z, given.labels, class_weight=np.ones(classes), **options
+                    )
                     fastbp.linear_softmax_cross_entropy(
                         given.x, given.w, given.labels, max_memory=20_000, **options
                     )

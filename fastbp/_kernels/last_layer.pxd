@@ -9,7 +9,7 @@ from fastbp._kernels.team cimport fbp_team
 # `rows` aside, are in elements. Of `rows` the logits and deltas are left out: they are never held for all N.
 cdef struct LastLayer:
     Rows rows
-    Py_ssize_t read               # how many there are but for those that are not read: counted once, for the work space follows from it
+    Py_ssize_t read               # how many of them are read: counted once, since the work space follows from it
     Py_ssize_t inputs             # I
     const char *x
     Py_ssize_t x_row

@@ -18,8 +18,8 @@ from fastbp._kernels.dispatch cimport FBP_IDENTITY, kernels_for, real, threads_f
 from fastbp._kernels.linear cimport Product, multiply, product_scratch, product_work
 from fastbp._kernels.memory cimport LINE, plus, set_element, space_room, space_start, take, times, whole_lines
 from fastbp._kernels.rows cimport (
-    RowError, Rows, Sum, add_errors, add_weights, class_unit, error_work, is_read, row_error_named, scratch_bytes, set_class_weight,
-    stayed, value,
+    RowError, Rows, Sum, add_errors, add_weights, class_unit, error_work, is_read, row_error_named, scratch_bytes,
+    set_class_weight, stayed, value,
 )
 from fastbp._kernels.team cimport Work, fbp_team, fbp_team_share, on_team, poll
 

@@ -18,9 +18,9 @@ cdef double ELEMENT_WORK = 0.5     # and for an element that goes through an epi
 cdef double PIECE_WORK = 8_000.0   # nanoseconds of a piece that pay for handing it over
 cdef double SMALL = 2 * PIECE_WORK / OPERATION_WORK  # multiply-adds of a product that is never cut
 cdef Py_ssize_t LONG_PIECE = 1024  # rows or columns; in longer pieces the packing of the other operand, once for each, vanishes
-cdef double SLICE_PER_COLUMN = 1.2e8  # multiply-adds of a thread, for each column of a tile, between two looks at pending signals;
-cdef double MOVED = 100.0          # in the time of so many a number comes from memory, or goes to a new page of it,
-cdef double ACTIVATED = 500.0      # and one goes through the slowest activation
+cdef double SLICE_PER_COLUMN = 1.2e8  # multiply-adds of a thread, for each column of a tile, between two looks at signals
+cdef double MOVED = 100.0          # multiply-adds in the time of which a number comes from memory, or goes to a new page,
+cdef double ACTIVATED = 500.0      # and in that of the slowest activation of a number
 cdef Py_ssize_t SUMMED = 8 * 1024**2  # elements whose sums are taken at a time
 cdef Py_ssize_t LONG_SUM = 256 * 1024  # terms that are added at a time; a multiple of the depth of all blocks
 
@@ -145,7 +145,7 @@ cdef int multiply_slices(const Product *p, char *scratch, fbp_team *team) except
 
 
 cdef Product terms_of(const Product *p, Py_ssize_t start) noexcept nogil:
-    """Up to LONG_SUM terms of each sum, from `start` on; those before are in C already, and what follows the sums waits for the last"""
+    """Up to LONG_SUM terms of each sum, from `start` on; those before are in C already, and the activation waits for the last"""
     cdef Product part = p[0]
     part.K = min(LONG_SUM, p.K - start)
     part.A = p.A + start * p.A_column * p.element

@@ -56,7 +56,7 @@ cdef double value(Sum sum) noexcept nogil
 cdef RowError row_error_named(str name) except NULL
 cdef bint is_read(const Rows *rows, Py_ssize_t n) noexcept nogil
 
-# For rows whose C is known: class weights or NULL. Weights and errors below are in units; divided by class_unit() they are no more.
+# For rows whose C is known: class weights or NULL. Weights and errors below are in units, and numbers over class_unit().
 cdef void set_class_weight(Rows *rows, const double *weight) noexcept nogil
 cdef double class_unit(const Rows *rows) noexcept nogil
 
@@ -65,8 +65,8 @@ cdef Py_ssize_t scratch_bytes(const Rows *rows, int threads) noexcept nogil
 cdef double error_work(const Rows *rows) noexcept nogil
 
 # What the rows add to the sum of the weights; and to that of the weighted errors, which then stand at the start of `memory`,
-# their gradients over `divisor` in d. Calls on parts of the rows, one after the other, give the bits of one call on all. `reduced`
-# leaves the errors in units, and returns sums that are in units no more. All raise TargetIndexError if a label goes astray.
+# their gradients over `divisor` in d. Calls on parts of the rows, one after the other, give the bits of one call on all.
+# `reduced` leaves the errors in units, but returns plain numbers. All raise TargetIndexError if a label goes astray.
 cdef int stayed(const Rows *rows, bint astray) except -1 nogil
 cdef int add_weights(const Rows *rows, fbp_team *team, char *memory, Sum *total) except -1 nogil
 cdef int add_errors(const Rows *rows, RowError error, double divisor, fbp_team *team, char *memory, Sum *total) except -1 nogil

@@ -7,8 +7,8 @@ B. Everything about a call stands in one struct, `Rows`, without a dtype: the fu
 C. A row that is ignored or has weight 0 is not read.
 D. Long calls run in slices, between which pending signals are seen.
 E. Labels are the caller's, who may change them meanwhile: what becomes an address is a copy, in range. See src_c/labels.h.
-F. Class weights are in units of a power of 2 near the largest, so that none of them overflows in the dtype, nor all vanish, however
-   they are scaled. The units of a mean cancel; a sum is multiplied by them at the end, which rounds nothing.
+F. Class weights are in units of a power of 2 near the largest, so that none of them overflows in the dtype, nor all vanish,
+   however they are scaled. The units of a mean cancel; a sum is multiplied by them at the end, which rounds nothing.
 """
 
 from cpython.exc cimport PyErr_CheckSignals

@@ -21,15 +21,17 @@ from libc.string cimport memcpy, memset
 from fastbp._kernels.dispatch cimport FBP_IDENTITY, FBP_SIGMOID, FBP_TANH, kernels_for
 from fastbp._kernels.last_layer cimport Blocks, LastLayer, block_scratch, last_layer
 from fastbp._kernels.last_layer cimport lay_out as lay_out_blocks
-from fastbp._kernels.linear cimport Product, column_sums, multiply, multiply_at_once, operations, product_scratch, product_work
+from fastbp._kernels.linear cimport (
+    Product, column_sums, multiply, multiply_at_once, operations, product_scratch, product_work,
+)
 from fastbp._kernels.memory cimport Matrix, space_room, space_start, take, times
 from fastbp._kernels.optimizer cimport update_parameters
 from fastbp._kernels.rows cimport Rows, error_work, reduced
 from fastbp._kernels.team cimport poll
 
 cdef double UPDATE_PER_COLUMN = 2.5e8  # multiply-adds of a thread, for each column of a tile, in which no signal is looked for
-cdef Py_ssize_t SLICE = 1024**2        # elements of an activation, or whose maximum is found, between two looks; so many nanoseconds
-cdef double ELEMENT_WORK = 20          # are those that each takes at most
+cdef Py_ssize_t SLICE = 1024**2  # elements of an activation, or whose maximum is found, between two looks at signals
+cdef double ELEMENT_WORK = 20    # nanoseconds, at most, that an activation takes for each
 cdef Py_ssize_t MOST_LOGITS = 64 * 1024 * 1024  # bytes of them that are held at a time, as in linear_softmax_cross_entropy
 
 
