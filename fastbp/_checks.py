@@ -33,6 +33,7 @@ _FLOAT64 = np.dtype(np.float64)
 _INTEGERS = bool, int, np.bool_, np.integer
 _REALS = *_INTEGERS, float, np.floating
 INT64_MAX = 2**63 - 1
+_CAST_BYTES = 64 * 2**20
 _OVERLAP_WORK = 10_000  # steps to decide; two row-strided matrices take a handful, beyond it they "overlap"
 
 
@@ -40,6 +41,14 @@ class TargetIndexError(IndexError, ValueError):
     """A class index among the targets is outside the range of the classes."""
 
     __module__ = "fastbp"
+
+
+def gone_astray(n_classes: int) -> TargetIndexError:
+    """The error of a label that was in range when it was checked, and is not when a kernel reads it."""
+    return TargetIndexError(
+        f"targets: got a class index that left [0, {n_classes}) during the call, "
+        "expected targets that nothing else changes meanwhile"
+    )
 
 
 class Interval:
@@ -155,7 +164,7 @@ def floats(name: str, value: Any) -> np.ndarray:
     native = given.dtype.newbyteorder("=")
     if native not in FLOATS:
         raise TypeError(f"{name}: got {_kind(given, value)}, expected float32 or float64")
-    return given.astype(native)
+    return _cast(given, native)
 
 
 def floats_like(name: str, value: Any, other_name: str, other: np.ndarray) -> np.ndarray:
@@ -275,7 +284,7 @@ def rows(given: np.ndarray, dtype: np.dtype | None = None) -> np.ndarray:
     contiguous = flags.c_contiguous or given.strides[1] == given.itemsize or given.shape[1] == 1
     if contiguous and flags.aligned and (dtype is None or given.dtype == dtype):
         return given
-    return np.array(given, dtype, order="C")
+    return _cast(given, dtype)
 
 
 def examples(given: np.ndarray, dtype: np.dtype | None = None) -> np.ndarray:
@@ -288,7 +297,18 @@ def vector(given: np.ndarray, dtype: np.dtype) -> np.ndarray:
     flags = given.flags
     if flags.c_contiguous and flags.aligned and given.dtype == dtype:
         return given
-    return np.array(given, dtype)
+    return _cast(given, dtype)
+
+
+def _cast(given: np.ndarray, dtype: np.dtype | None) -> np.ndarray:
+    """`given` as a new C-ordered array; a large one by blocks of rows, between which Python sees signals."""
+    if given.nbytes <= _CAST_BYTES:
+        return np.array(given, dtype, order="C")
+    new = np.empty(given.shape, dtype or given.dtype)
+    step = max(1, len(given) * _CAST_BYTES // given.nbytes)
+    for start in range(0, len(given), step):
+        new[start : start + step] = given[start : start + step]
+    return new
 
 
 # Targets and weights ----------------------------------------------------------------------------------------
@@ -416,7 +436,7 @@ def layer_weight(value: Any, axis: int, name: str, given: np.ndarray) -> np.ndar
         text = f"({size}, O)" if axis == 0 else f"(I, {size})"
         text = f"{text} for {name} of shape {given.shape}"
         raise ValueError(f"weight: got shape {weight.shape}, expected {text}")
-    return weight if weight.flags.aligned else weight.copy()
+    return weight if weight.flags.aligned else _cast(weight, None)
 
 
 def layer_bias(value: Any, weight: np.ndarray) -> np.ndarray:

@@ -64,22 +64,31 @@ def _wide(x):
     return x.astype(np.promote_types(x.dtype, np.float64))
 
 
-def _reduce(errors, deltas, s, weights, read, mean, losses, grad):
+def _reduce(errors, deltas, s, weights, read, mean, losses, grad, unit=1.0):
     """Weight errors (R,) and deltas (R, C) by s (R,), write `losses` (N,) and `grad` (N, C), sum or average.
 
-    `weights` (R,) is what each example counts in the mean: s, times the class weight of its target if any.
+    `weights` (R,) is what each example counts in the mean: s, times the class weight of its target if any. All but
+    s and the sum of the weights that is returned are in units, multiplied by `unit`; those of a mean cancel.
     """
-    errors = s.astype(errors.dtype) * errors
-    total, weight_sum = float(_wide(errors).sum()), float(weights.sum())
+    errors = s * _wide(errors)
+    total, weight_sum = float(errors.sum()), float(weights.sum())
     if losses is not None:
         losses[...] = 0.0
-        losses[read] = errors
+        losses[read] = errors / unit
     grad[...] = 0.0
     if mean and weight_sum == 0.0:  # nothing to average, nothing to learn from
         return math.nan, weight_sum
-    divisor = weight_sum if mean else 1.0
+    divisor = weight_sum if mean else unit
     grad[read] = (s.astype(_wide(deltas).dtype) / divisor).astype(deltas.dtype)[:, None] * deltas
-    return total / divisor, weight_sum
+    return total / divisor, weight_sum / unit
+
+
+def _unit_of(class_weight):
+    """Return a power of 2 that brings the largest finite weight to [1/2, 1): class weights in such units neither
+    overflow in the dtype nor all vanish, however they are scaled."""
+    finite = np.abs(class_weight[np.isfinite(class_weight)])
+    exponent = np.frexp(finite.max(initial=0.0))[1]
+    return math.ldexp(1.0, -int(np.clip(exponent, -1022, 1022)))
 
 
 def _weighted(weight, value):
@@ -145,15 +154,21 @@ def softmax_cross_entropy(
         raw, t, s, read = _rows_read(logits, targets, sample_weight)
     else:
         raw, index, s, read = _rows_read(logits, labels, sample_weight, labels == ignore_index)
+        if ((index < 0) | (index >= n_classes)).any():  # `index` is a copy, which stays as it is
+            from fastbp._checks import gone_astray
+
+            raise gone_astray(n_classes)
         t = np.zeros_like(raw)
         t[np.arange(len(t)), index] = 1.0
 
     u = (1.0 - label_smoothing) * t + label_smoothing / max(n_classes, 1)  # (R, C)
-    weights = s
+    weights, unit = s, 1.0
     if class_weight is not None:
+        unit = _unit_of(class_weight)
+        class_weight, lse_square_scale = class_weight * unit, lse_square_scale * unit
         u = class_weight.astype(u.dtype) * u
         t_sum = _wide(t).sum(axis=1)
-        weights = s * np.where(t_sum == 0.0, 1.0, (class_weight * t).sum(axis=1) / t_sum)
+        weights = s * np.where(t_sum == 0.0, unit, (class_weight * t).sum(axis=1) / t_sum)
 
     z = softcap * np.tanh(raw / softcap) if softcap else raw
     m, e, top, rest = _softmax_parts(z)
@@ -174,7 +189,7 @@ def softmax_cross_entropy(
     if softcap:  # the slope is 1 - tanh²(x) = 4 q / (1 + q)², where x = z / softcap and q = exp(-2 |x|)
         q = np.exp(-2.0 * np.abs(raw / softcap))
         deltas = deltas * (4.0 * q / (1.0 + q) ** 2)
-    return _reduce(errors, deltas, s, weights, read, mean, losses, grad)
+    return _reduce(errors, deltas, s, weights, read, mean, losses, grad, unit)
 
 
 def softmax_cross_entropy_at_once(

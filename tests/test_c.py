@@ -24,7 +24,9 @@ from conftest import ISAS, NATIVE_ONLY, THINNED
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCE = ROOT / "src_c"
-FLAGS = ["-std=c11", "-ffp-contract=off", "-Wall", "-Wextra", "-Werror", "-I", str(SOURCE)]
+CPU = Path("/proc/cpuinfo").read_text(encoding="utf-8") if Path("/proc/cpuinfo").exists() else ""
+TILES = [] if "amx_bf16" in CPU else ["-DFBP_TILE_MODEL"]  # without a tile unit a model of it multiplies
+FLAGS = ["-std=c11", "-ffp-contract=off", "-Wall", "-Wextra", "-Werror", "-I", str(SOURCE), *TILES]
 
 pytestmark = pytest.mark.skipif(not SOURCE.is_dir(), reason="an installed package has no C sources beside it")
 

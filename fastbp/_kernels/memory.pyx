@@ -70,7 +70,7 @@ cdef bint is_large(Py_ssize_t bytes) noexcept:
 
 cdef object new_matrix(Py_ssize_t rows, Py_ssize_t columns, Py_ssize_t element, bint *used):
     cdef cnp.npy_intp[2] shape = [rows, columns]
-    cdef bint large = is_large(rows * columns * element)
+    cdef bint large = is_large(times(times(rows, columns), element))
     before = cnp.PyDataMem_SetHandler(HANDLER) if large else None
     try:
         array = cnp.PyArray_EMPTY(2, shape, cnp.NPY_FLOAT32 if element == sizeof(float) else cnp.NPY_FLOAT64, 0)
@@ -85,7 +85,7 @@ def new_array(tuple shape, dtype):
     """``numpy.empty``, of memory that was in use before if it is large and there is some."""
     cdef Py_ssize_t extent, bytes = dtype.itemsize
     for extent in shape:
-        bytes *= extent
+        bytes = times(bytes, extent)
     if not is_large(bytes):
         return np.empty(shape, dtype)
     before = cnp.PyDataMem_SetHandler(HANDLER)

@@ -304,10 +304,11 @@ static int one_in(int n) { return uniform(0, n) < 1; }
 static exact sign(void) { return one_in(2) ? 1 : -1; }
 
 enum {
-    ORDINARY, CERTAIN, TIES, STEEP, TINY, SOME_MINUS_INF, ALL_MINUS_INF, ONE_INF, ONE_NAN, INF_AND_NAN, SWEEP, FLAVOURS = SWEEP
+    ORDINARY, CERTAIN, TIES, STEEP, TINY, SOME_MINUS_INF, ALL_MINUS_INF, ONE_INF, ONE_NAN, INF_AND_NAN, SWEEP, FAR_APART,
+    FLAVOURS = SWEEP
 };
 static const char *const FLAVOUR_NAMES[] = {"ordinary", "near-certain", "ties", "1e38", "zeros and subnormals", "some -inf",
-                                            "all -inf", "one inf", "one NaN", "inf and NaN", "sweep"};
+                                            "all -inf", "one inf", "one NaN", "inf and NaN", "sweep", "far apart"};
 static exact argument(int flavour)
 {
     switch (flavour) {
@@ -343,6 +344,22 @@ static void fill(exact *x, fbp_size n, char what, int flavour)
     if (flavour == CERTAIN) x[at] = 60;
     if (flavour == ONE_INF || flavour == INF_AND_NAN) x[at] = INFINITY;
     if (flavour == ONE_NAN || flavour == INF_AND_NAN) x[(at + 1) % n] = NAN;
+}
+
+/* Large numbers of A meet small ones of B, and zeros: a product of the largest numbers of two lines need not occur. */
+static void spread(const problem *p)
+{
+    for (fbp_size l = 0; l < p->K; l++) {
+        const int power = (int)uniform(0, 98);
+        for (fbp_size i = 0; i < p->M; i++) {
+            exact *a = &in[0][i * p->A_row + l * p->A_column];
+            *a = one_in(2) ? 0 : rounded(ldexpl(*a, power));
+        }
+        for (fbp_size j = 0; j < p->N; j++) {
+            exact *b = &in[1][l * p->B_row + j * p->B_column];
+            *b = one_in(2) ? 0 : rounded(ldexpl(*b, -22 - power));
+        }
+    }
 }
 
 /* -- guarded memory ----------------------------------------------------------------------------------------------------------- */
@@ -449,7 +466,14 @@ static double call(const problem *p, void **x, void **y)
         return 1;
     case is_tile_columns: return k->tile_columns() > 0;
     case is_tile_depth: return k->tile_depth() > 0;
-    case is_column_sums: return close_to(k->column_sums(p->K, p->N, x[1], p->B_row, y[0]), magnitudes(p, x[1]));
+    case is_column_sums: /* in two parts, which give the bits of one */
+        if (p->in_parts) {
+            const fbp_size first = p->K / 3;
+            k->column_sums(first, p->N, x[1], p->B_row, 0, y[0]);
+            k->column_sums(p->K - first, p->N, element(x[1], first * p->B_row), p->B_row, 1, y[0]);
+            return 1;
+        }
+        return close_to(k->column_sums(p->K, p->N, x[1], p->B_row, 0, y[0]), magnitudes(p, x[1]));
     case is_multiply_adds: return k->multiply_adds(3) == 3 * k->multiply_adds(1);
     }
     return 0;
@@ -575,7 +599,7 @@ static void judge(const line *l, problem *p, int number, const char *flavour)
     for (int i = 0; i < INPUTS; i++)
         if (l->in_place >> i & 1 && !agrees(&first, solve(l, p, i))) wrong = "other bits in place";
     p->in_parts = 1;
-    if (p->id == is_matrix_product && !agrees(&first, solve(l, p, -1))) wrong = "other bits in parts";
+    if ((p->id == is_matrix_product || p->id == is_column_sums) && !agrees(&first, solve(l, p, -1))) wrong = "other bits in parts";
     p->in_parts = 0;
     p->past_caches = 1;
     if (takes_labels(p->id) && !agrees(&first, solve(l, p, -1))) wrong = "other bits past the caches";
@@ -603,6 +627,7 @@ static void on_each_isa(const line *l, problem *p, int flavour)
     const char *isa;
     int expected = -1;
     for (int i = 0; i < INPUTS && l->inputs[i]; i++) fill(in[i], p->in_length[i], l->inputs[i], flavour);
+    if (flavour == FAR_APART) spread(p);
     for (int number = 0; (isa = fbp_isa_name(number)); number++) {
         if ((only && strcmp(isa, only) != 0) || fbp_use_isa(isa) != 0) continue;
         k = fbp_kernels_for(type->size);
@@ -665,6 +690,9 @@ static void products(const line *l, fbp_size points)
     for (int i = 0; i < 12 * 32 && l->id == is_matrix_product; i += thorough ? 1 : few ? 37 : 13)
         if (!l->variants[0].update || LARGE[i / 32][2] <= 256) /* an update takes a sum of one block */
             one_product(l, LARGE[i / 32][0], LARGE[i / 32][1], LARGE[i / 32][2], i % 8, i / 8 % 4, ORDINARY);
+    for (int i = 0; i < 8 && l->id == is_matrix_product && l->in_place == 0; i += thorough ? 1 : 4)
+        for (int large = 7; large < 10; large++)
+            one_product(l, LARGE[large][0], LARGE[large][1], LARGE[large][2], i, 0, FAR_APART);
 }
 
 int main(int argc, char **argv)
