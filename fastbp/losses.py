@@ -97,7 +97,8 @@ def softmax_cross_entropy(
         The class of each example, True and False for 1 and 0, or a row of targets for each: one-hot, soft, or not
         summing to 1. Rows are cast to the dtype of `logits`.
     class_weight : array of shape (C,), optional
-        w_c multiplies the target of class c, the uniform part of smoothing as well. Not checked for sign.
+        w_c multiplies the target of class c, the uniform part of smoothing as well. Not checked for sign. A
+        factor of all of them cancels in a mean, but for the term of `lse_square_scale`.
     sample_weight : array of shape (N,), optional
         s_n multiplies the error of example n. A row whose weight is exactly 0 is not read. Not checked for
         sign.
@@ -127,7 +128,8 @@ def softmax_cross_entropy(
     Raises
     ------
     TargetIndexError
-        A class index is neither in [0, C) nor `ignore_index`. It is an ``IndexError`` and a ``ValueError``.
+        A class index is neither in [0, C) nor `ignore_index`, or other code changes one to such a number
+        during the call. It is an ``IndexError`` and a ``ValueError``.
     TypeError
         An argument of the wrong type or dtype.
     ValueError

@@ -24,9 +24,7 @@ from conftest import ISAS, NATIVE_ONLY, THINNED
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCE = ROOT / "src_c"
-CPU = Path("/proc/cpuinfo").read_text(encoding="utf-8") if Path("/proc/cpuinfo").exists() else ""
-TILES = [] if "amx_bf16" in CPU else ["-DFBP_TILE_MODEL"]  # without a tile unit a model of it multiplies
-FLAGS = ["-std=c11", "-ffp-contract=off", "-Wall", "-Wextra", "-Werror", "-I", str(SOURCE), *TILES]
+FLAGS = ["-std=c11", "-ffp-contract=off", "-Wall", "-Wextra", "-Werror", "-I", str(SOURCE)]
 
 pytestmark = pytest.mark.skipif(not SOURCE.is_dir(), reason="an installed package has no C sources beside it")
 
@@ -123,6 +121,25 @@ def test_kernels(toolchain: Toolchain, tmp_path: Path) -> None:
     tested = [toolchain.isa] if toolchain.isa else []
     runs = _at_once(lambda dtype: toolchain.run(program, str(toolchain.points), dtype, *tested), DTYPES)
     _assert_passed(runs, {toolchain.isa or "generic"})
+
+
+OTHERS = """#include "fastbp.h"
+const fbp_kernels fbp_generic_float32, fbp_generic_float64, fbp_avx2_float32, fbp_avx2_float64, fbp_avx512_float64;
+"""
+
+
+@pytest.mark.skipif("avx512" not in ISAS, reason="the model of the tile unit is written in AVX-512")
+def test_products_on_a_model_of_the_tile_unit(tmp_path: Path) -> None:
+    """What src_c/gemm/amx.h makes of the unit's arithmetic, whether this machine has the unit or not."""
+    toolchain = Toolchain("cc", optimize=("-O1", "-DFBP_LOOPS_STAY", "-DFBP_TILE_MODEL"))
+    toolchain.skip_unless_it_works(tmp_path)
+    others = tmp_path / "others.c"
+    others.write_text(OTHERS)
+    sources = [SOURCE / "dispatch.c", SOURCE / "variants/avx512_float32.c", ROOT / "tests/c/test_kernels.c", others]
+    done = toolchain.run(toolchain.build(sources, tmp_path), "1000", "float32", "amx")
+    assert done.returncode == 0, done.stdout + done.stderr
+    tested = re.findall(r"^matrix_product.* amx +float32 .* (\d+)  ok$", done.stdout, re.MULTILINE)
+    assert len(tested) >= 5 and "FAILED" not in done.stdout
 
 
 RUN = """

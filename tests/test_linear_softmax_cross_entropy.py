@@ -443,3 +443,15 @@ def test_the_least_memory_is_enough(isa, dtype):
             ValueError, match=rf"^max_memory: got {least - 1}, expected at least {least} bytes"
         ):
             fastbp.linear_softmax_cross_entropy(*arguments, bias=b, max_memory=least - 1)
+
+
+@pytest.mark.parametrize("read", [3, 40, 299])
+def test_the_error_has_the_bits_of_the_two_functions_however_few_rows_are_read(isa, read):
+    """Also where a product of all rows goes in pieces of its numbers, and one of those that are read would not."""
+    rng = generator(read)
+    x, w = rng.standard_normal((300, 200)).astype(np.float32), rng.standard_normal((200, 300)).astype(np.float32)
+    labels = rng.integers(0, 300, 300)
+    labels[rng.permutation(300)[read:]] = -100
+    together = fastbp.linear_softmax_cross_entropy(x, w, labels, reduction="none")
+    apart = fastbp.softmax_cross_entropy(fastbp.linear(x, w), labels, reduction="none")
+    assert together.loss.tobytes() == apart.loss.tobytes()

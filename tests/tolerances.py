@@ -102,7 +102,8 @@ def product_of(k: int) -> float:
 
     In pieces of bfloat16 a term lacks at most two roundings, 32 terms are added in at most 17, and six such sums for each 32
     steps of k in a chain: fewer than K roundings from K = 24 on. No shorter product goes in pieces but the weight gradient of a
-    block of few rows, in the last layer of many classes; tests/c/test_kernels.c has such depths.
+    block of few rows, in the last layer of many classes; tests/c/test_kernels.c has such depths. What the tile unit takes for 0
+    is at most one rounding more (src_c/gemm/amx.h, sums_lost).
     """
     return (k + 1) * ROUNDING
 

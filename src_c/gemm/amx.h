@@ -79,7 +79,7 @@ typedef struct {
     char *to;
     fbp_size unit, units;
     __m512i most[2][GROUP]; /* of a group, 16 bits by 16: the largest magnitudes of first pieces, by line (A), or of all lines (B) */
-    __m512i least;          /* 32 by 32: twice the smallest magnitude that is not 0, as an integer, less 1 */
+    __m512i least[2][GROUP]; /* 32 by 32: twice the smallest magnitudes that are not 0, as integers, less 1 */
     real square[2][STEPS * GROUP]; /* of the units that are packed at a time */
 } panel;
 
@@ -100,7 +100,7 @@ static void begin_panel(panel *p, const operand *o, int by_line, fbp_size line, 
     p->unit = 0;
     p->units = p->groups * ((depth + STEPS - 1) / STEPS);
     memset(p->most, 0, sizeof p->most);
-    p->least = _mm512_set1_epi32(-1);
+    memset(p->least, 0xff, sizeof p->least);
 }
 
 /* One unit: where it comes from and goes to, and how much of it there is */
@@ -119,7 +119,7 @@ static ALWAYS_INLINE unit next_unit(panel *p)
         .lines = p->lines - g * GROUP, .steps = p->K - block * STEPS, .x_line = p->x_line, .x_k = p->x_k,
         .apart = p->groups * TILE_BYTES, .x = p->x + g * GROUP * p->x_line + block * STEPS * p->x_k, .square = p->square[p->unit % 2],
         .to = p->to + (block * PIECES * p->groups + g) * TILE_BYTES, .most = p->most[g],
-        .least = &p->least,
+        .least = p->least[g],
     };
     p->unit++;
     if (u.x_k == 1 && u.x_line > PAGE && u.steps >= 2 * STEPS) { /* no processor foresees lines so far apart: ask for the next block */
@@ -178,7 +178,7 @@ static ALWAYS_INLINE void pack_sixth(int by_line, int turned, int sixth, const u
     } else if (turned) {
         UNROLL for (int i = 4 * sixth - 8; i < 4 * sixth - 4; i++)
             split(v_load(u->square + 2 * i * W), v_load(u->square + (2 * i + 1) * W), u->to + i * 64, u->apart, u->most + i * by_line,
-                  u->least);
+                  u->least + i * by_line);
     } else {
         const int from = (8 * sixth + 1) / 3, to = (8 * sixth + 9) / 3; /* 0, 3, 5, 8, 11, 13, 16 */
         const fbp_size line = by_line ? u->x_line : u->x_k, further = by_line ? W : W * line;
@@ -190,7 +190,8 @@ static ALWAYS_INLINE void pack_sixth(int by_line, int turned, int sixth, const u
             }
             const vec low = by_line ? there(i < u->lines, x, u->steps) : there(i < u->steps, x, u->lines);
             const vec high = by_line ? there(i < u->lines, x + further, u->steps - W) : there(i + W < u->steps, x + further, u->lines);
-            split(low, high, u->to + i * 64, u->apart, u->most + i * by_line, u->least);
+            split(low, high, u->to + i * 64, u->apart, u->most + i * by_line,
+                  u->least + i * by_line);
         }
     }
 }
@@ -224,56 +225,40 @@ static ALWAYS_INLINE void pack_the_rest(int by_line, int turned, panel *p)
     }
 }
 
-/* The largest magnitudes of a panel's lines, rounded to first pieces, and of all; and its smallest magnitude that is not 0, or 1 */
+/* Of a panel's lines the largest magnitudes, rounded to first pieces, and the smallest that are not 0, or 1; and the extremes of these */
 typedef struct {
-    real of_line[SIDE], least, most;
+    real most_of_line[SIDE], least_of_line[SIDE], most, least;
 } extent;
-
-/* Which lines of a group have an element that is not 0 */
-static mask lines_not_zero(const panel *p, int g)
-{
-    const fbp_size lines = smaller(GROUP, p->lines - g * GROUP);
-    const real *x = p->x + g * GROUP * p->x_line;
-    mask some = 0;
-    if (p->x_line == 1) {
-        __m512i bits = _mm512_setzero_si512();
-        for (fbp_size k = 0; k < p->K; k++) bits = _mm512_or_si512(bits, _mm512_castps_si512(load_at(x + k * p->x_k, lines, 0)));
-        some = _mm512_test_epi32_mask(bits, _mm512_set1_epi32(0x7fffffff));
-    } else {
-        for (int i = 0; i < lines; i++)
-            for (fbp_size k = 0; k < p->K && !(some >> i & 1); k++) some |= (mask)((x[i * p->x_line + k * p->x_k] != 0) << i);
-    }
-    return some;
-}
 
 /* The panel to its end, the units that nothing else was done beside; and its extent */
 static void end_panel(panel *p, extent *e)
 {
+    enum { ONE = 0x3f800000 }; /* the bits of 1 */
     if (p->by_line && is_turned(p)) pack_the_rest(1, 1, p);
     else if (p->by_line) pack_the_rest(1, 0, p);
     else if (is_turned(p)) pack_the_rest(0, 1, p);
     else pack_the_rest(0, 0, p);
-    vec most = v_all(0);
+    __m512i most = _mm512_setzero_si512(), least = _mm512_set1_epi32(ONE);
     for (int g = 0; g < p->groups; g++) {
-        __m512i *m = p->most[g];
+        __m512i *m = p->most[g], *l = p->least[g];
         if (p->by_line) {
             transpose((vec *)m);
-            for (int i = 1; i < GROUP; i++) *m = _mm512_max_epu16(*m, m[i]);
+            transpose((vec *)l);
+            for (int i = 1; i < GROUP; i++) *m = _mm512_max_epu16(*m, m[i]), *l = _mm512_min_epu32(*l, l[i]);
         }
-        /* the 32 bits of a line: the larger of its halves; in the order of such numbers as integers, NaN is the largest */
-        __m512i of_lines = _mm512_slli_epi32(_mm512_max_epu16(*m, _mm512_srli_epi32(*m, 16)), 16);
-        mask some = _mm512_test_epi32_mask(of_lines, of_lines);
-        if (some != first_lanes(smaller(GROUP, p->lines - g * GROUP))) { /* a number may be smaller than any first piece */
-            of_lines = _mm512_mask_mov_epi32(_mm512_set1_epi32(1), some, of_lines);
-            some = lines_not_zero(p, g);
-            of_lines = _mm512_maskz_mov_epi32(some, of_lines);
-        }
-        v_store(e->of_line + g * GROUP, _mm512_castsi512_ps(of_lines));
-        most = _mm512_castsi512_ps(_mm512_max_epi32(_mm512_castps_si512(most), of_lines));
+        const mask some = _mm512_cmp_epu32_mask(*l, _mm512_set1_epi32(-1), _MM_CMPINT_NE);
+        const __m512i one = _mm512_set1_epi32(1), smallest = _mm512_add_epi32(_mm512_srli_epi32(*l, 1), one);
+        const __m512i least_of_lines = _mm512_mask_mov_epi32(_mm512_set1_epi32(ONE), some, smallest);
+        /* the 32 bits of a line: the larger of its halves; in the order of such numbers as integers, NaN is the largest. One that is not 0
+         * may be smaller than any first piece. */
+        const __m512i halves = _mm512_slli_epi32(_mm512_max_epu16(*m, _mm512_srli_epi32(*m, 16)), 16);
+        const __m512i most_of_lines = _mm512_max_epi32(halves, _mm512_maskz_mov_epi32(some, one));
+        v_store(e->most_of_line + g * GROUP, _mm512_castsi512_ps(most_of_lines));
+        v_store(e->least_of_line + g * GROUP, _mm512_castsi512_ps(least_of_lines));
+        most = _mm512_max_epi32(most, most_of_lines), least = _mm512_min_epi32(least, least_of_lines);
     }
-    const uint32_t least = (_mm512_reduce_min_epu32(p->least) >> 1) + 1; /* 2³¹ where all are 0 */
-    const int bits[] = {least >> 31 ? 0x3f800000 : (int)least, _mm512_reduce_max_epi32(_mm512_castps_si512(most))};
-    memcpy(&e->least, bits, sizeof bits);
+    const int bits[] = {_mm512_reduce_max_epi32(most), _mm512_reduce_min_epi32(least)};
+    memcpy(&e->most, bits, sizeof bits);
 }
 
 /* -- sums ------------------------------------------------------------------------------------------------------------------ */
@@ -438,26 +423,32 @@ static void form_sums(fbp_size blocks, const char *a, const char *b, panel *p, f
 
 /* Whether all sums over two panels are as exact as float32's own. Nothing overflows. No piece is lost: the last bit of a number from
  * 2⁻¹⁰² on is 2⁻¹²⁵ at least. And what a sum loses below 2⁻¹²⁶ is little beside the smallest product. No NaN or inf is in range. */
+#define EXACT_FROM 0x1p-102f
+#define LEAST_PRODUCT 0x1p-92f
+#define MOST_PRODUCT 0x1p100f
+#define MOST_FACTOR 0x1p126f
 static int in_range(const extent *a, const extent *b)
 {
-    return a->least >= 0x1p-102f && b->least >= 0x1p-102f && a->least * b->least >= 0x1p-92f && a->most * b->most <= 0x1p100f &&
-           a->most <= 0x1p126f && b->most <= 0x1p126f;
+    return a->least >= EXACT_FROM && b->least >= EXACT_FROM && a->least * b->least >= LEAST_PRODUCT &&
+           a->most * b->most <= MOST_PRODUCT && a->most <= MOST_FACTOR && b->most <= MOST_FACTOR;
 }
 
-/* Which sums of row i may not stay, one bit for each from column j on. A term a b loses at most three pieces of a times b, three of b times a,
- * and some eight products and sums, each of these pieces, products and sums below 2⁻¹²⁶. Beside a sum 2²⁴ times as large as what K terms
- * lose, that is less than a rounding. */
+/* Which sums of row i may not stay, one bit for each from column j on. It is decided by the two lines of a sum and by itself, so no cut
+ * changes a bit. A term a b loses at most three pieces of a times b, three of b times a, and some eight products and sums, each of these
+ * pieces, products and sums below 2⁻¹²⁶. Beside a sum 2²⁴ times as large as what K terms lose, that is less than a rounding. */
+static mask at_least(vec a, vec b) { return _mm512_cmp_ps_mask(a, b, _CMP_GE_OQ); }
 static mask sums_lost(const ending *d, fbp_size K, fbp_size i, fbp_size j, const extent *of_a, const extent *of_b)
 {
-    const vec most_a = v_all(of_a->of_line[i]), most_b = v_load(of_b->of_line + j), largest = v_all(FLT_MAX), zero = v_all(0);
-    const vec sum = v_abs(v_load(d->sums + i * width_of(d->n) + j)), limit = v_all(0x1p126f);
-    const vec lost = v_mul(v_all((real)K * 0x1p-101f), v_fma(v_all(4), v_max(most_a, most_b), v_all(8))); /* 2⁻¹²⁶ 2²⁵ */
-    const mask finite = _mm512_cmp_ps_mask(most_a, largest, _CMP_LE_OQ) & _mm512_cmp_ps_mask(most_b, largest, _CMP_LE_OQ);
+    const vec most_a = v_all(of_a->most_of_line[i]), least_a = v_all(of_a->least_of_line[i]), zero = v_all(0);
+    const vec most_b = v_load(of_b->most_of_line + j), least_b = v_load(of_b->least_of_line + j), largest = v_all(FLT_MAX);
+    const vec sum = v_abs(v_load(d->sums + i * width_of(d->n) + j)), most = v_max(most_a, most_b);
+    const vec lost = v_mul(v_all((real)K * 0x1p-101f), v_fma(v_all(4), most, v_all(8))); /* 2⁻¹²⁶ 2²⁵ */
+    const mask finite = at_least(largest, most_a) & at_least(largest, most_b);
     const mask empty = finite & (v_eq(most_a, zero) | v_eq(most_b, zero));
-    const mask low = _mm512_cmp_ps_mask(v_mul(most_a, most_b), v_all(0x1p100f), _CMP_LE_OQ) &
-                     _mm512_cmp_ps_mask(v_max(most_a, most_b), limit, _CMP_LE_OQ);
-    const mask stays = finite & low & _mm512_cmp_ps_mask(sum, lost, _CMP_GE_OQ);
-    return (mask)~(stays | empty) & first_lanes(smaller(W, d->n - j));
+    const mask low = finite & at_least(v_all(MOST_PRODUCT), v_mul(most_a, most_b)) & at_least(v_all(MOST_FACTOR), most);
+    const mask whole = at_least(least_a, v_all(EXACT_FROM)) & at_least(least_b, v_all(EXACT_FROM)) &
+                       at_least(v_mul(least_a, least_b), v_all(LEAST_PRODUCT));
+    return (mask)~(empty | (low & (whole | at_least(sum, lost)))) & first_lanes(smaller(W, d->n - j));
 }
 
 /* Of panels that are not in range: what may be lost becomes a sum in the ordinary way. */
@@ -567,6 +558,10 @@ static void multiply_pieces(fbp_size M, fbp_size N, fbp_size K, const real *A, f
 #undef TILE_LOAD
 #undef TILE_STORE
 #undef TILE_MULTIPLY
+#undef EXACT_FROM
+#undef LEAST_PRODUCT
+#undef MOST_PRODUCT
+#undef MOST_FACTOR
 #undef LOAD_A
 #undef LOAD_B
 #undef MULTIPLY
