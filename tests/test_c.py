@@ -135,7 +135,12 @@ def test_products_on_a_model_of_the_tile_unit(tmp_path: Path) -> None:
     toolchain.skip_unless_it_works(tmp_path)
     others = tmp_path / "others.c"
     others.write_text(OTHERS)
-    sources = [SOURCE / "dispatch.c", SOURCE / "variants/avx512_float32.c", ROOT / "tests/c/test_kernels.c", others]
+    sources = [
+        SOURCE / "dispatch.c",
+        SOURCE / "variants/avx512_float32.c",
+        ROOT / "tests/c/test_kernels.c",
+        others,
+    ]
     done = toolchain.run(toolchain.build(sources, tmp_path), "1000", "float32", "amx")
     assert done.returncode == 0, done.stdout + done.stderr
     tested = re.findall(r"^matrix_product.* amx +float32 .* (\d+)  ok$", done.stdout, re.MULTILINE)

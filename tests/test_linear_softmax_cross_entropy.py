@@ -449,7 +449,10 @@ def test_the_least_memory_is_enough(isa, dtype):
 def test_the_error_has_the_bits_of_the_two_functions_however_few_rows_are_read(isa, read):
     """Also where a product of all rows goes in pieces of its numbers, and one of those that are read would not."""
     rng = generator(read)
-    x, w = rng.standard_normal((300, 200)).astype(np.float32), rng.standard_normal((200, 300)).astype(np.float32)
+    x, w = (
+        rng.standard_normal((300, 200)).astype(np.float32),
+        rng.standard_normal((200, 300)).astype(np.float32),
+    )
     labels = rng.integers(0, 300, 300)
     labels[rng.permutation(300)[read:]] = -100
     together = fastbp.linear_softmax_cross_entropy(x, w, labels, reduction="none")
