@@ -143,7 +143,8 @@ def test_installed_kernels(tmp_path: Path) -> None:
     from fastbp._kernels import dispatch
 
     Toolchain("cc").skip_unless_it_works(tmp_path)
-    toolchain = Toolchain("cc", ("-shared",), points=50_000, optimize=("-O1", "-fPIC"))
+    points = 200_000 if pairs.exhaustive else 50_000
+    toolchain = Toolchain("cc", ("-shared",), points=points, optimize=("-O1", "-fPIC"))
     library = toolchain.build([ROOT / "tests/c/test_kernels.c"], tmp_path)
 
     def run(dtype: str) -> subprocess.CompletedProcess:
