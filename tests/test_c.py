@@ -194,7 +194,8 @@ def _declarations(pattern: str, text: str) -> list[tuple[str, str, str]]:
 def test_cython_declares_what_c_defines() -> None:
     """The table of dispatch.pxd is that of kernels.def: the C compiler never compares them."""
     defined = _declarations(
-        r"^FBP_(?:KERNEL|PRODUCT)\((\w+), (\w+),\s*\(([^()]*)\)", (SOURCE / "kernels.def").read_text(encoding="utf-8")
+        r"^FBP_(?:KERNEL|PRODUCT)\((\w+), (\w+),\s*\(([^()]*)\)",
+        (SOURCE / "kernels.def").read_text(encoding="utf-8"),
     )
     pxd = (ROOT / "fastbp" / "_kernels" / "dispatch.pxd").read_text(encoding="utf-8")
     declared = _declarations(r"^ +(\w+) \(\*(\w+)\)\(([^()]*)\) noexcept nogil$", pxd)
