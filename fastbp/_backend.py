@@ -19,9 +19,9 @@ kernels: ModuleType
 
 
 def _native() -> ModuleType:
-    from fastbp import _kernels
+    import fastbp._kernels  # `from fastbp import` would hide that there are none
 
-    return _kernels
+    return fastbp._kernels
 
 
 def _reference() -> ModuleType:

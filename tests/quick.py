@@ -17,7 +17,7 @@ ROOMS = {  # name: (whose files, which tests); * stands for folders, too
     "losses": (
         "fastbp/losses.py src_c/rows/*err* src_c/rows/soft* src_c/rows/many* src_c/rows/row.h "
         "fastbp/_kernels/loss.* fastbp/_kernels/rows.*",
-        "losses losses_at_once losses_edges losses_many_digits losses_options",
+        "losses losses_at_once losses_edges losses_many_digits losses_options changed_during_a_call",
     ),
     "activations": (
         "fastbp/activations.py src_c/rows/activations.h src_c/rows/row.h fastbp/_kernels/activation.*",
@@ -38,11 +38,12 @@ ROOMS = {  # name: (whose files, which tests); * stands for folders, too
     ),
     "training": ("fastbp/training.py", "fit"),
     "files": ("fastbp/persistence.py", "persistence"),
-    "checks": ("fastbp/_checks.py", "bad_calls outputs unusual_calls losses_at_once"),
+    "checks": ("fastbp/_checks.py", "bad_calls both_ways outputs unusual_calls sizes losses_at_once"),
     "twin": ("fastbp/_reference.py", "by_hand twin_digits twin_edges twin_gradients twin_training"),
     "threads": (
-        "src_c/team.h src_c/pool.h src_c/core.h fastbp/_kernels/team.* fastbp/_backend.py",
-        "backends c",
+        "src_c/team.h src_c/pool.h src_c/core.h src_c/counts.h fastbp/_kernels/team.* fastbp/_kernels/processors.py "
+        "fastbp/_backend.py fastbp/_threadpoolctl.py",
+        "backends threads interrupts c",
     ),
     "memory": ("src_c/spare.h src_c/pages.h fastbp/_kernels/memory.*", "large_arrays"),
     "c": ("src_c/* tests/c/*", "c"),
@@ -50,6 +51,8 @@ ROOMS = {  # name: (whose files, which tests); * stands for folders, too
     "command_line": ("fastbp/cli.py fastbp/__main__.py", "cli"),
     "docs": ("docs/*.md README.md examples/*", "docs"),
     "bench": ("bench/*", "bench"),
+    "distribution": ("setup.py pyproject.toml MANIFEST.in fastbp/__pyinstaller/*", "distribution"),
+    "harness": ("tests/conftest.py tests/pairs.py tests/quick.py tests/tolerances.py", "pairs regressions"),
 }
 KERNELS = ("losses", "activations", "layers", "last_layer", "optimizers", "network")
 

@@ -165,7 +165,8 @@ def test_installed_kernels(tmp_path: Path) -> None:
     from fastbp._kernels import dispatch
 
     Toolchain("cc").skip_unless_it_works(tmp_path)
-    toolchain = Toolchain("cc", ("-shared",), points=50_000, optimize=("-O1", "-fPIC"))
+    points = 200_000 if pairs.exhaustive else 50_000
+    toolchain = Toolchain("cc", ("-shared",), points=points, optimize=("-O1", "-fPIC"))
     library = toolchain.build([ROOT / "tests/c/test_kernels.c"], tmp_path)
 
     def run(dtype: str) -> subprocess.CompletedProcess:
@@ -215,7 +216,8 @@ def _declarations(pattern: str, text: str) -> list[tuple[str, str, str]]:
 def test_cython_declares_what_c_defines() -> None:
     """The table of dispatch.pxd is that of kernels.def: the C compiler never compares them."""
     defined = _declarations(
-        r"^FBP_(?:KERNEL|PRODUCT)\((\w+), (\w+),\s*\(([^()]*)\)", (SOURCE / "kernels.def").read_text(encoding="utf-8")
+        r"^FBP_(?:KERNEL|PRODUCT)\((\w+), (\w+),\s*\(([^()]*)\)",
+        (SOURCE / "kernels.def").read_text(encoding="utf-8"),
     )
     pxd = (ROOT / "fastbp" / "_kernels" / "dispatch.pxd").read_text(encoding="utf-8")
     declared = _declarations(r"^ +(\w+) \(\*(\w+)\)\(([^()]*)\) noexcept nogil$", pxd)

@@ -1,4 +1,4 @@
-"""The choice of combinations: every pair is there, and few rows more than it takes."""
+"""The choice of combinations: every pair is there, and few rows more than it takes; and the table of `make quick`."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import itertools
 
 import pairs
 import pytest
+import quick
 
 OPTIONS = {"form": "abcd", "softcap": (0.0, 30.0), "ignored": (None, -100, 0), "mean": (False, True)}
 
@@ -48,3 +49,12 @@ def test_one_option_or_two_are_all_combinations(options):
 @pytest.mark.skipif(pairs.exhaustive, reason="all are taken")
 def test_values_take_turns():
     assert [pairs.in_turn("abcde", number, 2) for number in range(3)] == [["a", "b"], ["c", "d"], ["e", "a"]]
+
+
+def test_rooms_name_what_there_is():
+    for files, tests in quick.ROOMS.values():
+        assert all((quick.ROOT / "tests" / f"test_{test}.py").exists() for test in tests.split())
+        assert (
+            all(any(quick.ROOT.glob(pattern)) for pattern in files.split())
+            or not (quick.ROOT / "src_c").exists()
+        )
