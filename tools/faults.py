@@ -6,6 +6,7 @@ An operator is a generator over :class:`Source` that yields (start, end, replace
 
 from __future__ import annotations
 
+import collections
 import itertools
 import re
 from collections.abc import Iterator
@@ -29,10 +30,10 @@ _KEYWORDS = re.compile(
     "and|as|assert|break|case|cdef|class|const|continue|cpdef|def|del|do|elif|else|enum|except|finally|for|from|goto|if|import|in|"
     "inline|is|lambda|nogil|noexcept|not|or|pass|print|raise|return|sizeof|static|struct|switch|try|typedef|while|with|yield"
 ).fullmatch
-_OPENING, _CLOSING = dict(zip("([{", ")]}", strict=True)), set(")]}")
-_LEAVES = {"raise", "return", "continue", "break", "goto"}
+_OPENING, _CLOSING = set("([{"), set(")]}")
+_STATUS = {"return", "except", "?"}  # before -1
 _EITHER_WAY = re.compile(r"v_(add|mul|max|eq)|_mm\d*_(add|mul|max)_\w+|f?min|f?max|minimum|maximum|smaller")
-_SPARED_IN_C = re.compile(r"\w*(PREFETCH|prefetch|ask_for)\w*|_?[sS]tatic_assert")
+_SPARED_IN_C = re.compile(r"\w*(PREFETCH|prefetch|ask_for)\w*|\w*(SPINS|spins)|\w*_core|_?[sS]tatic_assert")
 _SPARED_IN_PYTHON = {"raise", "from", "import", "cimport", "assert", "except", "ctypedef"}
 
 
@@ -64,22 +65,23 @@ class Source:
         return self.path.endswith((".c", ".h"))
 
     @cached_property
-    def all_tokens(self) -> list[Token]:
-        matches = _LANGUAGES["c" if self.is_c else "python"].finditer(self.text)
-        return [Token(m.lastgroup or "", m[0], *m.span()) for m in matches if m.lastgroup != "skip"]
-
-    @cached_property
     def tokens(self) -> list[Token]:
-        return [token for token in self.all_tokens if token.kind != "newline"]
+        matches = _LANGUAGES["c" if self.is_c else "python"].finditer(self.text)
+        tokens = [
+            Token(m.lastgroup or "", m[0], *m.span())
+            for m in matches
+            if m.lastgroup not in ("skip", "newline")
+        ]
+        return [*tokens, Token("end", "", len(self.text), len(self.text))]
 
     @cached_property
     def partner(self) -> dict[int, int]:
         """Of an opening bracket the closing one, and the other way round, by their indices."""
         pairs, open_ones = {}, []
         for i, token in enumerate(self.tokens):
-            if token.kind == "op" and token.text in _OPENING:
+            if token.text in _OPENING:
                 open_ones.append(i)
-            elif token.kind == "op" and token.text in _CLOSING and open_ones:
+            elif token.text in _CLOSING and open_ones:
                 j = open_ones.pop()
                 pairs[i], pairs[j] = j, i
         return pairs
@@ -94,55 +96,34 @@ class Source:
                 fresh = i > 0 and (self.tokens[i - 1].text in ";{}" or "#" in gap)
             else:
                 fresh = depth == 0 and "\n" in gap.replace("\\\n", "")
-                depth += (token.text in _OPENING) - (token.text in _CLOSING) if token.kind == "op" else 0
+                depth += (token.text in _OPENING) - (token.text in _CLOSING)
             first, after = i if fresh else first, token.end
             starts.append(first)
         return starts
 
     @cached_property
     def function(self) -> list[int]:
-        """For each token the index of the first one of the body of its function; -1 outside of all, and in their heads."""
-        return self._functions_of_c() if self.is_c else self._functions_of_python()
+        """For each token the index of one that its function has in common; -1 outside of all, and in their heads."""
+        return self._bodies_in_c() if self.is_c else self._bodies_in_python()
 
-    def _functions_of_c(self) -> list[int]:
+    def _bodies_in_c(self) -> list[int]:
         within, i = [-1] * len(self.tokens), 0
         while i < len(self.tokens):
-            end = self.partner.get(i, i) if self.tokens[i].text == "{" else i
-            if end > i and i and self.tokens[i - 1].text == ")":
-                within[i : end + 1] = [i] * (end + 1 - i)
-            i = end + 1
+            body = self.at(i) == "{" and self.at(i - 1) == ")"
+            end = self.partner[i] + 1 if body else i + 1
+            within[i:end] = [i if body else -1] * (end - i)
+            i = end
         return within
 
-    def _functions_of_python(self) -> list[int]:
-        within, inside, margin = [-1] * len(self.tokens), -1, 0
-        for i, token in enumerate(self.tokens):
-            if self.statement[i] == i:
-                indent = self.column(token)
-                if inside >= 0 and indent <= margin:
-                    inside = -1
-                head = self.head_end(i)
-                if head:
-                    inside, margin = head + 1, indent
-            within[i] = inside if i >= inside else -1
+    def _bodies_in_python(self) -> list[int]:
+        within, inside = [-1] * len(self.tokens), -1
+        for i, statement in itertools.groupby(range(len(self.tokens)), self.statement.__getitem__):
+            last = max(statement)
+            head = self.at(last) == ":" and self.at(i) in ("def", "cdef", "cpdef")
+            outside = head or self.text[: self.tokens[i].start].endswith("\n")
+            inside = -1 if outside else i if inside < 0 else inside
+            within[i : last + 1] = [inside] * (last + 1 - i)
         return within
-
-    def head_end(self, i: int) -> int:
-        """The colon that ends the head of a function which starts at token i; 0 if none does."""
-        if self.tokens[i].text not in ("def", "cdef", "cpdef"):
-            return 0
-        j, called = i, False
-        while j < len(self.tokens) and self.statement[j] == i:
-            if self.tokens[j].text == "(":
-                called, j = True, self.partner.get(j, j)
-            elif self.tokens[j].text == "=":
-                return 0
-            elif self.tokens[j].text == ":":
-                return j if called else 0
-            j += 1
-        return 0
-
-    def column(self, token: Token) -> int:
-        return token.start - self.text.rfind("\n", 0, token.start) - 1
 
     def line(self, start: int) -> int:
         return self.text.count("\n", 0, start) + 1
@@ -151,27 +132,21 @@ class Source:
         return self.tokens[i].text if 0 <= i < len(self.tokens) else ""
 
     def ends_operand(self, i: int) -> bool:
-        if not 0 <= i < len(self.tokens):
-            return False
-        token = self.tokens[i]
-        return (
-            token.text in (")", "]")
-            or token.kind in ("number", "string")
-            or (token.kind == "name" and not _KEYWORDS(token.text))
-        )
+        kind, text = self.tokens[i].kind, self.at(i)
+        return text in (")", "]") or kind in ("number", "string") or (kind == "name" and not _KEYWORDS(text))
 
     def binary(self, i: int) -> bool:
         """An operator between two operands; pointers and signs have no space behind them."""
-        return self.ends_operand(i - 1) and self.text[self.tokens[i].end].isspace()
+        return self.ends_operand(i - 1) and self.text[self.tokens[i].end : self.tokens[i + 1].start].isspace()
 
     def calls(self) -> Iterator[tuple[int, list[tuple[int, int]]]]:
         """Calls in functions: the index of the name, and of the first and last token of each argument."""
-        for i, token in enumerate(self.tokens):
-            if token.kind != "name" or _KEYWORDS(token.text) or self.at(i + 1) != "(" or self.function[i] < 0:
-                continue
+        for i, (token, following) in enumerate(itertools.pairwise(self.tokens)):
+            called = token.kind == "name" and following.text == "(" and following.start == token.end
             if (
-                self.tokens[i + 1].start == token.end
-                and i + 1 in self.partner
+                called
+                and not _KEYWORDS(token.text)
+                and self.function[i] >= 0
                 and self.at(i - 1) not in ("def", "class")
             ):
                 yield i, self.split(i + 1)
@@ -194,9 +169,7 @@ class Source:
             i += 1
         if self.at(i) in ("(", "["):
             i = self.partner.get(i, -2)
-        elif not (0 <= i < len(self.tokens) and self.tokens[i].kind in ("name", "number")) or _KEYWORDS(
-            self.at(i)
-        ):
+        elif self.tokens[i].kind == "string" or not self.ends_operand(i):
             return -1
         while i >= 0:
             if self.at(i + 1) in ("(", "[") and self.tokens[i + 1].start == self.tokens[i].end:
@@ -216,17 +189,14 @@ def replaced(source: Source, i: int, text: str, last: int | None = None) -> Edit
 
 
 def sign(source: Source) -> Iterator[Edit]:
-    swaps = {"+": "-", "-": "+", "+=": "-=", "-=": "+=", "v_add": "v_sub", "v_sub": "v_add"}
+    swaps = {"+": "-", "-": "+", "+=": "-=", "-=": "+="}
     for i, token in enumerate(source.tokens):
-        near_text = "string" in (
-            source.tokens[i - 1].kind,
-            source.tokens[min(i + 1, len(source.tokens) - 1)].kind,
-        )
-        if near_text:
-            continue
-        if token.text in swaps and (source.function[i] >= 0 if token.kind == "name" else source.binary(i)):
-            yield replaced(source, i, swaps[token.text])
-        elif token.text == "-" and source.at(i - 1) not in ("return", "except", "?"):
+        if token.text in ("v_add", "v_sub") and source.function[i] >= 0:
+            yield replaced(source, i, "v_sub" if token.text == "v_add" else "v_add")
+        elif token.text in swaps and source.binary(i):
+            if "string" not in (source.tokens[i - 1].kind, source.tokens[i + 1].kind):
+                yield replaced(source, i, swaps[token.text])
+        elif token.text == "-" and source.at(i - 1) not in _STATUS:
             yield replaced(source, i, "")
 
 
@@ -244,32 +214,27 @@ def _chooses(source: Source, i: int) -> bool:
         return False
     yes = source.primary_end(right + 2)
     no = source.primary_end(yes + 2) if yes > 0 else -1
-    return no > 0 and source.words((i + 1, right)) in (
-        source.words((right + 2, yes)),
-        source.words((yes + 2, no)),
-    )
+    return no > 0 and source.words((i + 1, right)) in map(source.words, ((right + 2, yes), (yes + 2, no)))
 
 
 def _bounds(source: Source) -> Iterator[int]:
-    """The last tokens of what ends a range, a slice, a loop or a vector."""
-    for _, arguments in ((i, a) for i, a in source.calls() if source.at(i) == "range"):
-        yield from (last for _, last in arguments[:2])
+    """The last tokens of what ends a range, a loop, a slice, or tells how much is left (`n - i`)."""
     for i, arguments in source.calls():
-        if source.at(i) != "range":
-            yield from (b for a, b in arguments if b == a + 2 and source.at(a + 1) == "-")
-    for i, token in enumerate(source.tokens):
-        end = source.partner.get(i, -1)
-        if token.text == "for" and source.is_c and source.at(i + 1) == "(":
-            stops = [j for j in range(i, source.partner.get(i + 1, i)) if source.at(j) == ";"]
-            condition = [source.at(j) for j in range(stops[0], stops[1])] if len(stops) == 2 else []
-            if set(condition) & {"<", "<=", ">", ">="} and not set(condition) & {"&&", "||"}:
-                yield stops[1] - 1
-        elif token.text == "[" and not source.is_c and source.function[i] >= 0:
+        if source.at(i) == "range":
+            yield from (last for _, last in arguments[:2])
+        else:
             yield from (
-                j - 1
-                for j in range(i + 2, end + 1)
-                if source.at(j) in (":", "]") and ":" in map(source.at, range(i, end))
+                last for first, last in arguments if last == first + 2 and source.at(first + 1) == "-"
             )
+    for i, end in source.partner.items():
+        inside = [source.at(j) for j in range(i, end)]
+        if source.at(i - 1) == "for" and inside.count(";") == 2:
+            stop = len(inside) - inside[::-1].index(";") - 1
+            condition = set(inside[inside.index(";") : stop])
+            if condition & {"<", "<=", ">", ">="} and not condition & {"&&", "||"}:
+                yield i + stop - 1
+        elif source.at(i) == "[" and not source.is_c and source.function[i] >= 0 and ":" in inside:
+            yield from (j - 1 for j in range(i + 2, end + 1) if source.at(j) in (":", "]"))
 
 
 def off_by_one(source: Source) -> Iterator[Edit]:
@@ -290,23 +255,17 @@ def _siblings(a: str, b: str) -> bool:
 
 def operand(source: Source) -> Iterator[Edit]:
     """A name for its sibling: A_row for B_row in the same function, i for j in the same statement."""
-    variables: dict[tuple[int, bool], dict[str, set[int]]] = {}
+    groups = collections.defaultdict(lambda: collections.defaultdict(set))
     places = []
-    for i, token in enumerate(source.tokens):
-        following = source.tokens[min(i + 1, len(source.tokens) - 1)]
+    for i, (token, following) in enumerate(itertools.pairwise(source.tokens)):
         declares = following.kind in ("name", "string") and not _KEYWORDS(following.text)
-        declares |= following.text == "*" and not source.text[following.end].isspace()
-        named = source.at(i - 1) == "." and source.at(i - 2) in ("{", ",", "(")
-        keyword = following.text == "=" and not source.text[token.end].isspace()
-        if (
-            token.kind == "name"
-            and source.function[i] >= 0
-            and following.text != "("
-            and not (declares or named or keyword)
-        ):
-            member = source.at(i - 1) in (".", "->")
-            group = variables.setdefault((source.function[i], member), {})
-            group.setdefault(token.text, set()).add(source.statement[i])
+        declares |= following.text == "*" and not source.binary(i + 1)
+        designates = source.at(i - 1) == "." and source.at(i - 2) in ("{", ",", "(")
+        designates |= following.text == "=" and following.start == token.end
+        other_kind = declares or designates or following.text == "(" or token.kind != "name"
+        if source.function[i] >= 0 and not other_kind:
+            group = groups[source.function[i], source.at(i - 1) in (".", "->"), following.text == "->"]
+            group[token.text].add(source.statement[i])
             places.append((i, group))
     for i, group in places:
         for other, statements in sorted(group.items()):
@@ -322,13 +281,8 @@ def dropped_term(source: Source) -> Iterator[Edit]:
             or source.tokens[i - 1].kind == "string"
         ):
             continue
-        end = source.primary_end(i + 1)
-        while (
-            end > 0
-            and token.text in "+-"
-            and source.at(end + 1) in ("*", "/", "//")
-            and source.binary(end + 1)
-        ):
+        end, times = source.primary_end(i + 1), ("*", "/", "//") if token.text in "+-" else ()
+        while end > 0 and source.at(end + 1) in times and source.binary(end + 1):
             end = source.primary_end(end + 2)
         if end > 0:
             yield source.tokens[i - 1].end, source.tokens[end].end, ""
@@ -345,20 +299,18 @@ def swapped_arguments(source: Source) -> Iterator[Edit]:
 
 
 def missing_check(source: Source) -> Iterator[Edit]:
+    """The condition of a way out; in Python of an error alone, since its returns are short cuts. And a call of the checks."""
+    ways_out = {"raise"} if source.path.endswith(".py") else {"raise", "return", "continue", "break", "goto"}
     for i, token in enumerate(source.tokens):
-        if token.text not in ("if", "elif"):
-            continue
-        if source.is_c:
-            end = source.partner.get(i + 1, -1)
-            if end > 0 and source.at(end + 1 + (source.at(end + 1) == "{")) in _LEAVES:
+        if token.text == "if" and source.is_c and source.at(i + 1) == "(":
+            end = source.partner[i + 1]
+            if source.at(end + 1 + (source.at(end + 1) == "{")) in ways_out:
                 yield replaced(source, i + 1, "(0)", end)
-        elif source.statement[i] == i:
+        elif token.text in ("if", "elif") and source.statement[i] == i:
             end = i
-            while end < len(source.tokens) and source.at(end) != ":":
-                end = source.partner[end] + 1 if source.at(end) in _OPENING else end + 1
-            if source.at(end + 1) in (
-                _LEAVES if source.path.endswith(".pyx") else {"raise"}
-            ):  # a return in Python is a short cut
+            while source.at(end) not in (":", ""):
+                end = source.partner.get(end, end) + 1 if source.at(end) in _OPENING else end + 1
+            if source.at(end + 1) in ways_out:
                 yield replaced(source, i + 1, "False", end - 1)
     for i, arguments in source.calls():
         checks = source.at(i - 1) == "." and source.at(i - 2).endswith("_checks") and len(arguments) > 1
@@ -367,37 +319,25 @@ def missing_check(source: Source) -> Iterator[Edit]:
 
 
 def wrong_constant(source: Source) -> Iterator[Edit]:
-    """A float by two units in the last place of its type, an integer by one."""
+    """A float by two units in the last place of its type, an integer by one; 0 for 1 where that may be a flag."""
     for i, token in enumerate(source.tokens):
-        text = token.text.rstrip("fFuUlL") if not token.text.lower().startswith("0x") else token.text
-        status = source.at(i - 1) == "return" and token.text == "0"
-        if (
-            token.kind != "number"
-            or status
-            or (source.at(i - 1) == "-" and source.at(i - 2) in ("return", "except", "?"))
-        ):
+        number, suffix = re.fullmatch(r"(.*?)([fFuUlL]*)", token.text, re.DOTALL).groups()
+        before, after = source.at(i - 1), source.at(i + 1)
+        status = (before == "return" and number == "0") or (before == "-" and source.at(i - 2) in _STATUS)
+        if token.kind != "number" or status or number[:2] in ("0x", "0X"):
             continue
-        if re.search(r"[.eE]", text) and not text.lower().startswith("0x"):
-            single = token.text.endswith(("f", "F"))
-            value = np.float32(text) if single else np.float64(text)
-            if value != 0:
-                wrong = np.nextafter(np.nextafter(value, value.dtype.type(0)), value.dtype.type(0))
-                yield replaced(source, i, f"{wrong:.9g}f" if single else f"{wrong:.17g}")
-        elif text.isdigit():
-            flag = (
-                text == "1" and source.at(i - 1) in ("(", ",") and source.at(i + 1) in (")", ",")
-            )  # 2 would be as true
-            yield replaced(source, i, ("0" if flag else str(int(text) + 1)) + token.text[len(text) :])
+        if re.search(r"[.eE]", number):
+            kind, digits = (np.float32, 9) if suffix in ("f", "F") else (np.float64, 17)
+            if kind(number) != 0:
+                wrong = np.nextafter(np.nextafter(kind(number), kind(0)), kind(0))
+                yield replaced(source, i, f"{wrong:.{digits}g}{suffix}")
+        elif number.isdigit():
+            flag = number == "1" and before in ("(", ",") and after in (")", ",")
+            yield replaced(source, i, f"{0 if flag else int(number) + 1}{suffix}")
 
 
 def minimum(source: Source) -> Iterator[Edit]:
-    pairs = [
-        ("min", "max"),
-        ("minimum", "maximum"),
-        ("fmin", "fmax"),
-        ("argmin", "argmax"),
-        ("FLT_MIN", "FLT_MAX"),
-    ]
+    pairs = (("min", "max"), ("minimum", "maximum"), ("fmin", "fmax"), ("argmin", "argmax"))
     swaps = {a: b for pair in pairs for a, b in (pair, pair[::-1])}
     for i, token in enumerate(source.tokens):
         if token.text in swaps and source.at(i + 1) == "(":
@@ -410,12 +350,13 @@ def minimum(source: Source) -> Iterator[Edit]:
 def logic(source: Source) -> Iterator[Edit]:
     swaps = {"&&": "||", "||": "&&", "and": "or", "or": "and"}
     for i, token in enumerate(source.tokens):
-        if token.text in swaps:
-            yield replaced(source, i, swaps[token.text])
-        elif (token.text == "not" and source.at(i - 1) != "is" and source.at(i + 1) != "in") or (
-            token.text == "!" and source.is_c
-        ):
-            yield replaced(source, i, "")
+        negates = (
+            token.text == ("!" if source.is_c else "not")
+            and source.at(i - 1) != "is"
+            and source.at(i + 1) != "in"
+        )
+        if token.text in swaps or negates:
+            yield replaced(source, i, swaps.get(token.text, ""))
 
 
 OPERATORS = {
@@ -427,7 +368,7 @@ OPERATORS = {
 
 
 def _spared(source: Source) -> set[int]:
-    """Lines in which no fault is drawn: messages, imports, what only asks for memory ahead of its time."""
+    """Lines in which no fault is drawn: messages, imports, what only asks for memory or waits for threads."""
     lines = set()
     for i, token in enumerate(source.tokens):
         first = source.tokens[source.statement[i]]

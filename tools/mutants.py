@@ -132,21 +132,22 @@ class House:
 
 
 def draw(seed: int, house: House) -> Iterator[list[Fault]]:
-    """Cells of faults, one cell for each room and operator, in turn; the faults in them in random order."""
+    """Cells of faults, one for each room and operator, in turn; the faults of a cell in random order."""
     cells = collections.defaultdict(list)
     for path in sources():
         for fault in faults_of(path, Path(path).read_text()):
             if house.skips(fault):
-                cells[room(path), fault.operator].append(fault)
-    generator = random.Random(seed)
+                cells[f"{room(path)}: {fault.operator}"].append(fault)
     order = sorted(cells)
-    generator.shuffle(order)
-    for cell in order:
-        generator.shuffle(cells[cell])
+    random.Random(seed).shuffle(order)
+    for name in order:
+        random.Random(f"{seed} {name}").shuffle(
+            cells[name]
+        )  # a change in one cell leaves the others as they were
     while any(cells.values()):
-        for cell in order:
-            if cells[cell]:
-                yield cells[cell]
+        for name in order:
+            if cells[name]:
+                yield cells[name]
 
 
 # -- one fault -----------------------------------------------------------------------------------------------------------------
@@ -225,7 +226,7 @@ def run(
 
 
 def build(folder: Path, skips: set[str] = frozenset()) -> bool:
-    compiler = f"{sys.executable} -S {folder.resolve() / 'tools/cc.py'}"
+    compiler = f"{sys.executable} -S {ROOT / 'tools/cc.py'}"
     command = [sys.executable, "setup.py", "build_ext", "--inplace"]
     return run(command, folder, folder / "build.log", CC=compiler, FASTBP_MUTANT_SKIPS=" ".join(skips)) == 0
 
