@@ -294,7 +294,8 @@ def swapped_arguments(source: Source) -> Iterator[Edit]:
             continue
         for first, second in itertools.pairwise(arguments):
             a, b = source.words(first), source.words(second)
-            if a != b and not any("=" in text or text.startswith("*") for text in (a, b)):
+            product = source.at(i) in ("v_fma", "fma") and first == arguments[0]
+            if a != b and not product and not any("=" in text or text.startswith("*") for text in (a, b)):
                 yield replaced(source, first[0], f"{b}, {a}", second[1])
 
 

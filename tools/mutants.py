@@ -117,17 +117,13 @@ class House:
     def skips(self, fault: Fault) -> tuple[str, set[str]] | None:
         """The instruction set to test a fault on, and what is neither rebuilt nor tested; None where the line is not compiled."""
         path, line = fault.path, fault.line
-        words = [
-            Path(variant).stem.split("_") for variant, lines in self.compiled.items() if (path, line) in lines
-        ]
-        if not words and path.startswith("src_c/") and (path, line) not in self.alone:
+        variants = [Path(variant).stem for variant, lines in self.compiled.items() if (path, line) in lines]
+        if not variants and path.startswith("src_c/") and (path, line) not in self.alone:
             return None
-        isa = next(isa for isa in self.isas if not words or any(word[0] == isa for word in words))
+        isa = next(isa for isa in self.isas if not variants or any(name.startswith(isa) for name in variants))
+        of_isa = "_".join(name for name in variants if name.startswith(isa)).split("_")
         dtypes = {"float32", "float64"}
-        compiled = (
-            dtypes.intersection(*[[part for word in words if word[0] == isa for part in word]]) or dtypes
-        )
-        other = set(self.all) - {isa} | (dtypes - compiled)
+        other = set(self.all) - {isa} | (dtypes - set(of_isa) if dtypes & set(of_isa) else set())
         return isa, other | (set() if path.endswith(".py") else {"reference"})
 
 
@@ -141,9 +137,7 @@ def draw(seed: int, house: House) -> Iterator[list[Fault]]:
     order = sorted(cells)
     random.Random(seed).shuffle(order)
     for name in order:
-        random.Random(f"{seed} {name}").shuffle(
-            cells[name]
-        )  # a change in one cell leaves the others as they were
+        random.Random(f"{seed} {name}").shuffle(cells[name])
     while any(cells.values()):
         for name in order:
             if cells[name]:
@@ -178,11 +172,8 @@ def digest(word: str, *folders: str) -> str:
 def copy_checkout(base: Path) -> None:
     """The files of the checkout as they stand; a file that is the same keeps its time, so that little is built again."""
     command = ["git", "ls-files", "-co", "--exclude-standard"]
-    names = [
-        name
-        for name in subprocess.check_output(command, cwd=ROOT, text=True).splitlines()
-        if (ROOT / name).is_file()
-    ]
+    names = subprocess.check_output(command, cwd=ROOT, text=True).splitlines()
+    names = [name for name in names if (ROOT / name).is_file()]
     for name in names:
         here, there = ROOT / name, base / name
         if not (there.exists() and there.read_bytes() == here.read_bytes()):
@@ -206,15 +197,8 @@ def run(
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("FASTBP_")}
     inherited |= {"FASTBP_BACKEND": "native", "PYTHONDONTWRITEBYTECODE": "1", **environment}
     with log.open("w") as output:
-        process = subprocess.Popen(
-            command,
-            cwd=folder,
-            env=inherited,
-            stdout=output,
-            stderr=output,
-            start_new_session=True,
-            preexec_fn=limited,
-        )
+        settings = {"cwd": folder, "env": inherited, "stdout": output, "stderr": output}
+        process = subprocess.Popen(command, **settings, start_new_session=True, preexec_fn=limited)
         try:
             return process.wait(limit)
         except subprocess.TimeoutExpired:
@@ -231,48 +215,36 @@ def build(folder: Path, skips: set[str] = frozenset()) -> bool:
     return run(command, folder, folder / "build.log", CC=compiler, FASTBP_MUTANT_SKIPS=" ".join(skips)) == 0
 
 
-def files_in_order(path: str) -> list[str]:
-    """The test files, those first that are likely to notice a fault in `path`."""
-    files = sorted(map(str, Path("tests").glob("test_*.py")))
-    hints = [
-        f"tests/test_{name}.py"
-        for part, names in LIKELY.items()
-        if re.search(part, path)
-        for name in names.split()
-    ]
-    slow = [f"tests/test_{name}.py" for name in SLOW.split()]
-    return sorted(
-        files, key=lambda file: hints.index(file) if file in hints else 1000 + 1000 * (file in slow)
-    )
+def test_files(path: str) -> tuple[list[str], list[str]]:
+    """The test files that are likely to notice a fault in `path`, and all others, slow ones last."""
+    names = [path.stem.removeprefix("test_") for path in sorted(Path("tests").glob("test_*.py"))]
+    likely = [name for part, hints in LIKELY.items() if re.search(part, path) for name in hints.split()]
+    first = [name for name in dict.fromkeys(likely) if name in names]
+    others = sorted(set(names) - set(first), key=lambda name: (name in SLOW.split(), name))
+    return [f"tests/test_{name}.py" for name in first], [f"tests/test_{name}.py" for name in others]
 
 
 def tested(
     folder: Path, path: str, isa: str, skips: set[str], limit: float | None = None
 ) -> tuple[str, float]:
     """What the ordinary tests say first, "" if nothing, and after how many seconds."""
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-x",
-        "-q",
-        "-p",
-        "no:cacheprovider",
-        "-p",
-        "tools.one_engine",
-        "--tb=line",
-    ]
     start = time.monotonic()
-    log = folder / "tests.log"
-    environment = {"FASTBP_ISA": isa, "FASTBP_MUTANT_SKIPS": " ".join(skips)}
-    code = run([*command, *files_in_order(path)], folder, log, limit, **environment)
-    seconds = time.monotonic() - start
+    command = [sys.executable, "-m", "pytest", "-xq", "--tb=line", "-pno:cacheprovider", "-ptools.one_engine"]
+    log, environment = folder / "tests.log", {"FASTBP_ISA": isa, "FASTBP_MUTANT_SKIPS": " ".join(skips)}
+    for files in filter(None, test_files(path)):
+        code = run([*command, *files], folder, log, limit, **environment)
+        if code != 0:
+            break
+    return verdict(code, log), time.monotonic() - start
+
+
+def verdict(code: int | None, log: Path) -> str:
     if code is None:
-        return "time", seconds
+        return "time"
     if code < 0:
-        return f"crash: {signal.Signals(-code).name}", seconds
+        return f"crash: {signal.Signals(-code).name}"
     said = re.search(r"^(?:FAILED|ERROR) (\S+)", log.read_text(errors="replace"), re.MULTILINE)
-    return ("" if code == 0 else said[1] if said else f"exit code {code}"), seconds
+    return "" if code == 0 else said[1] if said else f"exit code {code}"
 
 
 # -- a run ---------------------------------------------------------------------------------------------------------------------
@@ -282,12 +254,8 @@ class Run:
     """The base, which this process works in, and the results so far."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder, self.results, self.done, self.lock = (
-            folder,
-            folder / "results.jsonl",
-            {},
-            threading.Lock(),
-        )
+        self.folder, self.results, self.lock = folder, folder / "results.jsonl", threading.Lock()
+        self.done: dict[str, dict] = {}
         copy_checkout(folder / "base")
         os.chdir(folder / "base")
         if not build(Path()):
