@@ -239,12 +239,17 @@ def tested(
 
 
 def verdict(code: int | None, log: Path) -> str:
+    """The test that failed, or in which Python crashed."""
+    said = log.read_text(errors="replace")
+    failed = re.search(r"^(?:FAILED|ERROR) (.+?)(?: - |$)", said, re.MULTILINE)
+    crashed = re.search(r'(tests/test_\w+\.py)", line \d+ in (test_\w+)', said)
+    if code == 0:
+        return ""
     if code is None:
-        return "time"
+        return "no end"
     if code < 0:
-        return f"crash: {signal.Signals(-code).name}"
-    said = re.search(r"^(?:FAILED|ERROR) (\S+)", log.read_text(errors="replace"), re.MULTILINE)
-    return "" if code == 0 else said[1] if said else f"exit code {code}"
+        return f"{signal.Signals(-code).name} {'::'.join(crashed.groups()) if crashed else ''}".strip()
+    return failed[1] if failed else f"exit code {code}"
 
 
 # -- a run ---------------------------------------------------------------------------------------------------------------------
