@@ -3,7 +3,7 @@
 A. Faults are drawn with a seed from what tools/faults.py finds, in turn from every room of the house and every operator, never
    chosen by hand. Lines that are not compiled on this machine are left out; a fault that does not compile is drawn again.
 B. The checkout is only read: a copy of it, the base, is built once, and each fault is set into a copy of the base. The build is
-   setup.py's own, with tools/cc.py for a compiler, which compiles again only what the fault is in, for one instruction set.
+   setup.py's own, which compiles again what includes the fault, with tools/cc.py for a compiler: for one instruction set alone.
 C. Then the ordinary tests run until the first failure, those of the room first. A crash counts as noticed, and so does a test
    that does not end, or a run three times as long as that without a fault.
 D. Results are written as they come, to results.jsonl; what stands there of the same sources is not tried again.
@@ -54,9 +54,10 @@ LIKELY = {
     r"step|network|optimizer|model|training": "network_kernels model fit persistence",
     r"_checks": "bad_calls unusual_calls outputs",
     r"_reference": "by_hand twin_gradients twin_digits twin_edges",
-    r"team|pool|core|spare|pages|gather|memory|dispatch": "large_arrays outputs backends regressions network_kernels",
+    r"team|pool|counts": "threads",
+    r"team|pool|spare|pages|gather|memory|dispatch": "large_arrays outputs backends regressions network_kernels",
 }
-SLOW = "twin_digits twin_training docs bench c"
+SLOW = "twin_digits twin_training docs bench c distribution"
 
 
 # -- what may be wrong ---------------------------------------------------------------------------------------------------------
