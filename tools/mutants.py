@@ -230,7 +230,16 @@ def tested(
 ) -> tuple[str, float]:
     """What the ordinary tests say first, "" if nothing, and after how many seconds."""
     start = time.monotonic()
-    command = [sys.executable, "-m", "pytest", "-xq", "--tb=line", "-pno:cacheprovider", "-ptools.one_engine"]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-xq",
+        "-n0",
+        "--tb=line",
+        "-pno:cacheprovider",
+        "-ptools.one_engine",
+    ]
     log, environment = folder / "tests.log", {"FASTBP_ISA": isa, "FASTBP_MUTANT_SKIPS": " ".join(skips)}
     for files in filter(None, test_files(path)):
         code = run([*command, *files], folder, log, limit, **environment)
