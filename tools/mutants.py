@@ -57,6 +57,7 @@ LIKELY = {
     r"team|pool|counts": "threads",
     r"team|pool|spare|pages|gather|memory|dispatch": "large_arrays outputs backends regressions network_kernels",
 }
+PYTEST = "-m pytest -x -q -n0 --tb=line -p no:cacheprovider -p tools.one_engine"
 SLOW = "twin_digits twin_training docs bench c distribution"
 
 
@@ -230,16 +231,7 @@ def tested(
 ) -> tuple[str, float]:
     """What the ordinary tests say first, "" if nothing, and after how many seconds."""
     start = time.monotonic()
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-xq",
-        "-n0",
-        "--tb=line",
-        "-pno:cacheprovider",
-        "-ptools.one_engine",
-    ]
+    command = [sys.executable, *PYTEST.split()]
     log, environment = folder / "tests.log", {"FASTBP_ISA": isa, "FASTBP_MUTANT_SKIPS": " ".join(skips)}
     for files in filter(None, test_files(path)):
         code = run([*command, *files], folder, log, limit, **environment)
@@ -374,6 +366,7 @@ def main() -> None:
                 f"{fault.path}:{fault.line} {fault.operator} ({house.skips(fault)[0]})\n{difference(fault)}\n"
             )
         return
+    session.limit(house.isas[0], set(house.all) - {house.isas[0]})
     results: list[dict] = []
     with concurrent.futures.ThreadPoolExecutor(options.j) as pool:
         list(pool.map(lambda place: work(session, house, cells, results, options.n, place), range(options.j)))
@@ -383,25 +376,22 @@ def main() -> None:
 def work(
     session: Run, house: House, cells: Iterator[list[Fault]], results: list[dict], n: int, place: int
 ) -> None:
-    """Try one fault after another until there are n results."""
+    """Try one fault after another until there are n results; one that does not compile makes room for the next of its cell."""
+    cell: list[Fault] = []
     while True:
         with session.lock:
-            cell = next(cells) if len(results) < n else None
-        if not cell:
-            return
-        fault = cell.pop()
-        result = session.known(fault) or session.attempt(fault, *house.skips(fault), place)
-        while result["noticed"] == "compiler" and cell:
+            if len(results) >= n:
+                return
+            cell = cell or next(cells)
             fault = cell.pop()
-            result = session.known(fault) or session.attempt(fault, *house.skips(fault), place)
+        result = session.known(fault) or session.attempt(fault, *house.skips(fault), place)
+        if result["noticed"] == "compiler":
+            continue
+        cell = []
         with session.lock:
-            if result["noticed"] != "compiler" and len(results) < n:
-                results.append(result)
-                said = result["noticed"] or "NOT NOTICED"
-                print(
-                    f"{len(results)} {result['path']}:{result['line']} {result['operator']}: {said}",
-                    flush=True,
-                )
+            results.append(result)
+            said = result["noticed"] or "NOT NOTICED"
+            print(f"{len(results)} {fault.path}:{fault.line} {fault.operator}: {said}", flush=True)
 
 
 if __name__ == "__main__":
