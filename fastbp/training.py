@@ -98,7 +98,6 @@ def fit(
     """
     epochs = _checks.integer("epochs", epochs, 0, _checks.INT64_MAX, "an integer >= 0")
     batch_size = _checks.integer("batch_size", batch_size, 1, _checks.INT64_MAX, "an integer >= 1")
-    _checks.instance("optimizer", optimizer, SGD, Adam)
     line = _progress_line if _checks.flag("progress", progress) else _no_line
     _network_checks.some_examples("X", x)
 
