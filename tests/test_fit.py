@@ -272,6 +272,76 @@ def test_parameters_are_finite_at_any_time(backend, optimizer):
     assert (net.parameters == before).all()
 
 
+def large_weight(net):
+    net.weights[0][0, 0] = np.finfo(net.dtype).max * 0.9
+
+
+def large_weights(net):
+    net.parameters[:] = np.sqrt(np.finfo(net.dtype).max) * 1e5
+
+
+def no_change(net):
+    pass
+
+
+LARGE = [
+    (large_weight, lambda: SGD(0.1, momentum=0.9, weight_decay=1.0)),
+    (large_weight, lambda: SGD(0.1, momentum=0.9, weight_decay=0.01)),
+    (large_weight, lambda: SGD(1.0, weight_decay=1.0)),
+    (large_weight, lambda: SGD(1e3, momentum=1.0, weight_decay=1e-3)),
+    (large_weights, lambda: Adam(weight_decay=0.1)),
+    (large_weights, lambda: Adam(weight_decay=1e-20)),
+    (large_weights, lambda: Adam(1e3, beta_1=1 - 1e-7)),
+    (no_change, lambda: SGD(1e3, momentum=1.0, nesterov=True, weight_decay=1.0)),
+    (no_change, lambda: SGD(900.0, momentum=0.999, weight_decay=1e-3)),
+    (no_change, lambda: Adam(900.0, epsilon=1e-11, weight_decay=1e-3)),
+    (no_change, lambda: Adam(1e18, weight_decay=0.9)),
+]
+
+
+@pytest.mark.parametrize("start", range(len(LARGE)))
+def test_fit_and_step_refuse_the_same_updates(backend, dtype, start):
+    """The first that makes a parameter or a state infinite, weight decay included; what there was before it stays."""
+    prepare, make_optimizer = LARGE[start]
+    nets, optimizers, made = [], [], []
+    x, rows = X.copy(), np.arange(N)
+    x[:, 0] = 0  # the largest weight meets nothing
+    for by_steps in (False, True):
+        net, optimizer = MLP([6, 8, 3], activation="tanh", dtype=dtype, seed=1), make_optimizer()
+        prepare(net)
+        with contextlib.suppress(DivergenceError):
+            for _ in range(5):
+                if by_steps:
+                    for first in range(0, N, BATCH):
+                        net.step(
+                            x[rows[first : first + BATCH]], LABELS[rows[first : first + BATCH]], optimizer
+                        )
+                else:
+                    net.fit(
+                        x,
+                        LABELS,
+                        epochs=1,
+                        batch_size=BATCH,
+                        optimizer=optimizer,
+                        shuffle=False,
+                        progress=False,
+                    )
+        nets.append(net)
+        optimizers.append(optimizer)
+        made.append(optimizer.steps)
+        for vector in (net.parameters, *optimizer.state(net.parameters)):
+            assert np.isfinite(vector).all()
+    assert made[0] == made[1]
+    for a, b in zip(
+        *(
+            (net.parameters, *optimizer.state(net.parameters))
+            for net, optimizer in zip(nets, optimizers, strict=True)
+        ),
+        strict=True,
+    ):
+        assert a.tobytes() == b.tobytes()
+
+
 @pytest.mark.parametrize("what", ["inputs", "targets"])
 def test_data_that_are_not_finite_are_named(backend, what):
     x, t = X.copy(), ROWS.copy()
@@ -345,6 +415,30 @@ def test_an_interrupt_inside_the_progress_line(backend, monkeypatch):
         net.fit(x, t, epochs=3)
     assert len(calls) == 2
     assert_valid(net, x, t)
+
+
+@pytest.mark.parametrize("make_optimizer", OPTIMIZERS)
+def test_what_a_callback_sees_and_does(backend, monkeypatch, make_optimizer):
+    """The updates made so far are counted; and it cannot take the state away from under the training."""
+    seen = []
+
+    @contextlib.contextmanager
+    def line(title, n_batches):
+        def report(done, loss):
+            seen.append(optimizer.steps - done)
+            if len(seen) == 3:
+                raise KeyboardInterrupt
+            optimizer.reset()
+            np.full(10**5, np.nan)  # perhaps where the state was
+
+        yield report
+
+    monkeypatch.setattr(training, "_progress_line", line)
+    net, x, t = long_training(backend)
+    optimizer = make_optimizer()
+    with pytest.raises(KeyboardInterrupt):
+        net.fit(x, t, epochs=1, optimizer=optimizer)
+    assert seen[0] == 0 and np.isfinite(net.parameters).all()
 
 
 # End to end -------------------------------------------------------------------------------------------------
