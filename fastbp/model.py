@@ -464,7 +464,9 @@ class MLP:
         inputs, targets = self._to_train_on(*self._examples("X", X, "T", T), optimizer)
         return training.fit(
             self,
-            self._engine.train,
+            lambda *batches: self._engine.train(
+                *batches
+            ),  # looked up at each epoch: a fork makes a new engine
             inputs,
             targets,
             epochs=epochs,

@@ -91,9 +91,7 @@ def test_a_state_belongs_to_one_vector(optimizer: fastbp.SGD | fastbp.Adam) -> N
     assert (optimizer.steps, optimizer.state(other)[0].size) == (1, 7)
 
 
-@pytest.mark.parametrize(
-    "memory", [bytearray(48), memoryview(bytearray(48)), array.array("d", [0.0] * 6)], ids=repr
-)
+@pytest.mark.parametrize("memory", [bytearray(48), memoryview(bytearray(48)), array.array("d", [0.0] * 6)])
 def test_a_vector_is_the_same_in_every_view(memory: Any) -> None:
     """Each call may bring another array over the same memory, and the last one may be gone."""
     optimizer = fastbp.Adam()

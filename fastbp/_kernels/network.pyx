@@ -287,7 +287,7 @@ cdef class Network:
     cdef readonly tuple layer_sizes
     cdef readonly str activation, loss
     cdef readonly cnp.ndarray parameters
-    cdef readonly object n_threads  # or None: as many as OpenMP allows when a call begins
+    cdef readonly object n_threads  # or None: as many as max_threads() says when a call begins
     cdef object dtype
     cdef bint by_class              # the targets may be labels
     cdef PyThread_type_lock turn    # of a call: it owns the work space, and the fields below;
