@@ -464,9 +464,8 @@ class MLP:
         inputs, targets = self._to_train_on(*self._examples("X", X, "T", T), optimizer)
         return training.fit(
             self,
-            lambda *batches: self._engine.train(
-                *batches
-            ),  # looked up at each epoch: a fork makes a new engine
+            # looked up at each epoch: a fork makes a new engine
+            lambda *batches: self._engine.train(*batches),
             inputs,
             targets,
             epochs=epochs,
