@@ -1,7 +1,7 @@
 # One word each. PYTHON chooses the interpreter: make test PYTHON=.venv/bin/python
 PYTHON ?= python
 
-.PHONY: install build test lint types debug sanitize bench demo clean
+.PHONY: install build test quick lint types debug sanitize bench demo clean
 
 install:  ## the package with everything that developing it needs
 	$(PYTHON) -m pip install -e '.[dev]'
@@ -12,6 +12,9 @@ build:  ## recompile the kernels in place
 test:
 	$(PYTHON) -m pytest
 
+quick:  ## the fastest instruction set alone; make quick ROOM=losses, or without ROOM what changed since the last commit
+	$(PYTHON) tests/quick.py $(ROOM)
+
 lint:
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m ruff format --check .
@@ -21,10 +24,10 @@ types:
 	$(PYTHON) -m mypy
 
 debug:  ## bounds checks and assertions
-	FASTBP_DEBUG=1 $(PYTHON) setup.py build_ext --inplace --force
+	FASTBP_DEBUG=1 $(PYTHON) setup.py build_ext --inplace
 
-sanitize:  ## then run: LD_PRELOAD="$$(gcc -print-file-name=libasan.so)" ASAN_OPTIONS=detect_leaks=0 python -m pytest
-	FASTBP_SANITIZE=1 $(PYTHON) setup.py build_ext --inplace --force
+sanitize:  ## the same, and then: LD_PRELOAD="$$(gcc -print-file-name=libasan.so)" ASAN_OPTIONS=detect_leaks=0 python -m pytest
+	FASTBP_SANITIZE=1 $(PYTHON) setup.py build_ext --inplace
 
 bench:
 	$(PYTHON) -m bench steps

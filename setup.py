@@ -1,11 +1,11 @@
 """Builds fastbp/_kernels from Cython and src_c/; everything else stands in pyproject.toml.
 
 FASTBP_DEBUG=1      bounds checks, assertions, little optimization
-FASTBP_SANITIZE=1   address and undefined-behaviour sanitizers (run Python with the compiler's libasan preloaded)
+FASTBP_SANITIZE=1   the same under the address and undefined-behaviour sanitizers (with the compiler's libasan preloaded)
 FASTBP_WERROR=1     a warning of the compiler is an error
 
-Where there is no C compiler the package installs without its kernels and runs on its NumPy twin. A compiler that is there and fails
-makes the installation fail, with its message.
+Where there is no C compiler the package installs without its kernels and runs on its NumPy twin. A compiler that is there
+and fails makes the installation fail, with its message.
 """
 
 import hashlib
@@ -13,30 +13,57 @@ import os
 import shutil
 import subprocess
 import sys
+import sysconfig
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 from setuptools.command.build_py import build_py
 from setuptools.errors import PlatformError
 
-DEBUG = os.environ.get("FASTBP_DEBUG") == "1"
 SANITIZE = os.environ.get("FASTBP_SANITIZE") == "1"
+DEBUG = SANITIZE or os.environ.get("FASTBP_DEBUG") == "1"
 WERROR = os.environ.get("FASTBP_WERROR") == "1"
 
 KERNELS = Path("fastbp/_kernels")
 VARIANTS = Path("src_c/variants")
+EXACT = [
+    "-fno-fast-math",
+    "-fno-unsafe-math-optimizations",
+    "-fno-finite-math-only",
+    "-fno-associative-math",
+    "-fno-reciprocal-math",
+    "-fsigned-zeros",
+]
 HEADERS = ["src_c/fastbp.h", "src_c/kernels.def"]  # those of C and Cython programs
 
 
-def build_folder() -> str:
-    """A folder for each interpreter, Cython, compiler and set of flags: builds at the same time, or one after the other, share nothing."""
-    import Cython
+def compiler_version() -> str:
+    """What the compiler says of itself; "" where there is none, or one that is found in another way."""
+    command = (os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc").split()[0]
+    try:
+        return subprocess.run([command, "--version"], capture_output=True, text=True, timeout=60).stdout
+    except OSError:
+        return ""
 
-    words = [sys.version, Cython.__version__, str((DEBUG, SANITIZE, WERROR))]
-    words += [f"{name}={os.environ.get(name)}" for name in ("CC", "CFLAGS", "CPPFLAGS", "LDFLAGS", "LDSHARED", "ARCHFLAGS")]
+
+def build_folder() -> str:
+    """A folder for each interpreter, NumPy, Cython, compiler and set of flags, so that two builds share nothing."""
+    import Cython
+    import numpy
+
+    words = [
+        sys.version,
+        numpy.__version__,
+        Cython.__version__,
+        compiler_version(),
+        str((DEBUG, SANITIZE, WERROR)),
+    ]
+    words += [
+        f"{name}={os.environ.get(name)}"
+        for name in ("CC", "CFLAGS", "CPPFLAGS", "LDFLAGS", "LDSHARED", "ARCHFLAGS")
+    ]
     return f"build/{sys.implementation.cache_tag}-{hashlib.sha256(repr(words).encode()).hexdigest()[:12]}"
 
 
@@ -61,16 +88,21 @@ def extensions() -> list[Extension]:
         for path in sorted(KERNELS.glob("*.pyx"))
     ]
     if not modules or len(primitives) == 1:
-        raise SystemExit(f"fastbp: nothing to compile in {KERNELS} or {VARIANTS}: this source distribution is not complete")
+        raise SystemExit(
+            f"fastbp: nothing to compile in {KERNELS} or {VARIANTS}: this source distribution is not complete"
+        )
     return modules
 
 
 class BuildKernels(build_ext):
-    """Every C file is compiled by itself, as many at a time as there are cores, if anything that it includes is newer than its object."""
+    """Compiles as many C files at a time as there are cores, each if anything that it includes is newer than its object."""
 
     def build_extensions(self) -> None:
         if not self.there_is_a_compiler():
-            print("\nfastbp: WARNING: there is no C compiler; fastbp installs without its compiled kernels", file=sys.stderr)
+            print(
+                "\nfastbp: WARNING: there is no C compiler; fastbp installs without its compiled kernels",
+                file=sys.stderr,
+            )
             print("fastbp: WARNING: and runs on its NumPy twin, many times slower.\n", file=sys.stderr)
             self.extensions = []
             return
@@ -91,7 +123,7 @@ class BuildKernels(build_ext):
         return True
 
     def compile_all(self) -> None:
-        compiling, linking = flags(self.compiler)
+        compiling, linking = flags(self.compiler.compiler_type)
         jobs = [(extension, source) for extension in self.extensions for source in extension.sources]
         jobs.sort(key=lambda job: ("/variants/" not in job[1], "avx512" not in job[1]))  # the longest first
 
@@ -152,31 +184,33 @@ def cythonized(modules: list[Extension]) -> list[Extension]:
 
 
 def up_to_date(target: Path, dependencies: Path) -> bool:
-    """Whether an object is newer than every file that its compilation has read, this one included."""
+    """Whether an object is newer than every file of this tree that its compilation has read.
+
+    The headers of Python and NumPy are elsewhere, in each isolated build in another place; the folder's name has their versions.
+    """
     if not target.exists() or not dependencies.exists():
         return False
-    files = [Path(word) for word in dependencies.read_text().replace("\\\n", " ").split()[1:]]
-    return all(file.exists() and file.stat().st_mtime < target.stat().st_mtime for file in [*files, Path(__file__)])
+    words = dependencies.read_text().replace("\\\n", " ").split()[1:]
+    files = [Path(word) for word in words if not Path(word).is_absolute()]
+    return all(
+        file.exists() and file.stat().st_mtime < target.stat().st_mtime for file in [*files, Path(__file__)]
+    )
 
 
 def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def flags(compiler: Any) -> tuple[list[str], list[str]]:
+def flags(compiler_type: str) -> tuple[list[str], list[str]]:
     """Those of compiling and of linking; they stand behind the user's, and take back what would break the arithmetic."""
-    if compiler.compiler_type == "msvc":
+    if compiler_type == "msvc":
         return ["/O2", "/fp:precise", "/std:c11"], []
-    exact = ["-fno-fast-math", "-fno-unsafe-math-optimizations", "-fno-finite-math-only", "-fno-associative-math"]
-    exact += ["-fno-reciprocal-math", "-fsigned-zeros"]
-    compiling, linking = ["-std=c11", "-pthread", "-ffp-contract=off", *exact], ["-pthread", "-lm", *exact]
-    if DEBUG or SANITIZE:
-        compiling += ["-O1", "-g1" if SANITIZE else "-g"]  # under the sanitizers -g takes minutes for each of the unrolled tiles
+    compiling, linking = ["-std=c11", "-pthread", "-ffp-contract=off", *EXACT], ["-pthread", "-lm", *EXACT]
+    if DEBUG:  # with -g the sanitizers take minutes for an unrolled tile
+        compiling += ["-O1", "-g1" if SANITIZE else "-g", "-UNDEBUG"]
     else:
-        compiling += ["-O3", "-g0", "-fno-math-errno", *frugal(compiler)]
+        compiling += ["-O3", "-g0", "-fno-math-errno", *frugal()]
         linking += ["-O3", *(["-Wl,-s"] if sys.platform == "linux" else [])]
-    if DEBUG:
-        compiling += ["-UNDEBUG"]
     if SANITIZE:
         checks = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]
         compiling += [*checks, "-fno-omit-frame-pointer", "-DFBP_LOOPS_STAY"]
@@ -184,11 +218,10 @@ def flags(compiler: Any) -> tuple[list[str], list[str]]:
     return compiling + (["-Werror"] if WERROR else []), linking
 
 
-def frugal(compiler: Any) -> list[str]:
+def frugal() -> list[str]:
     """Of gcc: collect garbage earlier, which saves a third of a compilation's memory and takes a twentieth more of its time."""
-    command = [compiler.compiler_so[0], "--version"]
-    version = subprocess.run(command, capture_output=True, text=True, timeout=60).stdout
-    return ["--param=ggc-min-expand=50", "--param=ggc-min-heapsize=65536"] if "Free Software Foundation" in version else []
+    gcc = "Free Software Foundation" in compiler_version()
+    return ["--param=ggc-min-expand=50", "--param=ggc-min-heapsize=65536"] if gcc else []
 
 
 class BuildPython(build_py):
@@ -196,7 +229,7 @@ class BuildPython(build_py):
 
     def run(self) -> None:
         if not self.editable_mode:
-            shutil.rmtree(self.build_lib, ignore_errors=True)  # what has been deleted from the sources since the last build goes
+            shutil.rmtree(self.build_lib, ignore_errors=True)  # what is no longer among the sources goes
         super().run()
         if not self.editable_mode:
             for header in HEADERS:

@@ -10,33 +10,47 @@ import contextlib
 import os
 import warnings
 from collections.abc import Iterator
-from importlib import import_module
 from types import ModuleType
 
 from fastbp import _threadpoolctl
-
-_MODULES = {"native": "fastbp._kernels", "reference": "fastbp._reference"}
 
 name: str
 kernels: ModuleType
 
 
+def _native() -> ModuleType:
+    from fastbp import _kernels
+
+    return _kernels
+
+
+def _reference() -> ModuleType:
+    from fastbp import _reference
+
+    return _reference
+
+
+_BACKENDS = {"native": _native, "reference": _reference}
+
+
 def _pick(wanted: str | None) -> tuple[str, ModuleType]:
     """The name and the module of the backend asked for; of the best one there is where none was."""
     if wanted:
-        if wanted not in _MODULES:
-            raise ImportError(f"FASTBP_BACKEND: got {wanted!r}, expected one of {', '.join(_MODULES)}")
-        return wanted, import_module(_MODULES[wanted])
+        if wanted not in _BACKENDS:
+            raise ImportError(f"FASTBP_BACKEND: got {wanted!r}, expected one of {', '.join(_BACKENDS)}")
+        return wanted, _BACKENDS[wanted]()
     try:
-        return "native", import_module(_MODULES["native"])
+        return "native", _native()
     except ModuleNotFoundError as missing:  # an extension that is there but does not load is an error
+        # Without --no-cache-dir pip would install the wheel that it made and kept when there was no compiler.
         warnings.warn(
             f"fastbp runs on its NumPy twin, many times slower: the compiled kernels are not installed ({missing}). "
-            "Install a C compiler and reinstall fastbp, or set FASTBP_BACKEND=reference to accept this.",
+            "Install a C compiler, then `pip install --force-reinstall --no-deps --no-cache-dir fastbp`, or the folder that "
+            "it was installed from in place of the last word; or set FASTBP_BACKEND=reference to accept this.",
             RuntimeWarning,
             stacklevel=4,
         )
-        return "reference", import_module(_MODULES["reference"])
+        return "reference", _reference()
 
 
 @contextlib.contextmanager

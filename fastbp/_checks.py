@@ -5,9 +5,10 @@ Here are the checks of numbers, arrays, targets and layers; those that only opti
 
 A. An error is one sentence, "<argument>: got <what came>, expected <what>". A wrong kind of thing (type,
    dtype) is a ``TypeError``; a wrong value, shape or place in memory is a ``ValueError``.
-B. Attributes only. Class indices are the exception, whose values are checked, because they become addresses.
+B. Attributes only. Values are checked where they become addresses (class indices), where no dtype speaks for them (tables
+   of objects), and where a network learns from them or decides on them (`_network_checks`).
 C. An input is copied only where a kernel could not read it: foreign byte order, unaligned, strided in its
-   last axis, another dtype where a cast is promised. Rows may lie any distance apart, in any direction.
+   last axis, objects, another dtype where a cast is promised. Rows may lie any distance apart, in any direction.
 D. An output is never copied: it is written as it stands or refused, before the first byte is written.
 E. Two arrays overlap if one byte belongs to both: the columns of one buffer may be input and output.
 
@@ -29,7 +30,10 @@ FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 IGNORE_INDEX = -100
 INT64 = np.dtype(np.int64)
 _FLOAT64 = np.dtype(np.float64)
+_INTEGERS = bool, int, np.bool_, np.integer
+_REALS = *_INTEGERS, float, np.floating
 INT64_MAX = 2**63 - 1
+_CAST_BYTES = 64 * 2**20
 _OVERLAP_WORK = 10_000  # steps to decide; two row-strided matrices take a handful, beyond it they "overlap"
 
 
@@ -37,6 +41,14 @@ class TargetIndexError(IndexError, ValueError):
     """A class index among the targets is outside the range of the classes."""
 
     __module__ = "fastbp"
+
+
+def gone_astray(n_classes: int) -> TargetIndexError:
+    """The error of a label that was in range when it was checked, and is not when a kernel reads it."""
+    return TargetIndexError(
+        f"targets: got a class index that left [0, {n_classes}) during the call, "
+        "expected targets that nothing else changes meanwhile"
+    )
 
 
 class Interval:
@@ -79,7 +91,7 @@ def positive_in(name: str, value: Any, dtype: np.dtype) -> float:
     return checked
 
 
-def integer(name: str, value: Any, low: int, high: int, text: str) -> int:
+def integer(name: str, value: Any, low: int, high: float, text: str) -> int:
     """`value` as a Python int, if it is an integer in [low, high]; `text` says in words what it may be."""
     if type(value) is not int and (isinstance(value, bool) or not isinstance(value, (int, np.integer))):
         raise TypeError(f"{name}: got {type(value).__name__}, expected {text}")
@@ -89,8 +101,8 @@ def integer(name: str, value: Any, low: int, high: int, text: str) -> int:
 
 
 def memory(name: str, value: Any) -> int:
-    """`value` as a number of bytes."""
-    return integer(name, value, 1, INT64_MAX, "a number of bytes, an integer >= 1")
+    """`value` as a number of bytes, as many as an int64 can say at most."""
+    return min(integer(name, value, 1, math.inf, "a number of bytes, an integer >= 1"), INT64_MAX)
 
 
 def choice(name: str, value: Any, options: Iterable[str]) -> str:
@@ -121,7 +133,7 @@ def instance(name: str, value: Any, *kinds: type) -> Any:
 def threads(n_threads: int | None) -> int:
     """How many threads a kernel may use, at least 1."""
     if n_threads is not None:
-        n_threads = integer("n_threads", n_threads, 1, INT64_MAX, "None or an integer >= 1")
+        n_threads = integer("n_threads", n_threads, 1, math.inf, "None or an integer >= 1")
     return _backend.thread_count(n_threads)
 
 
@@ -134,11 +146,14 @@ def array(name: str, value: Any) -> np.ndarray:
         return value
     if _is_masked(value):
         raise TypeError(f"{name}: got a masked array, expected a plain one (fill or drop what is masked)")
+    got = type(value).__name__
     try:
-        return np.asarray(value)
-    except (TypeError, ValueError) as error:
-        got = type(value).__name__
+        given = np.asarray(value)
+    except (TypeError, ValueError, RuntimeError) as error:  # which says what to do, as of a tensor: .detach()
         raise ValueError(f"{name}: got a {got} that is no array ({error}), expected an array") from None
+    if given.ndim == 0 and given.dtype.kind == "O" and hasattr(value, "toarray"):
+        raise TypeError(f"{name}: got a sparse {got}, expected a dense array: {name}.toarray()")
+    return given
 
 
 def floats(name: str, value: Any) -> np.ndarray:
@@ -149,7 +164,7 @@ def floats(name: str, value: Any) -> np.ndarray:
     native = given.dtype.newbyteorder("=")
     if native not in FLOATS:
         raise TypeError(f"{name}: got {_kind(given, value)}, expected float32 or float64")
-    return given.astype(native)
+    return _cast(given, native)
 
 
 def floats_like(name: str, value: Any, other_name: str, other: np.ndarray) -> np.ndarray:
@@ -163,9 +178,56 @@ def floats_like(name: str, value: Any, other_name: str, other: np.ndarray) -> np
 def reals(name: str, value: Any) -> np.ndarray:
     """`value` as an array of some real dtype, which the caller then casts."""
     given = array(name, value)
+    if given.dtype.kind == "O" and given.ndim:
+        return _of_objects(
+            name, given, _REALS, _FLOAT64, "real numbers", "convert it, as with .astype(float)"
+        )
     if given.dtype.kind not in "fiub":
         raise TypeError(f"{name}: got {_kind(given, value)}, expected real numbers")
     return given
+
+
+def integers(name: str, given: np.ndarray, text: str) -> np.ndarray:
+    """`given` as an array of some integer dtype, truth values as 0 and 1; `text` says in words what it may hold."""
+    kind = given.dtype.kind
+    if kind in "iu":
+        return given
+    if kind == "b":
+        return given.astype(INT64)
+    advice = "numpy.unique(..., return_inverse=True)[1] numbers names"
+    if kind == "O" and given.ndim:
+        return _of_objects(name, given, _INTEGERS, INT64, text, advice)
+    if kind == "f" and np.isnan(given).any():
+        raise _odd_entry(name, given, np.isnan(given), text, advice)
+    names = f" ({advice})" if kind in "SU" else ""
+    raise TypeError(f"{name}: got dtype {given.dtype} of shape {given.shape}, expected {text}{names}")
+
+
+def _of_objects(
+    name: str, given: np.ndarray, kinds: tuple[type, ...], dtype: np.dtype, text: str, advice: str
+) -> np.ndarray:
+    """Objects, as tables of unlike or nullable columns consist of, as `dtype`, if each is of one of `kinds`."""
+    if not all(issubclass(kind, kinds) for kind in set(map(type, given.flat))):
+        odd = np.array([not isinstance(entry, kinds) for entry in given.flat]).reshape(given.shape)
+        raise _odd_entry(name, given, odd, text, advice)
+    try:
+        return given.astype(dtype)
+    except OverflowError:
+        raise ValueError(f"{name}: got an integer beyond {dtype}, expected {text}") from None
+
+
+def _odd_entry(name: str, given: np.ndarray, odd: np.ndarray, text: str, advice: str) -> TypeError:
+    """The error for the first entry of `given` that is `odd`."""
+    place = [int(i) for i in np.unravel_index(odd.argmax(), odd.shape)]
+    entry = given[tuple(place)]
+    got = f"a {type(entry).__name__}"
+    if (
+        entry is None
+        or type(entry).__name__ in ("NAType", "NaTType")
+        or (isinstance(entry, float) and entry != entry)
+    ):
+        got, advice = f"a missing value ({entry})", "fill or drop what is missing"
+    return TypeError(f"{name}: got {got} at {place}, expected {text} ({advice})")
 
 
 def _kind(given: np.ndarray, value: Any) -> str:
@@ -222,7 +284,7 @@ def rows(given: np.ndarray, dtype: np.dtype | None = None) -> np.ndarray:
     contiguous = flags.c_contiguous or given.strides[1] == given.itemsize or given.shape[1] == 1
     if contiguous and flags.aligned and (dtype is None or given.dtype == dtype):
         return given
-    return np.array(given, dtype, order="C")
+    return _cast(given, dtype)
 
 
 def examples(given: np.ndarray, dtype: np.dtype | None = None) -> np.ndarray:
@@ -235,7 +297,18 @@ def vector(given: np.ndarray, dtype: np.dtype) -> np.ndarray:
     flags = given.flags
     if flags.c_contiguous and flags.aligned and given.dtype == dtype:
         return given
-    return np.array(given, dtype)
+    return _cast(given, dtype)
+
+
+def _cast(given: np.ndarray, dtype: np.dtype | None) -> np.ndarray:
+    """`given` as a new C-ordered array; a large one by blocks of rows, between which Python sees signals."""
+    if given.nbytes <= _CAST_BYTES:
+        return np.array(given, dtype, order="C")
+    new = np.empty(given.shape, dtype or given.dtype)
+    step = max(1, len(given) * _CAST_BYTES // given.nbytes)
+    for start in range(0, len(given), step):
+        new[start : start + step] = given[start : start + step]
+    return new
 
 
 # Targets and weights ----------------------------------------------------------------------------------------
@@ -272,9 +345,9 @@ def class_indices(
     targets: Any, given: np.ndarray, name: str, n: int, n_classes: int, ignore_index: int
 ) -> np.ndarray:
     """Integers (N,) as int64, each in [0, C) or `ignore_index`; `given` is what became of `targets`."""
-    if given.dtype.kind not in "iu" and (given.size or given is targets):  # the dtype of [] means nothing
+    if given.size or given is targets:  # the dtype of [] means nothing
         text = f"integer class indices, or rows of targets ({n}, {n_classes})"
-        raise TypeError(f"targets: got dtype {given.dtype} of shape {given.shape}, expected {text}")
+        given = integers("targets", given, text)
     if len(given) != n:
         text = f"({n},), one class for each row of {name}"
         raise ValueError(f"targets: got shape {given.shape}, expected {text}")
@@ -363,7 +436,7 @@ def layer_weight(value: Any, axis: int, name: str, given: np.ndarray) -> np.ndar
         text = f"({size}, O)" if axis == 0 else f"(I, {size})"
         text = f"{text} for {name} of shape {given.shape}"
         raise ValueError(f"weight: got shape {weight.shape}, expected {text}")
-    return weight if weight.flags.aligned else weight.copy()
+    return weight if weight.flags.aligned else _cast(weight, None)
 
 
 def layer_bias(value: Any, weight: np.ndarray) -> np.ndarray:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -11,14 +13,18 @@ from fastbp import _backend
 from fastbp._checks import (
     FLOATS,
     INT64,
-    INT64_MAX,
+    Interval,
     TargetIndexError,
     array,
     integer,
+    integers,
     reals,
     rows,
     vector,
 )
+
+_MOST_PARAMETERS = 2**59  # whose bytes can be counted; whether there is so much memory is the system's to say
+
 
 # What a network is made of ----------------------------------------------------------------------------------
 
@@ -28,9 +34,11 @@ def layer_sizes(name: str, value: Any) -> tuple[int, ...]:
     text = "at least two integers >= 1, as in [64, 32, 10]"
     if isinstance(value, (str, bytes)) or not isinstance(value, Iterable):
         raise TypeError(f"{name}: got {type(value).__name__}, expected {text}")
-    sizes = tuple(integer(name, size, 1, INT64_MAX, text) for size in value)
+    sizes = tuple(integer(name, size, 1, math.inf, text) for size in value)
     if len(sizes) < 2:
         raise ValueError(f"{name}: got {list(sizes)}, expected {text}")
+    if sum((i + 1) * o for i, o in pairwise(sizes)) > _MOST_PARAMETERS:
+        raise ValueError(f"{name}: got {list(sizes)}, expected 2**59 parameters at most")
     return sizes
 
 
@@ -70,10 +78,45 @@ def some_examples(name: str, given: np.ndarray) -> np.ndarray:
     return given
 
 
-def targets(name: str, value: Any, inputs: np.ndarray, n_outputs: int, by_class: bool) -> np.ndarray:
+def finite_rows(name: str, value: Any, given: np.ndarray) -> np.ndarray:
+    """`given`, rows of floats, if all are finite; the error quotes `value`, from which they were cast."""
+    if not _all_finite(given):
+        row, column = first_where(~np.isfinite(given))
+        number = np.asarray(value)[row, column]
+        raise ValueError(
+            f"{name}: row {row} has {number} in column {column}, expected numbers that are finite in {given.dtype}"
+        )
+    return given
+
+
+def decided_rows(name: str, logits: np.ndarray) -> np.ndarray:
+    """`logits` of the rows of `name`, if none is NaN, of which no prediction could be made."""
+    if not _all_finite(logits) and np.isnan(logits).any():
+        row, _ = first_where(np.isnan(logits))
+        raise ValueError(
+            f"{name}: row {row} gives NaN, expected parameters that are finite and not too large"
+        )
+    return logits
+
+
+def _all_finite(given: np.ndarray) -> bool:
+    # A sum of squares is finite only if each number is: one pass over them, in a third of the time of `isfinite`.
+    return math.isfinite(np.vdot(given, given)) or bool(np.isfinite(given).all())
+
+
+def first_where(odd: np.ndarray) -> tuple[int, int]:
+    """Row and column of the first true entry."""
+    row, column = np.unravel_index(odd.argmax(), odd.shape)
+    return int(row), int(column)
+
+
+def targets(
+    name: str, value: Any, inputs: np.ndarray, n_outputs: int, by_class: bool, allowed: Interval | None
+) -> np.ndarray:
     """Targets for the rows of `inputs`: rows (N, O) of their dtype, or class indices (N,) if `by_class`.
 
-    For a network of one output that does not choose among classes, (N,) is taken for (N, 1).
+    For a network of one output that does not choose among classes, (N,) is taken for (N, 1). Rows hold numbers in
+    `allowed` if the error is defined for no others; None allows any.
     """
     given = array(name, value)
     n = inputs.shape[0]
@@ -85,14 +128,27 @@ def targets(name: str, value: Any, inputs: np.ndarray, n_outputs: int, by_class:
         other = f" or class indices ({n},)" if by_class else f" or ({n},)" if n_outputs == 1 else ""
         expected = f"({n}, {n_outputs}){other}, one target for each row of inputs"
         raise ValueError(f"{name}: got shape {given.shape}, expected {expected}")
-    return rows(reals(name, given), inputs.dtype)
+    checked = rows(reals(name, given), inputs.dtype)
+    if allowed is not None and checked.size:
+        _within(name, given, checked, allowed)
+    return checked
+
+
+def _within(name: str, given: np.ndarray, checked: np.ndarray, allowed: Interval) -> None:
+    """Refuse targets outside `allowed`, as NaN is; `checked` is what `given` was cast to."""
+    if not (float(checked.min()) >= allowed.low and float(checked.max()) <= allowed.high):
+        wide = checked.astype(np.float64)  # as `high` is
+        row, column = first_where(~((wide >= allowed.low) & (wide <= allowed.high)))
+        place = f" in column {column}" if given.shape[1] > 1 else ""
+        held = f" that {checked.dtype} can hold" if np.isinf(checked[row, column]) else ""
+        raise ValueError(f"{name}: row {row} is {given[row, column]}{place}, expected {allowed.text}{held}")
 
 
 def _classes(name: str, given: np.ndarray, n: int, n_classes: int) -> np.ndarray:
     """Class indices (N,) as int64, each in [0, C): a network ignores no example."""
     size = given.shape[0]
-    if given.dtype.kind not in "iu" and size:  # [] has no dtype to blame
-        raise TypeError(f"{name}: got dtype {given.dtype} of shape ({size},), expected integer class indices")
+    if size:  # [] has no dtype to blame
+        given = integers(name, given, "integer class indices")
     if size != n:
         raise ValueError(f"{name}: got {size} class indices, expected {n}, one for each row of inputs")
     labels = vector(given, INT64)  # an unsigned number beyond int64 turns negative, so it is found as well

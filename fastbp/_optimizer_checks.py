@@ -20,6 +20,7 @@ from fastbp._checks import (
     integer,
     ndarray,
     number,
+    positive_in,
     shape,
     vector,
     writable,
@@ -59,7 +60,12 @@ def velocity(value: Any, momentum: float, parameters: np.ndarray, gradient: Any)
 
 def step_number(step: Any) -> int:
     """`step` as a count that starts from 1."""
-    return integer("step", step, 1, INT64_MAX, "an integer >= 1")
+    return integer("step", step, 1, INT64_MAX, "an integer in [1, 2**63)")
+
+
+def steps(value: Any) -> int:
+    """`value` as the number of updates that an optimizer has made, to which no call adds too many for int64."""
+    return integer("steps", value, 0, 2**62, "an integer in [0, 2**62]")
 
 
 def for_network(name: str, optimizer: Any, *kinds: Any) -> Any:
@@ -98,14 +104,14 @@ def state_of(name: str, given: np.ndarray, state: np.ndarray, the_same: bool, op
 
 
 def sgd_hyper_parameters(
-    learning_rate: Any, momentum: Any, nesterov: Any, weight_decay: Any
+    learning_rate: Any, momentum: Any, nesterov: Any, weight_decay: Any, dtype: np.dtype | None = None
 ) -> tuple[float, float, bool, float]:
-    """``(learning_rate, momentum, nesterov, weight_decay)``."""
+    """``(learning_rate, momentum, nesterov, weight_decay)`` for parameters of `dtype`, as far as that is known."""
     checked = (
-        number("learning_rate", learning_rate, NOT_NEGATIVE),
+        _rate("learning_rate", learning_rate, dtype),
         number("momentum", momentum, FRACTION),
         flag("nesterov", nesterov),
-        number("weight_decay", weight_decay, NOT_NEGATIVE),
+        _rate("weight_decay", weight_decay, dtype),
     )
     if nesterov and momentum == 0:
         raise ValueError("nesterov: got True with momentum=0, expected momentum > 0")
@@ -113,13 +119,26 @@ def sgd_hyper_parameters(
 
 
 def adam_hyper_parameters(
-    learning_rate: Any, beta_1: Any, beta_2: Any, epsilon: Any, weight_decay: Any
+    learning_rate: Any,
+    beta_1: Any,
+    beta_2: Any,
+    epsilon: Any,
+    weight_decay: Any,
+    dtype: np.dtype | None = None,
 ) -> tuple[float, float, float, float, float]:
-    """``(learning_rate, beta_1, beta_2, epsilon, weight_decay)``."""
+    """``(learning_rate, beta_1, beta_2, epsilon, weight_decay)`` for parameters of `dtype`, as far as that is known."""
     return (
-        number("learning_rate", learning_rate, NOT_NEGATIVE),
+        _rate("learning_rate", learning_rate, dtype),
         number("beta_1", beta_1, DECAY_RATE),
         number("beta_2", beta_2, DECAY_RATE),
-        number("epsilon", epsilon, POSITIVE),
-        number("weight_decay", weight_decay, NOT_NEGATIVE),
+        number("epsilon", epsilon, POSITIVE) if dtype is None else positive_in("epsilon", epsilon, dtype),
+        _rate("weight_decay", weight_decay, dtype),
     )
+
+
+def _rate(name: str, value: Any, dtype: np.dtype | None) -> float:
+    """A number >= 0; one that is not infinite when it is cast to `dtype`, where that is known."""
+    checked = number(name, value, NOT_NEGATIVE)
+    if dtype is not None and checked > (largest := float(np.finfo(dtype).max)):
+        raise ValueError(f"{name}: got {value}, expected a number that {dtype} can hold, 0 to {largest}")
+    return checked

@@ -65,22 +65,31 @@ def _wide(x):
     return x.astype(np.promote_types(x.dtype, np.float64))
 
 
-def _reduce(errors, deltas, s, weights, read, mean, losses, grad):
+def _reduce(errors, deltas, s, weights, read, mean, losses, grad, unit=1.0):
     """Weight errors (R,) and deltas (R, C) by s (R,), write `losses` (N,) and `grad` (N, C), sum or average.
 
-    `weights` (R,) is what each example counts in the mean: s, times the class weight of its target if any.
+    `weights` (R,) is what each example counts in the mean: s, times the class weight of its target if any. All but
+    s and the sum of the weights that is returned are in units, multiplied by `unit`; those of a mean cancel.
     """
-    errors = s.astype(errors.dtype) * errors
-    total, weight_sum = float(_wide(errors).sum()), float(weights.sum())
+    errors = s * _wide(errors)
+    total, weight_sum = float(errors.sum()), float(weights.sum())
     if losses is not None:
         losses[...] = 0.0
-        losses[read] = errors
+        losses[read] = errors / unit
     grad[...] = 0.0
     if mean and weight_sum == 0.0:  # nothing to average, nothing to learn from
         return math.nan, weight_sum
-    divisor = weight_sum if mean else 1.0
+    divisor = weight_sum if mean else unit
     grad[read] = (s.astype(_wide(deltas).dtype) / divisor).astype(deltas.dtype)[:, None] * deltas
-    return total / divisor, weight_sum
+    return total / divisor, weight_sum / unit
+
+
+def _unit_of(class_weight):
+    """Return a power of 2 that brings the largest finite weight to [1/2, 1): class weights in such units neither
+    overflow in the dtype nor all vanish, however they are scaled."""
+    finite = np.abs(class_weight[np.isfinite(class_weight)])
+    exponent = np.frexp(finite.max(initial=0.0))[1]
+    return math.ldexp(1.0, -int(np.clip(exponent, -1022, 1022)))
 
 
 def _weighted(weight, value):
@@ -146,15 +155,21 @@ def softmax_cross_entropy(
         raw, t, s, read = _rows_read(logits, targets, sample_weight)
     else:
         raw, index, s, read = _rows_read(logits, labels, sample_weight, labels == ignore_index)
+        if ((index < 0) | (index >= n_classes)).any():  # `index` is a copy, which stays as it is
+            from fastbp._checks import gone_astray
+
+            raise gone_astray(n_classes)
         t = np.zeros_like(raw)
         t[np.arange(len(t)), index] = 1.0
 
     u = (1.0 - label_smoothing) * t + label_smoothing / max(n_classes, 1)  # (R, C)
-    weights = s
+    weights, unit = s, 1.0
     if class_weight is not None:
+        unit = _unit_of(class_weight)
+        class_weight, lse_square_scale = class_weight * unit, lse_square_scale * unit
         u = class_weight.astype(u.dtype) * u
         t_sum = _wide(t).sum(axis=1)
-        weights = s * np.where(t_sum == 0.0, 1.0, (class_weight * t).sum(axis=1) / t_sum)
+        weights = s * np.where(t_sum == 0.0, unit, (class_weight * t).sum(axis=1) / t_sum)
 
     z = softcap * np.tanh(raw / softcap) if softcap else raw
     m, e, top, rest = _softmax_parts(z)
@@ -175,7 +190,7 @@ def softmax_cross_entropy(
     if softcap:  # the slope is 1 - tanh²(x) = 4 q / (1 + q)², where x = z / softcap and q = exp(-2 |x|)
         q = np.exp(-2.0 * np.abs(raw / softcap))
         deltas = deltas * (4.0 * q / (1.0 + q) ** 2)
-    return _reduce(errors, deltas, s, weights, read, mean, losses, grad)
+    return _reduce(errors, deltas, s, weights, read, mean, losses, grad, unit)
 
 
 def softmax_cross_entropy_at_once(
@@ -453,18 +468,17 @@ def adam_update(
 
 def optimizer_update(optimizer, parameters, gradient, n_threads):
     """Update parameters, state and `steps` together."""
-    state = optimizer.state(parameters)
-    _keep(optimizer, parameters, state, _updated(optimizer, parameters, state, gradient, n_threads))
+    rates, state = optimizer.hyper_parameters(parameters.dtype), optimizer.state(parameters)
+    _keep(optimizer, parameters, state, _updated(optimizer, rates, parameters, state, gradient, n_threads))
 
 
-def _updated(optimizer, parameters, state, gradient, n_threads):
+def _updated(optimizer, rates, parameters, state, gradient, n_threads):
     """Return what an update makes of the parameters and of the state."""
     w, *vectors = (array.copy() for array in (parameters, *state))
-    settings = optimizer.hyper_parameters()
     if optimizer.name == "adam":
-        adam_update(w, gradient, *vectors, optimizer.steps + 1, *settings, n_threads)
+        adam_update(w, gradient, *vectors, optimizer.steps + 1, *rates, n_threads)
     else:
-        sgd_update(w, gradient, vectors[0] if vectors else None, *settings, n_threads)
+        sgd_update(w, gradient, vectors[0] if vectors else None, *rates, n_threads)
     return w, *vectors
 
 
@@ -539,14 +553,15 @@ class Network:
             return self._train(x, targets, order, batch_size, optimizer, report)
 
     def _train(self, x, targets, order, batch_size, optimizer, report):
-        gradient, state = np.empty_like(self.parameters), optimizer.state(self.parameters)
+        gradient, rates = np.empty_like(self.parameters), optimizer.hyper_parameters(self.parameters.dtype)
+        state = optimizer.state(self.parameters)
         total, seen, done, failure = 0.0, 0, 0, ""
         next_report = time.monotonic() + self.REPORT_SECONDS
         order = np.arange(len(x)) if order is None else order
         for start in range(0, len(order), batch_size):
             rows = order[start : start + batch_size]
             loss = self._gradient(x[rows], targets[rows], gradient)
-            failure = self._update(loss, gradient, optimizer, state)
+            failure = self._update(loss, gradient, optimizer, rates, state)
             if failure:
                 break
             total, seen, done = total + loss * len(rows), seen + len(rows), done + 1
@@ -559,11 +574,11 @@ class Network:
         """Return None: there is no shorter way than `train` with all the checks before it."""
         return None
 
-    def _update(self, loss, gradient, optimizer, state):
+    def _update(self, loss, gradient, optimizer, rates, state):
         """Update copies; keep them if all is finite, otherwise change nothing and say what was not."""
         if not math.isfinite(loss):
             return "loss"
-        new = _updated(optimizer, self.parameters, state, gradient, self.n_threads)
+        new = _updated(optimizer, rates, self.parameters, state, gradient, self.n_threads)
         if not all(np.isfinite(array).all() for array in (gradient, *new)):
             return "gradient"
         _keep(optimizer, self.parameters, state, new)

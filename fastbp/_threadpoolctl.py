@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
 
@@ -41,7 +40,7 @@ def _register(threadpoolctl: ModuleType) -> None:
     threadpoolctl.register(FastbpController)
 
 
-class _AtImport(MetaPathFinder):
+class _AtImport:
     """Finds threadpoolctl as it would be found anyway, and registers our controller when it has been loaded."""
 
     def find_spec(
@@ -49,6 +48,7 @@ class _AtImport(MetaPathFinder):
     ) -> ModuleSpec | None:
         if name != _NAME:
             return None
+        sys.meta_path.remove(self)
         spec = PathFinder.find_spec(name, path, target)
         if spec is None or spec.loader is None:
             return spec

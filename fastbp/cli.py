@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import os
+import sys
 import time
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -32,12 +34,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", metavar="command", required=True)
     commands.add_parser("demo", help="train a network on handwritten digits, check it, compare it with NumPy")
     commands.add_parser("config", help="show version, backend, instruction set, threads and compiler")
-    command = parser.parse_args(argv).command
     try:
+        return _run(parser, argv)
+    except (
+        BrokenPipeError
+    ):  # the reader has seen enough, as `head` has: nothing more, not even what is still buffered
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141  # what a shell reports after SIGPIPE
+
+
+def _run(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> int:
+    try:
+        command = parser.parse_args(argv).command
         return demo() if command == "demo" else config()
     except KeyboardInterrupt:
         print("\ninterrupted")
         return 130  # what a shell reports after Ctrl-C
+    finally:
+        print(end="", flush=True)  # here, where a broken pipe is caught
 
 
 def config() -> int:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -17,7 +18,7 @@ __all__ = ["check_gradient"]
 # Powers of two, so that x + h is exact. The first balances the error of the formula, h⁴/30 times the fifth
 # derivative, against the rounding of the error, about eps·E/h. The others are for entries that disagree with
 # it: the larger one resolves smaller gradients, the smaller ones step over no kink of a relu, nor over what
-# bends sharply. A correct gradient agrees at some step, a wrong one at none.
+# bends sharply. A correct gradient agrees at some step, a wrong one at none; at a kink itself nothing does.
 _STEPS = (2.0**-10, 2.0**-7, 2.0**-13, 2.0**-16, 2.0**-19)
 _AGREES = 1e-8  # relative to the largest entry; a better agreement is not looked for
 _EPS = float(np.finfo(np.float64).eps)
@@ -49,7 +50,14 @@ def check_gradient(
         The largest error of all arrays checked (each W and each b of a network are one of them), where the
         error of an array with gradient g and differences d is ``max|g - d| / max(max|g|, max|d|)``. Entries
         are not compared one by one since a small one is known no better than the large ones. NaN if an error
-        or a gradient is not finite.
+        or a gradient is not finite, or if nothing could be compared.
+
+    Warns
+    -----
+    RuntimeWarning
+        Where the error has a kink, as at an input 0 of a relu, there is no derivative, and any gradient is as
+        good as another: entries whose differences to the right and to the left disagree are left out. The
+        warning says how many.
 
     Raises
     ------
@@ -61,8 +69,7 @@ def check_gradient(
     -----
     The differences are of fourth order, ``[8 (E(w+h) - E(w-h)) - (E(w+2h) - E(w-2h))] / 12h`` with h = 2⁻¹⁰,
     and are repeated with other steps where they disagree with g. They cannot resolve gradients below about
-    eps·E/h: an array with none larger than 10⁷ times that is measured against that size. Where the error has
-    no derivative, as exactly at the kink of a relu, there is nothing to compare.
+    eps·E/h: an array with none larger than 10⁷ times that is measured against that size.
 
     A network is checked as it is, but in float64, with a copy of its parameters, on the backend in use. This
     takes four evaluations for each parameter, so a few examples are enough.
@@ -88,14 +95,33 @@ def check_gradient(
         if len(args) != 1 or options:
             got = ", ".join(["a network", "x", *(["..."] * len(args)), *(f"{name}=..." for name in options)])
             raise TypeError(f"check_gradient: got ({got}), expected (network, x, targets) and nothing else")
-        return _check_model(model_or_function, x, args[0])
+        return _verdict(_check_model(model_or_function, x, args[0]))
     if not callable(model_or_function):
         kind = type(model_or_function).__name__
         raise TypeError(f"model_or_function: got {kind}, expected an MLP or a function")
-    return _check_function(model_or_function, x, args, options)
+    return _verdict(_check_function(model_or_function, x, args, options))
 
 
-def _check_model(net: MLP, x: ArrayLike, t: ArrayLike) -> float:
+class _Comparison(NamedTuple):
+    """How a gradient of so many entries compares with differences."""
+
+    error: float
+    entries: int
+    left_out: int  # of these
+
+
+def _verdict(comparisons: list[_Comparison]) -> float:
+    """The largest error, after a warning if entries were left out; NaN if all were."""
+    entries, left_out = sum(c.entries for c in comparisons), sum(c.left_out for c in comparisons)
+    if left_out:
+        text = f"check_gradient: the error has a kink in {left_out} of {entries} entries, which were left out"
+        warnings.warn(text, RuntimeWarning, stacklevel=3)
+    if entries and left_out == entries:
+        return float("nan")
+    return float(np.max([c.error for c in comparisons], initial=0.0))
+
+
+def _check_model(net: MLP, x: ArrayLike, t: ArrayLike) -> list[_Comparison]:
     copy = MLP(
         net.layer_sizes,
         activation=net.activation,
@@ -111,13 +137,12 @@ def _check_model(net: MLP, x: ArrayLike, t: ArrayLike) -> float:
         for layer in zip(copy.weights, gradients.weights, copy.biases, gradients.biases, strict=True)
         for pair in (layer[:2], layer[2:])
     ]
-    errors = [_largest_error(lambda: copy.loss(inputs, targets), w, g, gradients.loss) for w, g in pairs]
-    return float(np.max(errors))
+    return [_compare(lambda: copy.loss(inputs, targets), w, g, gradients.loss) for w, g in pairs]
 
 
 def _check_function(
     function: Callable[..., Any], x: ArrayLike, args: tuple[Any, ...], options: dict[str, Any]
-) -> float:
+) -> list[_Comparison]:
     x = _point("x", x)
     answer = function(x.copy(), *args, **options)
     fields = [name for name in getattr(answer, "_fields", ()) if name.startswith("grad_")]
@@ -130,14 +155,14 @@ def _check_function(
     def error() -> float:
         return _total(function(x.copy(), *args, **options))  # a copy, which it may write over
 
-    return _largest_error(error, x, answer[1], _total(answer))
+    return [_compare(error, x, answer[1], _total(answer))]
 
 
 def _check_named(
     function: Callable[..., Any], call: inspect.BoundArguments, answer: Any, fields: list[str]
-) -> float:
-    """The largest error of the gradients of `fields`, each by the argument of its name; None is no gradient."""
-    errors = []
+) -> list[_Comparison]:
+    """The gradients of `fields`, each by the argument of its name; None is no gradient."""
+    comparisons = []
     for field in fields:
         gradient, name = getattr(answer, field), field.removeprefix("grad_")
         if gradient is None:
@@ -148,11 +173,10 @@ def _check_named(
                 f"model_or_function: got {field} of shape {np.shape(gradient)}, expected {expected}"
             )
         w = call.arguments[name] = _point(name, call.arguments[name])
-        error = _largest_error(
-            lambda: _total(function(*call.args, **call.kwargs)), w, gradient, _total(answer)
+        comparisons.append(
+            _compare(lambda: _total(function(*call.args, **call.kwargs)), w, gradient, _total(answer))
         )
-        errors.append(error)
-    return float(np.max(errors, initial=0.0))
+    return comparisons
 
 
 def _point(name: str, value: ArrayLike) -> np.ndarray:
@@ -165,30 +189,40 @@ def _total(answer: tuple[Any, ...]) -> float:
     return float(np.sum(answer[0]))
 
 
-def _largest_error(error: Callable[[], float], w: np.ndarray, gradient: ArrayLike, at_w: float) -> float:
-    """The relative error of `gradient`, shaped like w, as the derivative of `error()` in the entries of w.
+def _compare(error: Callable[[], float], w: np.ndarray, gradient: ArrayLike, at_w: float) -> _Comparison:
+    """`gradient`, shaped like w, against the derivative of `error()` in the entries of w.
 
     w is written into, and is as before in the end; `at_w` is the error there.
     """
     flat, g = w.reshape(-1), np.array(gradient, np.float64).reshape(-1)  # `flat` is a view: w is contiguous
     if not (np.isfinite(at_w) and np.isfinite(g).all()):
-        return float("nan")
-    if not g.size:
-        return 0.0
+        return _Comparison(float("nan"), g.size, 0)
     resolved = 1e7 * _EPS * abs(at_w) / _STEPS[0]
     d = np.array([_difference(error, flat, i, _STEPS[0]) for i in range(g.size)])
     for step in _STEPS[1:]:
-        scale = max(np.abs(g).max(), np.abs(d).max(), resolved)
-        for i in map(int, np.flatnonzero(~(np.abs(g - d) <= _AGREES * scale))):
+        for i in _disagreeing(g, d, resolved):
             again = _difference(error, flat, i, step)
             if np.isnan(d[i]) or abs(g[i] - again) < abs(g[i] - d[i]):
                 d[i] = again
-    scale = max(np.abs(g).max(), np.abs(d).max(), resolved)
-    return float(np.abs(g - d).max() / scale) if scale else 0.0
+    kinks = [i for i in _disagreeing(g, d, resolved) if _at_kink(error, flat, i, at_w)]
+    g, d = np.delete(g, kinks), np.delete(d, kinks)
+    scale = _scale(g, d, resolved)
+    largest = float(np.abs(g - d).max() / scale) if g.size and scale else 0.0
+    return _Comparison(largest, flat.size, len(kinks))
 
 
-def _difference(error: Callable[[], float], flat: np.ndarray, i: int, h: float) -> float:
-    """The derivative of `error()` for entry i of `flat`, to fourth order in h."""
+def _scale(g: np.ndarray, d: np.ndarray, resolved: float) -> float:
+    """The size against which an array is measured."""
+    return max(float(np.abs(g).max(initial=0.0)), float(np.abs(d).max(initial=0.0)), resolved)
+
+
+def _disagreeing(g: np.ndarray, d: np.ndarray, resolved: float) -> list[int]:
+    """The entries in which two arrays differ by more than they have to."""
+    return [int(i) for i in np.flatnonzero(~(np.abs(g - d) <= _AGREES * _scale(g, d, resolved)))]
+
+
+def _values(error: Callable[[], float], flat: np.ndarray, i: int, h: float) -> list[float]:
+    """`error()` with entry i of `flat` moved by h, -h, 2h and -2h."""
     middle = flat[i]
     values = []
     try:
@@ -197,5 +231,27 @@ def _difference(error: Callable[[], float], flat: np.ndarray, i: int, h: float) 
             values.append(error())
     finally:
         flat[i] = middle
-    near, far = values[0] - values[1], values[2] - values[3]
-    return float((8 * near - far) / (12 * h))
+    return values
+
+
+def _difference(error: Callable[[], float], flat: np.ndarray, i: int, h: float) -> float:
+    """The derivative of `error()` for entry i of `flat`, to fourth order in h."""
+    right, left, far_right, far_left = _values(error, flat, i, h)
+    return float((8 * (right - left) - (far_right - far_left)) / (12 * h))
+
+
+def _at_kink(error: Callable[[], float], flat: np.ndarray, i: int, at_w: float) -> bool:
+    """Whether the derivatives to the right and to the left of entry i differ, by the same at two small steps.
+
+    Without a kink that difference is of third order in h, and rounding alone, which has no size of its own. A kink that
+    is too near for the smallest step counts as one at w: these two are not so small.
+    """
+    wide, narrow = (_jump(error, flat, i, h, at_w) for h in _STEPS[-3:-1])
+    rounding = 100 * _EPS * abs(at_w) / _STEPS[-2]
+    return abs(narrow) > rounding and abs(wide - narrow) <= 0.5 * abs(narrow)
+
+
+def _jump(error: Callable[[], float], flat: np.ndarray, i: int, h: float, at_w: float) -> float:
+    """The derivative to the right less that to the left, each to second order in h."""
+    right, left, far_right, far_left = _values(error, flat, i, h)
+    return float((4 * (right + left) - (far_right + far_left) - 6 * at_w) / (2 * h))

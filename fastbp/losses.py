@@ -94,8 +94,8 @@ def softmax_cross_entropy(
     logits : array of float32 or float64, shape (N, C)
         One row for each example. Rows may lie any distance apart.
     targets : array of integers, shape (N,), or of real numbers, shape (N, C)
-        The class of each example, or a row of targets for each: one-hot, soft, or not summing to 1.
-        Rows are cast to the dtype of `logits`.
+        The class of each example, True and False for 1 and 0, or a row of targets for each: one-hot, soft, or not
+        summing to 1. Rows are cast to the dtype of `logits`.
     class_weight : array of shape (C,), optional
         w_c multiplies the target of class c, the uniform part of smoothing as well. Not checked for sign.
     sample_weight : array of shape (N,), optional

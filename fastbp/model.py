@@ -72,6 +72,8 @@ class _Output(NamedTuple):
     """(logits, out, n_threads) -> what `forward` returns."""
     decide: Callable[[np.ndarray], np.ndarray] | None
     """logits -> what `predict` returns; None where the outputs themselves are the prediction."""
+    targets: _checks.Interval | None
+    """What an entry of a row of targets may be; None where the error is defined for all numbers."""
 
 
 def _largest(logits: np.ndarray) -> np.ndarray:
@@ -84,11 +86,11 @@ def _positive(logits: np.ndarray) -> np.ndarray:
 
 
 _OUTPUTS = {
-    "softmax_cross_entropy": _Output(activations.softmax, _largest),
-    "sigmoid_cross_entropy": _Output(activations.sigmoid, _positive),
-    "squared_error": _Output(_identity, None),
-    "sigmoid_squared_error": _Output(activations.sigmoid, _positive),
-    "poisson_deviance": _Output(_exp, None),
+    "softmax_cross_entropy": _Output(activations.softmax, _largest, _checks.NOT_NEGATIVE),
+    "sigmoid_cross_entropy": _Output(activations.sigmoid, _positive, _checks.FRACTION),
+    "squared_error": _Output(_identity, None, None),
+    "sigmoid_squared_error": _Output(activations.sigmoid, _positive, _checks.FRACTION),
+    "poisson_deviance": _Output(_exp, None, _checks.NOT_NEGATIVE),
 }
 
 
@@ -136,19 +138,21 @@ class MLP:
     loss : str, default "softmax_cross_entropy"
         The error function, which also determines what the outputs are:
 
-        ========================= ================== ============================================
+        ========================= ================== =================================================
         loss                      outputs            targets
-        ========================= ================== ============================================
-        ``softmax_cross_entropy`` softmax(Z)         class indices (N,), or rows (N, C)
+        ========================= ================== =================================================
+        ``softmax_cross_entropy`` softmax(Z)         class indices (N,), or rows (N, C) of numbers >= 0
         ``sigmoid_cross_entropy`` 1/(1 + exp(-Z))    rows (N, O) of numbers in [0, 1]
         ``squared_error``         Z                  rows (N, O)
         ``sigmoid_squared_error`` 1/(1 + exp(-Z))    rows (N, O) of numbers in [0, 1]
         ``poisson_deviance``      exp(Z)             rows (N, O) of numbers >= 0
-        ========================= ================== ============================================
+        ========================= ================== =================================================
 
-        A network of one output also takes targets (N,) for (N, 1), unless its error is that of the softmax.
+        A network of one output also takes targets (N,) for (N, 1), unless its error is that of the softmax. Other
+        targets are refused: at them the error has no minimum.
     dtype : {"float32", "float64"}, default "float32"
-        Of the parameters and of all that is computed. Examples of any real dtype are converted to it.
+        Of the parameters and of all that is computed. Examples of any real dtype are converted to it; they and
+        their targets may be tables and columns of other libraries, if no value is missing and none is text.
     seed : int >= 0, optional
         Determines the initial weights and the shuffling. Without it they differ from one model to the next.
     n_threads : int >= 1, optional
@@ -285,7 +289,8 @@ class MLP:
     def forward(self, x: ArrayLike) -> np.ndarray:
         """The outputs (N, O) at the inputs `x` (N, I): probabilities or predictions, as the loss determines.
 
-        They are softmax(Z), 1/(1 + exp(-Z)), Z or exp(Z); see the table in :class:`MLP`.
+        They are softmax(Z), 1/(1 + exp(-Z)), Z or exp(Z); see the table in :class:`MLP`. Like :meth:`logits` it takes
+        NaN and infinity as they come, and shows what becomes of them; :meth:`predict` refuses them.
 
         Examples
         --------
@@ -295,8 +300,7 @@ class MLP:
         >>> y.shape, round(float(y.sum()), 6)
         ((1, 3), 1.0)
         """
-        z = self.logits(x)
-        return _OUTPUTS[self.loss_name].outputs(z, out=z, n_threads=self.n_threads)
+        return self._outputs(self.logits(x))
 
     def loss(self, x: ArrayLike, t: ArrayLike) -> float:
         """The mean error over the examples `x` (N, I) with the targets `t`; NaN where there are none."""
@@ -350,9 +354,15 @@ class MLP:
             For ``softmax_cross_entropy`` the index of the most probable class, int64 (N,). For the two errors
             of logistic outputs 1 where the probability is above one half and 0 elsewhere, int64 (N, O). For
             the others the outputs (N, O) themselves, as :meth:`forward` returns them.
+
+        Raises
+        ------
+        ValueError
+            If an example holds NaN or infinity, or its outputs are NaN.
         """
+        z = self._decided("X", X)
         decide = _OUTPUTS[self.loss_name].decide
-        return self.forward(X) if decide is None else decide(self._logits(self._inputs("X", X)))
+        return self._outputs(z) if decide is None else decide(z)
 
     def predict_proba(self, X: ArrayLike) -> np.ndarray:
         """The probability (N, O) of each class, or of each logistic output, for the examples `X` (N, I).
@@ -360,12 +370,13 @@ class MLP:
         Raises
         ------
         ValueError
-            If the outputs are no probabilities: those of ``squared_error`` and ``poisson_deviance``.
+            If the outputs are no probabilities: those of ``squared_error`` and ``poisson_deviance``. If an example
+            holds NaN or infinity, or its outputs are NaN.
         """
         if _OUTPUTS[self.loss_name].decide is None:
             expected = ", ".join(name for name, output in _OUTPUTS.items() if output.decide)
             raise ValueError(f"predict_proba: got the loss {self.loss_name}, expected one of {expected}")
-        return self.forward(X)
+        return self._outputs(self._decided("X", X))
 
     # Training -----------------------------------------------------------------------------------------------
 
@@ -387,6 +398,8 @@ class MLP:
         ------
         DivergenceError
             If the error, its gradient or the update is not finite. The parameters stay as they were.
+        TypeError, ValueError
+            A bad argument; also a target outside the range of the error function. Nothing has been changed then.
 
         Examples
         --------
@@ -401,6 +414,7 @@ class MLP:
             if at_once is not None:
                 return at_once
         inputs, targets = self._to_train_on(*self._examples("x", x, "t", t), optimizer)
+        _optimizer_checks.steps(optimizer.steps)
         batch_size = max(len(inputs), 1)
         loss: float
         loss, _, failure = self._engine.train(inputs, targets, None, batch_size, optimizer, None)
@@ -433,7 +447,8 @@ class MLP:
         shuffle : bool, default True
             Put the examples into a new order before each epoch (the model's `seed` determines which).
         progress : bool, default True
-            Show one line for each epoch, live, on standard error.
+            Show the training live on standard error: a line for each epoch, or one bar for all of them where they
+            take less than a second or are more than a hundred.
 
         Returns
         -------
@@ -445,6 +460,8 @@ class MLP:
         DivergenceError
             If the error of a batch, its gradient or the update is not finite. The message says where; the
             parameters are the last finite ones.
+        TypeError, ValueError
+            A bad argument; also a target outside the range of the error function. Nothing has been changed then.
 
         Notes
         -----
@@ -483,6 +500,11 @@ class MLP:
         The format is NumPy's ``.npz`` without pickle; see :mod:`fastbp.persistence`. The name is taken as it
         is: no suffix is added. A file of that name is replaced only by a complete one. `n_threads` is not
         saved: how many threads pay depends on the machine; nor are attributes that you have set.
+
+        Raises
+        ------
+        OSError
+            If the file cannot be written; a ``PermissionError`` if one of that name, or its folder, is protected.
         """
         header = self._configuration()
         del header["n_threads"]
@@ -563,8 +585,8 @@ class MLP:
 
     def _examples(self, x_name: str, x: Any, t_name: str, t: Any) -> tuple[np.ndarray, np.ndarray]:
         inputs = _network_checks.inputs(x_name, x, self.layer_sizes[0], self.dtype)
-        by_class = self.loss_name == "softmax_cross_entropy"
-        return inputs, _network_checks.targets(t_name, t, inputs, self.layer_sizes[-1], by_class)
+        by_class, allowed = self.loss_name == "softmax_cross_entropy", _OUTPUTS[self.loss_name].targets
+        return inputs, _network_checks.targets(t_name, t, inputs, self.layer_sizes[-1], by_class, allowed)
 
     def _logits(self, inputs: np.ndarray) -> np.ndarray:
         out: np.ndarray = _backend.kernels.new_array((len(inputs), self.layer_sizes[-1]), self.dtype)
@@ -583,6 +605,15 @@ class MLP:
             for array in (inputs, targets)
         )
         return inputs, targets
+
+    def _decided(self, name: str, x: Any) -> np.ndarray:
+        """The logits at finite inputs, if none is NaN."""
+        inputs = _network_checks.finite_rows(name, x, self._inputs(name, x))
+        return _network_checks.decided_rows(name, self._logits(inputs))
+
+    def _outputs(self, logits: np.ndarray) -> np.ndarray:
+        """What `logits` are as outputs, written over them."""
+        return _OUTPUTS[self.loss_name].outputs(logits, out=logits, n_threads=self.n_threads)
 
 
 _models: weakref.WeakSet[MLP] = weakref.WeakSet()

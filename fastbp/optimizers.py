@@ -79,8 +79,8 @@ def sgd_update(
     >>> parameters.tolist(), velocity.tolist()
     ([-0.25, 2.0], [1.5, 0.0])
     """
-    rates = _optimizer_checks.sgd_hyper_parameters(learning_rate, momentum, nesterov, weight_decay)
     w = _optimizer_checks.flat("parameters", parameters)
+    rates = _optimizer_checks.sgd_hyper_parameters(learning_rate, momentum, nesterov, weight_decay, w.dtype)
     g = _optimizer_checks.flat_gradient(gradient, w)
     _checks.apart("parameters", w, "gradient", gradient)
     v = _optimizer_checks.velocity(velocity, momentum, parameters=w, gradient=gradient)
@@ -154,10 +154,10 @@ def adam_update(
     >>> parameters.round(6).tolist()  # the first step is η long in each direction
     [0.9, 2.1]
     """
-    rates = _optimizer_checks.adam_hyper_parameters(learning_rate, beta_1, beta_2, epsilon, weight_decay)
-    t = _optimizer_checks.step_number(step)
     w = _optimizer_checks.flat("parameters", parameters)
-    _checks.positive_in("epsilon", epsilon, w.dtype)
+    rates = learning_rate, beta_1, beta_2, epsilon, weight_decay
+    rates = _optimizer_checks.adam_hyper_parameters(*rates, w.dtype)
+    t = _optimizer_checks.step_number(step)
     g = _optimizer_checks.flat_gradient(gradient, w)
     _checks.apart("parameters", w, "gradient", gradient)
     m = _optimizer_checks.flat_like("first_moment", first_moment, w, parameters=w, gradient=gradient)
@@ -165,6 +165,9 @@ def adam_update(
         "second_moment", second_moment, w, parameters=w, gradient=gradient, first_moment=m
     )
     _backend.kernels.adam_update(w, g, m, v, t, *rates, _checks.threads(n_threads))
+
+
+_UNCHECKED = object()  # no rate of anybody
 
 
 class Optimizer:
@@ -177,8 +180,9 @@ class Optimizer:
     name: str
     _rates: tuple[str, ...]
     vectors: tuple[str, ...]  # of the state
-    _checked: Any = None  # the rates last found to be in order
     _owner: _Vector | None = None  # what the state belongs to; None where it is still to be seen
+    # The very rates, and the dtype, that were last found to be in order: what is equal need not be, as True is to 1.0.
+    _checked: tuple[Any, ...]
 
     def __init__(self) -> None:
         self.reset()
@@ -189,7 +193,7 @@ class Optimizer:
         self._state: tuple[np.ndarray, ...] = ()
         self._owner = None
 
-    def hyper_parameters(self) -> tuple[float, ...]:
+    def hyper_parameters(self, dtype: np.dtype | None = None) -> tuple[float, ...]:
         raise NotImplementedError
 
     def state(self, parameters: np.ndarray) -> tuple[np.ndarray, ...]:
@@ -200,9 +204,10 @@ class Optimizer:
 
         Arguments and errors are those of `sgd_update` and `adam_update`, and of `state`.
         """
-        self.hyper_parameters()
+        _optimizer_checks.steps(self.steps)
         threads = _checks.threads(n_threads)
         w = _optimizer_checks.flat("parameters", parameters)
+        self.hyper_parameters(w.dtype)
         g = _optimizer_checks.flat_gradient(gradient, w)
         _checks.apart("parameters", w, "gradient", gradient)
         for name, vector in zip(self.vectors, self.state(w), strict=False):
@@ -287,7 +292,8 @@ class SGD(Optimizer):
     Raises
     ------
     TypeError, ValueError
-        A rate of the wrong type or outside its range, here or, where it was set afterwards, when it is used.
+        A rate of the wrong type or outside its range, here or, where it was set afterwards, when it is used; there
+        also one that the dtype of the parameters cannot hold.
 
     Examples
     --------
@@ -304,6 +310,7 @@ class SGD(Optimizer):
     name = "sgd"
     _rates = ("learning_rate", "momentum", "nesterov", "weight_decay")
     vectors = ("velocity",)
+    _checked = (_UNCHECKED,) * 5
 
     def __init__(
         self,
@@ -318,11 +325,17 @@ class SGD(Optimizer):
             _optimizer_checks.sgd_hyper_parameters(learning_rate, momentum, nesterov, weight_decay)
         )
 
-    def hyper_parameters(self) -> tuple[float, float, bool, float]:
-        """``(learning_rate, momentum, nesterov, weight_decay)``, checked, as the kernel takes them."""
+    def hyper_parameters(self, dtype: np.dtype | None = None) -> tuple[float, float, bool, float]:
+        """``(learning_rate, momentum, nesterov, weight_decay)``, checked, as the kernel takes them.
+
+        With a `dtype` they are also checked to be numbers that parameters of that dtype can be updated with.
+        """
         rates = self.learning_rate, self.momentum, self.nesterov, self.weight_decay
-        if rates != self._checked:
-            self._checked = _optimizer_checks.sgd_hyper_parameters(*rates)
+        rate, momentum, nesterov, decay = rates
+        a, b, c, d, e = self._checked
+        if rate is not a or momentum is not b or nesterov is not c or decay is not d or dtype is not e:
+            _optimizer_checks.sgd_hyper_parameters(*rates, dtype)
+            self._checked = *rates, dtype
         return rates
 
     def state(self, parameters: np.ndarray) -> tuple[np.ndarray, ...]:
@@ -359,7 +372,8 @@ class Adam(Optimizer):
     Raises
     ------
     TypeError, ValueError
-        A rate of the wrong type or outside its range, here or, where it was set afterwards, when it is used.
+        A rate of the wrong type or outside its range, here or, where it was set afterwards, when it is used; there
+        also one that the dtype of the parameters cannot hold.
 
     Examples
     --------
@@ -375,6 +389,7 @@ class Adam(Optimizer):
     name = "adam"
     _rates = ("learning_rate", "beta_1", "beta_2", "epsilon", "weight_decay")
     vectors = ("first_moment", "second_moment")
+    _checked = (_UNCHECKED,) * 6
 
     def __init__(
         self,
@@ -390,11 +405,17 @@ class Adam(Optimizer):
             _optimizer_checks.adam_hyper_parameters(learning_rate, beta_1, beta_2, epsilon, weight_decay)
         )
 
-    def hyper_parameters(self) -> tuple[float, float, float, float, float]:
-        """``(learning_rate, beta_1, beta_2, epsilon, weight_decay)``, checked, as the kernel takes them."""
+    def hyper_parameters(self, dtype: np.dtype | None = None) -> tuple[float, float, float, float, float]:
+        """``(learning_rate, beta_1, beta_2, epsilon, weight_decay)``, checked, as the kernel takes them.
+
+        With a `dtype` they are also checked to be numbers that parameters of that dtype can be updated with.
+        """
         rates = self.learning_rate, self.beta_1, self.beta_2, self.epsilon, self.weight_decay
-        if rates != self._checked:
-            self._checked = _optimizer_checks.adam_hyper_parameters(*rates)
+        rate, b1, b2, eps, decay = rates
+        a, b, c, d, e, f = self._checked
+        if rate is not a or b1 is not b or b2 is not c or eps is not d or decay is not e or dtype is not f:
+            _optimizer_checks.adam_hyper_parameters(*rates, dtype)
+            self._checked = *rates, dtype
         return rates
 
     def state(self, parameters: np.ndarray) -> tuple[np.ndarray, ...]:
@@ -405,7 +426,4 @@ class Adam(Optimizer):
         ValueError
             The moments belong to another vector.
         """
-        moments = self._state_of(parameters)
-        _checks.positive_in("epsilon", self.epsilon, moments[0].dtype)
-        _optimizer_checks.step_number(self.steps + 1)
-        return moments
+        return self._state_of(parameters)

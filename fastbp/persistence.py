@@ -97,8 +97,10 @@ def _replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     temporary = final.with_name(f".{secrets.token_hex(8)}.tmp")  # same folder: a rename must do
     try:
         try:
+            if final.exists():
+                open(final, "r+b").close()  # a file that may not be written to may not be replaced either
             file = open(temporary, "xb")  # noqa: SIM115 - closed below
-        except OSError as cause:  # about the folder: say whose
+        except OSError as cause:  # about the folder, perhaps: say whose
             raise type(cause)(cause.errno, cause.strerror, os.fspath(path)) from None
         with file:
             yield file

@@ -6,14 +6,16 @@ An epoch is one call of the engine. Python is entered again only every 0.1 s, fo
 from __future__ import annotations
 
 import contextlib
+import math
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fastbp import _checks, _network_checks, layers
+from fastbp import _checks, _network_checks, _optimizer_checks, layers
 from fastbp.optimizers import SGD, Adam
 
 if TYPE_CHECKING:
@@ -57,7 +59,8 @@ class History:
 class DivergenceError(FloatingPointError):
     """Training met an error, a gradient or an update that is not finite.
 
-    The batch where it happened made no update: the parameters are the last finite ones.
+    The batch where it happened made no update: the parameters are the last finite ones, unless they were not finite
+    before, which the message says.
 
     Attributes
     ----------
@@ -96,16 +99,18 @@ def fit(
 
     `generator` puts the examples into a new order before each epoch; None leaves them as they are.
     """
-    epochs = _checks.integer("epochs", epochs, 0, _checks.INT64_MAX, "an integer >= 0")
-    batch_size = _checks.integer("batch_size", batch_size, 1, _checks.INT64_MAX, "an integer >= 1")
-    line = _progress_line if _checks.flag("progress", progress) else _no_line
+    epochs = _checks.integer("epochs", epochs, 0, math.inf, "an integer >= 0")
+    batch_size = _checks.integer("batch_size", batch_size, 1, math.inf, "an integer >= 1")
+    _optimizer_checks.steps(optimizer.steps)
+    _checks.flag("progress", progress)
     _network_checks.some_examples("X", x)
 
     history = History()
     batch_size = min(batch_size, len(x))
     n_batches = -(-len(x) // batch_size)
+    shown = _Progress(epochs, n_batches) if progress else _Silence()
     for epoch in range(1, epochs + 1):
-        with line(f"epoch {epoch:{len(str(epochs))}}/{epochs}", n_batches) as report:
+        with shown.epoch(epoch) as report:
             start = time.perf_counter()
             order = None if generator is None else generator.permutation(len(x))
             loss, done, failure = train(x, t, order, batch_size, optimizer, report)
@@ -121,31 +126,92 @@ def fit(
     return history
 
 
-# The progress line ------------------------------------------------------------------------------------------
+# Progress ---------------------------------------------------------------------------------------------------
+
+_LONG_EPOCH = 1.0  # second, of which the line may stay
+_MANY_EPOCHS = 100  # of which no line stays, however long they are
 
 
-@contextlib.contextmanager
-def _no_line(title: str, n_batches: int) -> Iterator[_Report | None]:
-    yield None
+class _Silence:
+    """Nothing is shown."""
+
+    @contextlib.contextmanager
+    def epoch(self, number: int) -> Iterator[_Report | None]:
+        yield None
 
 
-@contextlib.contextmanager
-def _progress_line(title: str, n_batches: int) -> Iterator[_Report | None]:
-    """A line on standard error that follows ``report(batches done, mean loss so far)`` and stays."""
+class _Progress:
+    """What is shown of a training: a line for each epoch that stays, or one bar for all where they are short or many.
+
+    How long they are the first one tells.
+    """
+
+    def __init__(self, epochs: int, n_batches: int) -> None:
+        self.epochs, self.n_batches = epochs, n_batches
+        self.by_lines = epochs <= _MANY_EPOCHS
+        self.start = time.perf_counter()
+        self.bar: Any = None  # the line that is being written
+
+    @contextlib.contextmanager
+    def epoch(self, number: int) -> Iterator[_Report | None]:
+        """Show an epoch, as ``report(batches done, mean loss so far)`` tells of it."""
+        title = f"epoch {number:{len(str(self.epochs))}}/{self.epochs}"
+        if self.bar is None:
+            before = 0 if self.by_lines else (number - 1) * self.n_batches
+            total = self.n_batches if self.by_lines else self.epochs * self.n_batches
+            self.bar = _bar(title, total, before, 0 if self.by_lines else time.perf_counter() - self.start)
+        bar, before = self.bar, self.bar.n
+        bar.set_description_str(title, refresh=False)
+
+        def report(done: int, loss: float) -> None:
+            bar.set_postfix_str(f"loss {loss:.4f}", refresh=False)
+            bar.update(before + done - bar.n)
+
+        try:
+            yield report
+        except BaseException:
+            bar.close()
+            raise
+        self._end(number)
+
+    def _end(self, number: int) -> None:
+        """Leave the line of an epoch behind, or that of all; but not the first one if a bar for all takes its place."""
+        is_last = number == self.epochs
+        is_short = time.perf_counter() - self.start < _LONG_EPOCH
+        if number == 1 and self.by_lines and is_short and not is_last:
+            self.by_lines = self.bar.leave = False
+        elif not (is_last or self.by_lines):
+            return
+        self.bar.close()
+        self.bar = None
+
+
+def _bar(title: str, n_batches: int, done: int, seconds: float) -> Any:
+    """A line on standard error that is written again and again, of work that began so many seconds ago."""
     try:
         from tqdm import tqdm  # here, because `import fastbp` needs nothing but NumPy
     except ModuleNotFoundError as missing:
         text = "progress: got True without tqdm, expected tqdm to be installed, or progress=False"
         raise ModuleNotFoundError(text) from missing
-
     layout = "{desc} {bar:24} {n_fmt}/{total_fmt} batches  {elapsed}{postfix}"
-    with tqdm(total=n_batches, desc=title, bar_format=layout) as bar:
+    bar = tqdm(desc=title, total=n_batches, initial=done, bar_format=layout, file=_StandardError())
+    bar.start_t -= seconds
+    return bar
 
-        def report(done: int, loss: float) -> None:
-            bar.set_postfix_str(f"loss {loss:.4f}", refresh=False)
-            bar.update(done - bar.n)
 
-        yield report
+class _StandardError:
+    """Standard error, if there is one: that nothing can be shown is no reason to stop."""
+
+    def write(self, text: str) -> None:
+        with contextlib.suppress(AttributeError, OSError, ValueError):  # none, broken, closed
+            sys.stderr.write(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(AttributeError, OSError, ValueError):
+            sys.stderr.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(sys.stderr, name)
 
 
 # Divergence -------------------------------------------------------------------------------------------------
@@ -169,10 +235,12 @@ def divergence(
     where = "in this step" if epoch is None else f"in epoch {epoch}, batch {batch} of {n_batches}"
     layer, cause = _cause(net, x, t, failure, np.arange(len(x)) if rows is None else rows)
     largest, place = _largest_weight(net)
-    advice = " A smaller learning rate may help." if layer else ""
+    kept, advice = "its last finite parameters", " A smaller learning rate may help." if layer else ""
+    if not np.isfinite(net.parameters).all():
+        kept, advice = "the parameters that it had", ""
     error = DivergenceError(
         f"training diverged {where}: {cause}; the largest weight is {largest:.6g}, {place}. "
-        f"The network keeps its last finite parameters.{advice}"
+        f"The network keeps {kept}.{advice}"
     )
     error.epoch, error.batch, error.layer = epoch, batch, layer
     error.largest_weight, error.history = largest, history
@@ -185,6 +253,9 @@ def _cause(net: MLP, x: np.ndarray, t: np.ndarray, failure: str, rows: np.ndarra
         finite = np.isfinite(array).reshape(len(array), -1).all(axis=1)
         if not finite.all():
             return None, f"the {what} of example {rows[finite.argmin()]} are not finite"
+    for layer, pair in enumerate(zip(net.weights, net.biases, strict=True), start=1):
+        if not all(np.isfinite(array).all() for array in pair):
+            return layer, f"the parameters of layer {layer} {pair[0].shape} were not finite before"
     if failure == "loss":
         return _layer_of_the_loss(net, x)
     return _layer_of_the_gradient(net, x, t)

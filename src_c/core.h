@@ -1,5 +1,5 @@
-/* On which core a thread runs, and on which it may run. Where the system does not tell, core -1 and no cores at all, and no thread
- * can be moved. */
+/* On which core a thread runs, and on which it may run. Where the system does not tell, core -1 and no cores at all, and no
+ * thread can be moved. */
 #ifndef FASTBP_CORE_H
 #define FASTBP_CORE_H
 

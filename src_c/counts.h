@@ -1,12 +1,13 @@
 /* How many threads a call takes that does not say, and which cores they may use. One extension holds this state.
  *
  * The number: a limit that was set (threadpoolctl does), else OMP_NUM_THREADS, else the cores that the process may use or the
- * processor time that its control group grants, whichever is less. A limit set in the main thread holds for all threads that have
- * none of their own; set in another thread it holds there alone, so that threads which set and restore limits at the same time do not
- * restore each other's.
+ * processor time that its control group grants, whichever is less. A limit set in the main thread holds for all threads that
+ * have none of their own; set in another thread it holds there alone, so that threads which set and restore limits at the same
+ * time do not restore each other's.
  *
- * The cores are those of the main thread. They are looked at once a second: a helper takes over what has changed since. A core that
- * an OpenMP library binds the main thread to is none of the process's choices: who begins tells the cores then, and they stay. */
+ * The cores are those of the main thread. They are looked at once a second: a helper takes over what has changed since. Where
+ * OpenMP libraries bind the main thread to a core, that tells nothing of the process: then fbp_begin is told the cores, and they
+ * stay. */
 #ifndef FASTBP_COUNTS_H
 #define FASTBP_COUNTS_H
 

@@ -8,6 +8,7 @@
 #include <stdint.h>
 
 enum { FBP_LINE = 64, FBP_LARGE_PAGE = 2 << 20 };
+#define FBP_MOST_BYTES (PTRDIFF_MAX - FBP_LINE) /* of a space: room for the rest of its last line, and malloc fails */
 
 #if defined(__linux__)
 #include <sys/mman.h>

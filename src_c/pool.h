@@ -1,8 +1,8 @@
-/* The teams of a process. A call hires one and gives it back; its helpers stay, asleep, for the next call, and end when none has come
- * for some seconds. Calls at the same time, from several threads, have teams of their own.
+/* The teams of a process. A call hires one and gives it back; its helpers stay, asleep, for the next call, and end when none
+ * has come for some seconds. Calls at the same time, from several threads, have teams of their own.
  *
- * The child of a fork has none of the helpers. Its calls have no team, and a call that was under way, when a signal handler forked,
- * goes on alone: it takes no lock that a helper may have held. */
+ * The child of a fork has none of the helpers. Its calls have no team, and a call that was under way, when a signal handler
+ * forked, goes on alone: it takes no lock that a helper may have held. */
 #ifndef FASTBP_POOL_H
 #define FASTBP_POOL_H
 
@@ -134,7 +134,8 @@ static fbp_crew *fbp_idle_crew(void)
     return crew;
 }
 
-/* A team of `threads` threads, or of as many as the system grants; NULL if it has no memory for any, and in the child of a fork. */
+/* A team of `threads` threads, or of as many as the system grants; NULL if it has no memory for any, and in the child of a
+ * fork. */
 static fbp_team *fbp_hire(int threads)
 {
     fbp_crew *crew = fbp_pool.forked ? NULL : fbp_idle_crew();

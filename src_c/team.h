@@ -1,15 +1,14 @@
 /* A team: the thread that made a call, and others at its service. The first, number 0, shares out one task after another; each
  * takes the next part that nobody has taken.
  *
- * Nobody waits for a thread that has not come: a task is over when its parts are, whoever did them. So a core that is busy with
- * something else costs no more than its help. A thread without work spins for 0.1 ms, so that it is there for the next task and the
- * next step of a loop, then it sleeps. It should not spin for longer: on a busy core that is time it does not have when work comes.
- * Thread 0, which waits for the last part, first spins, then yields its core, and then sleeps for moments: a thread of a lower priority
- * that has the part would not get the core otherwise.
+ * Nobody waits for a thread that has not come: a task is over when its parts are, whoever did them. So a core that is busy
+ * with something else costs no more than its help. A thread without work spins for 0.1 ms, so that it is there for the next
+ * task and the next step of a loop, then it sleeps. It should not spin for longer: on a busy core that is time it does not
+ * have when work comes. Thread 0, which waits for the last part, first spins, then yields its core, and then sleeps for
+ * moments: a thread of a lower priority that has the part would not get the core otherwise.
  *
- * The system may wake a thread on the core of the one that woke it, and leave both there for tens of milliseconds, taking turns. So
- * each looks where thread 0 runs, and goes elsewhere.
- */
+ * The system may wake a thread on the core of the one that woke it, and leave both there for tens of milliseconds, taking
+ * turns. So each looks where thread 0 runs, and goes elsewhere. */
 #ifndef FASTBP_TEAM_H
 #define FASTBP_TEAM_H
 
@@ -128,7 +127,7 @@ static inline int fbp_team_serve(fbp_team *team, int thread, int patience)
     until.tv_nsec %= 1000000000;
     int late = 0;
     pthread_mutex_lock(&team->mutex);
-    atomic_fetch_add(&team->asleep, 1); /* before the last look at the generation: either it is seen, or thread 0 sees a sleeper */
+    atomic_fetch_add(&team->asleep, 1); /* before the last look at the generation: one of the two sees the other */
     while (atomic_load(&team->generation) == seen && !late)
         late = pthread_cond_timedwait(&team->wake, &team->mutex, &until) == ETIMEDOUT;
     atomic_fetch_sub(&team->asleep, 1);

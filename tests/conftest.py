@@ -11,12 +11,18 @@ that is promised of any call:
 * the same bits come again in a second run, in place, on two threads, and from strided as from contiguous memory.
 
 An *engine* is a backend, on one instruction set where it is the compiled one.
+
+Tests run in as many processes as there are cores. Options of the command line: --exhaustive, --tenth, --isa (see CONTRIBUTING).
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+
+# Before NumPy is loaded: its own threads would wait, busily, for cores on which the other processes run.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
 import warnings
 import zlib
 from collections.abc import Callable, Iterator
@@ -26,6 +32,7 @@ from types import ModuleType, SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
+import pairs
 import pytest
 
 with warnings.catch_warnings():  # that fastbp runs on its NumPy twin: the tests say so by skipping
@@ -37,6 +44,58 @@ from tolerances import BOUNDS, BY_HAND, NO_WORSE
 pytest.register_assert_rewrite("good_calls")  # its assertions tell what differs, too
 
 Array = np.ndarray
+
+# -- the command line ----------------------------------------------------------------------------------------------------------
+
+THINNED = pytest.mark.thinned
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("fastbp")
+    group.addoption(
+        "--exhaustive", action="store_true", help="every combination of options, not every pair alone"
+    )
+    group.addoption(
+        "--tenth",
+        type=int,
+        choices=range(10),
+        help="with --exhaustive: of the tests that do more then, those whose names have this hash modulo 10",
+    )
+    group.addoption(
+        "--isa", help="the tests of one instruction set, and those of none; 'best' is the fastest here"
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "thinned: sees more combinations with --exhaustive")
+    pairs.exhaustive = config.getoption("exhaustive")
+    if config.getoption("tenth") is not None and not pairs.exhaustive:
+        raise pytest.UsageError("--tenth is a part of --exhaustive: give both")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leaves out what --tenth and --isa do; the name of a test alone decides, so all processes agree."""
+    tenth, isa = config.getoption("tenth"), config.getoption("isa")
+    isa = ISAS[0] if isa == "best" and ISAS else isa
+    if isa and isa not in ("best", *ISAS):
+        raise pytest.UsageError(f"--isa: got {isa!r}, expected best or one of {', '.join(ISAS)}")
+
+    def wanted(item: pytest.Item) -> bool:
+        parameters = item.callspec.params if hasattr(item, "callspec") else {}
+        of_isa = {parameters.get("isa"), parameters.get("engine")} - {None, "reference"}
+        if isa and not of_isa <= {isa}:
+            return False
+        if tenth is None:
+            return True
+        return (
+            item.get_closest_marker("thinned") is not None and zlib.crc32(item.nodeid.encode()) % 10 == tenth
+        )
+
+    kept = [item for item in items if wanted(item)]
+    if len(kept) < len(items):
+        config.hook.pytest_deselected(items=[item for item in items if not wanted(item)])
+        items[:] = kept
+
 
 # -- which engines there are ---------------------------------------------------------------------------------------------------
 
@@ -107,6 +166,22 @@ def engine(request: pytest.FixtureRequest) -> Iterator[ModuleType]:
 @pytest.fixture(params=[np.float32, np.float64], ids=["float32", "float64"])
 def dtype(request: pytest.FixtureRequest) -> type[np.floating]:
     return request.param
+
+
+VALUES = {
+    "backend": ["reference", *([] if NO_NATIVE else ["native"])],
+    "isa": ISAS,
+    "engine": ["reference", *ISAS],
+    "dtype": [np.float32, np.float64],
+}
+
+
+def every_pair(*fixtures: str, **options: Any) -> Callable[[Callable], Callable]:
+    """Runs a test with every pair of values of these fixtures and options; with --exhaustive in every combination."""
+    rows = pairs.combinations({name: VALUES[name] for name in fixtures} | options)
+    names = (*fixtures, *options)
+    each = pytest.mark.parametrize(names, [tuple(row.values()) for row in rows], indirect=fixtures)
+    return lambda test: THINNED(each(test))
 
 
 @pytest.fixture

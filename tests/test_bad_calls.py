@@ -6,6 +6,7 @@ tests start from the table of good calls, and change one argument at a time. Bad
 
 from __future__ import annotations
 
+import copy
 import pickle
 import re
 from collections.abc import Iterator
@@ -14,7 +15,21 @@ from typing import Any
 
 import numpy as np
 import pytest
-from good_calls import ELEMENTWISE, F32, F64, GOOD, LOSSES, UPDATES, answer, refused, same, values, zeros
+from good_calls import (
+    ELEMENTWISE,
+    F32,
+    F64,
+    GOOD,
+    INPUTS,
+    LOSSES,
+    UPDATES,
+    Call,
+    answer,
+    refused,
+    same,
+    values,
+    zeros,
+)
 
 import fastbp
 from fastbp import _checks
@@ -88,12 +103,17 @@ def bad_shapes() -> Iterator[Row]:
 def bad_targets() -> Iterator[Row]:
     case = "softmax_cross_entropy"
     text = "expected integer class indices, or rows of targets (3, 4)"
-    for value, kind in (
-        ([0.0, 1.0, 2.0], "float64"),
-        ([True, False, True], "bool"),
-        (["a", "b", "c"], "<U1"),
+    names = " (numpy.unique(..., return_inverse=True)[1] numbers names)"
+    for value, got in (
+        ([0.0, 1.0, 2.0], f"dtype float64 of shape (3,), {text}"),
+        (["a", "b", "c"], f"dtype <U1 of shape (3,), {text}{names}"),
+        (np.array(["a", "b", "c"], object), f"a str at [0], {text}{names}"),
+        (np.array([0, 1.0, 2], object), f"a float at [1], {text}{names}"),
+        ([0.0, 1.0, np.nan], f"a missing value (nan) at [2], {text} (fill or drop what is missing)"),
+        ([0, 1, None], f"a missing value (None) at [2], {text} (fill or drop what is missing)"),
     ):
-        yield case, "targets", value, TypeError, f"got dtype {kind} of shape (3,), {text}"
+        yield case, "targets", value, TypeError, f"got {got}"
+    yield case, "targets", [0, 2**70, 1], ValueError, f"got an integer beyond int64, {text}"
     yield case, "targets", zeros(0), TypeError, f"got dtype float32 of shape (0,), {text}"
     for value in ([0, 1], []):
         text = "expected (3,), one class for each row of logits"
@@ -106,9 +126,20 @@ def bad_targets() -> Iterator[Row]:
             text = f"expected (3, 4), the shape of {GOOD[case].arrays()[0]}, or one number"
             yield case, "targets", zeros(*shape), ValueError, f"got shape {shape}, {text}"
     for case in LOSSES:
-        for kind in ("complex128", "object", "datetime64[s]", "timedelta64[s]", "<U1", "V4"):
+        for kind in ("complex128", "datetime64[s]", "timedelta64[s]", "<U1", "V4"):
             value = np.zeros((3, 4), kind)
             yield case, "targets", value, TypeError, f"got dtype {value.dtype}, expected real numbers"
+        for entry, got, how in (
+            ("1", "a str", "convert it, as with .astype(float)"),
+            (1j, "a complex", "convert it, as with .astype(float)"),
+            (None, "a missing value (None)", "fill or drop what is missing"),
+            (np.datetime64("NaT"), "a datetime64", "convert it, as with .astype(float)"),
+        ):
+            value = np.zeros((3, 4), object)
+            value[1, 2] = entry
+            yield case, "targets", value, TypeError, f"got {got} at [1, 2], expected real numbers ({how})"
+        value = np.full((3, 4), 10**400, object)
+        yield case, "targets", value, ValueError, "got an integer beyond float64, expected real numbers"
 
     case, text = "softmax_cross_entropy", "expected an integer in [-2**63, 2**63 - 1)"
     for value in (1.0, None, True):
@@ -164,10 +195,14 @@ def bad_numbers() -> Iterator[Row]:
                 yield case, name, value, ValueError, f"got {value}, expected {text}"
             for value in ("0.5", [0.5], np.array(0.5), 0.5j, True, *(() if name == "softcap" else (None,))):
                 yield case, name, value, TypeError, f"got {type(value).__name__}, expected {text}"
-    for value in (0, -1):
-        yield adam, "step", value, ValueError, f"got {value}, expected an integer >= 1"
+    for case in UPDATES:
+        for name in ("learning_rate", "weight_decay"):
+            text = "expected a number that float32 can hold, 0 to 3.4028234663852886e+38"
+            yield case, name, 1e39, ValueError, f"got 1e+39, {text}"
+    for value in (0, -1, 2**63):
+        yield adam, "step", value, ValueError, f"got {value}, expected an integer in [1, 2**63)"
     for value in (1.0, None, True):
-        yield adam, "step", value, TypeError, f"got {type(value).__name__}, expected an integer >= 1"
+        yield adam, "step", value, TypeError, f"got {type(value).__name__}, expected an integer in [1, 2**63)"
     for value in (1, "yes", None):
         yield sgd, "nesterov", value, TypeError, f"got {type(value).__name__}, expected True or False"
     for case in LOSSES:
@@ -218,17 +253,15 @@ def bad_companions() -> Iterator[Row]:
         yield "adam_update", name, None, TypeError, "got NoneType, expected numpy.ndarray"
 
 
-def row_id(row: Row) -> str:
-    case, name, value, _, _ = row
-    return (
-        f"{case}-{name}-{f'{value.dtype}{value.shape}' if isinstance(value, np.ndarray) else str(value)[:20]}"
-    )
+BAD: dict[tuple[str, str], list[tuple[Any, type[Exception], str]]] = {}
+for _case, _name, *_rest in bad_values():
+    BAD.setdefault((_case, _name), []).append(tuple(_rest))
 
 
-@pytest.mark.parametrize("row", list(bad_values()), ids=row_id)
-def test_a_bad_argument_is_named(row: Row) -> None:
-    case, name, value, error, message = row
-    refused(error, f"{name}: {message}", GOOD[case].function, **GOOD[case].changed(**{name: value}))
+@pytest.mark.parametrize(("case", "name"), BAD)
+def test_a_bad_argument_is_named(case: str, name: str) -> None:
+    for value, error, message in BAD[case, name]:
+        refused(error, f"{name}: {message}", GOOD[case].function, **GOOD[case].changed(**{name: value}))
 
 
 @pytest.mark.parametrize("case", [case for case in GOOD if case not in UPDATES])
@@ -240,6 +273,51 @@ def test_what_numpy_makes_no_plain_array_of(case: str) -> None:
     masked = np.ma.masked_array(call.arguments[name])
     message = f"{name}: got a masked array, expected a plain one (fill or drop what is masked)"
     refused(TypeError, message, call.function, **call.changed(**{name: masked}))
+
+
+class Stubborn:
+    """A tensor that requires a gradient, a sparse array of another library: it will not be an array, and says what to do."""
+
+    def __array__(self, dtype: Any = None, copy: Any = None) -> np.ndarray:
+        raise RuntimeError(
+            "Can't call numpy() on Tensor that requires grad. Use tensor.detach().numpy() instead."
+        )
+
+
+class Sparse:
+    """What SciPy's are to NumPy: one object, that knows how to become dense."""
+
+    def toarray(self) -> np.ndarray:
+        return zeros(3, 4)
+
+
+@pytest.mark.parametrize(("case", "name"), [*INPUTS, ("MLP", "x"), ("MLP", "t")])
+def test_what_could_become_an_array_says_how(case: str, name: str) -> None:
+    net = fastbp.MLP([4, 4], seed=0)
+    call = GOOD[case] if case in GOOD else Call(net.gradients, {"x": values(3, 4), "t": values(3, 4)})
+    advice = "Can't call numpy() on Tensor that requires grad. Use tensor.detach().numpy() instead."
+    message = f"{name}: got a Stubborn that is no array ({advice}), expected an array"
+    refused(ValueError, message, call.function, **call.changed(**{name: Stubborn()}))
+    message = f"{name}: got a sparse Sparse, expected a dense array: {name}.toarray()"
+    refused(TypeError, message, call.function, **call.changed(**{name: Sparse()}))
+
+
+@pytest.mark.parametrize("kind", ["csr_matrix", "csc_array", "coo_array", "dok_matrix"])
+def test_sparse_arrays_of_scipy(kind: str) -> None:
+    sparse = getattr(pytest.importorskip("scipy.sparse"), kind)(np.eye(4))
+    net = fastbp.MLP([4, 2], seed=0)
+    refused(TypeError, f"X: got a sparse {kind}, expected a dense array: X.toarray()", net.predict, X=sparse)
+    assert net.predict(sparse.toarray()).shape == (4,)
+
+
+def test_a_tensor_that_requires_a_gradient() -> None:
+    torch = pytest.importorskip("torch")
+    net, x = fastbp.MLP([4, 2], seed=0), torch.ones((3, 4), requires_grad=True)
+    with pytest.raises(
+        ValueError, match=r"^X: got a Tensor that is no array \(.*\.detach\(\).*\), expected an array$"
+    ):
+        net.predict(x)
+    assert net.predict(x.detach()).shape == (3,)
 
 
 @pytest.mark.parametrize("case", GOOD)
@@ -298,6 +376,81 @@ def test_the_label_to_ignore_is_any_integer(kind: str, ignored: int) -> None:
     _, grad, weight_sum = fastbp.softmax_cross_entropy(values(3, 4), targets, ignore_index=np.int64(ignored))
     assert weight_sum == 2.0
     assert grad.any(axis=1).tolist() == [True, False, True]
+
+
+# Examples of a network --------------------------------------------------------------------------------------
+
+UNIT, COUNT = "a number in [0, 1]", "a finite number >= 0"
+NAN, INF = float("nan"), float("inf")
+BAD_TARGETS = [
+    ("softmax_cross_entropy", (-0.25, NAN, INF), COUNT),
+    ("sigmoid_cross_entropy", (-1.0, 2.0, 255.0, np.nextafter(F32(1), F32(2)), NAN, INF), UNIT),
+    ("sigmoid_squared_error", (-1.0, 2.0, NAN, -INF), UNIT),
+    ("poisson_deviance", (-1.0, -1e-30, NAN, INF), COUNT),
+]
+
+
+@pytest.mark.parametrize("dtype", [F32, F64])
+@pytest.mark.parametrize("optimizer", [fastbp.SGD(0.1, momentum=0.5), fastbp.Adam()], ids=repr)
+@pytest.mark.parametrize(
+    ("loss", "outside", "allowed"), BAD_TARGETS, ids=lambda x: x if isinstance(x, str) else ""
+)
+def test_a_target_that_the_error_is_not_defined_for(
+    loss: str, outside: tuple[float, ...], allowed: str, optimizer: Any, dtype: type
+) -> None:
+    """Not after a training that diverges, or goes on to ever smaller errors: before the first step."""
+    net, x = fastbp.MLP([4, 3], loss=loss, dtype=dtype, seed=0), values(5, 4, dtype=dtype)
+    before = net.parameters.copy()
+    for value in outside:
+        t = np.zeros((5, 3), dtype)
+        t[3, 1] = value
+        held = f" that {np.dtype(dtype)} can hold" if np.isinf(value) else ""
+        message = f"row 3 is {t[3, 1]} in column 1, expected {allowed}{held}"
+        refused(ValueError, f"t: {message}", net.step, x=x, t=t, optimizer=optimizer)
+        refused(ValueError, f"t: {message}", net.step, x=x, t=t.tolist(), optimizer=optimizer)
+        refused(ValueError, f"t: {message}", net.gradients, x=x, t=t)
+        refused(ValueError, f"t: {message}", net.loss, x=x, t=t)
+        refused(ValueError, f"T: {message}", net.fit, X=x, T=t, optimizer=optimizer, progress=False)
+    assert (net.parameters == before).all()
+    assert optimizer.steps == 0
+    good = np.array([[0, 1, 0.5]] * 5, dtype)
+    assert np.isfinite(net.step(x, good, copy.deepcopy(optimizer)))
+
+
+@pytest.mark.filterwarnings("ignore:overflow encountered in cast")
+def test_targets_of_one_output_and_those_beyond_the_dtype() -> None:
+    x = values(4, 2)
+    net = fastbp.MLP([2, 1], loss="sigmoid_cross_entropy", seed=0)
+    for t in ([1, -1, 1, 1], [[1], [-1], [1], [1]]):
+        refused(ValueError, f"t: row 1 is -1, expected {UNIT}", net.loss, x=x, t=t)
+    net = fastbp.MLP([2, 1], loss="poisson_deviance", seed=0)
+    message = f"t: row 2 is 1e+39, expected {COUNT} that float32 can hold"
+    refused(ValueError, message, net.loss, x=x, t=[1, 2, 1e39, 0])
+
+
+@pytest.mark.filterwarnings("ignore:overflow encountered in cast")
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize(("value", "shown"), [(NAN, "nan"), (INF, "inf"), (-INF, "-inf"), (1e39, "1e+39")])
+def test_nothing_is_predicted_of_what_is_not_finite(loss: str, value: float, shown: str) -> None:
+    """Class 0, "no", or a number, would hide that the example is none."""
+    net, x = fastbp.MLP([3, 4, 2], activation="tanh", loss=loss, seed=0), np.zeros((5, 3))
+    x[3, 1] = x[4, 0] = value
+    message = f"X: row 3 has {shown} in column 1, expected numbers that are finite in float32"
+    refused(ValueError, message, net.predict, X=x)
+    refused(ValueError, message, net.predict, X=x.tolist())
+    if net.loss_name not in ("squared_error", "poisson_deviance"):
+        refused(ValueError, message, net.predict_proba, X=x)
+    assert np.isnan(net.logits(x)[3:]).all() == np.isnan(net.forward(x)[3:]).all() == np.isnan(value)
+    assert len(net.predict(x[:3])) == 3
+    assert len(net.predict(np.full((2, 3), 3e38, F32))) == 2  # whose squares overflow
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_nothing_is_predicted_by_a_network_that_is_not_finite(loss: str) -> None:
+    net = fastbp.MLP([3, 2], loss=loss, seed=0)
+    net.biases[0][1] = np.nan
+    message = "X: row 0 gives NaN, expected parameters that are finite and not too large"
+    refused(ValueError, message, net.predict, X=values(4, 3))
 
 
 # The checks themselves --------------------------------------------------------------------------------------

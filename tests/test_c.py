@@ -1,7 +1,8 @@
-"""The C primitives without Python round them: tests/c/test_kernels.c, compiled by whatever C compilers there are, and run.
+"""The C primitives without Python round them, by tests/c/test_kernels.c, on every instruction set that it finds.
 
-The program checks every primitive on every instruction set that it finds; where there is an emulator, those of another processor
-as well. The rest of this file is about what is written down twice in src_c/ and must agree.
+An ordinary run hands it the primitives that are installed, which are compiled already, and compiles only those of another
+processor for which there is an emulator. With --exhaustive whatever C compilers there are compile them all.
+The rest of this file is about what is written down twice in src_c/ and must agree.
 """
 
 from __future__ import annotations
@@ -11,44 +12,47 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+import pairs
 import pytest
+from conftest import ISAS, NATIVE_ONLY, THINNED
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCE = ROOT / "src_c"
-FLAGS = ["-std=c11", "-ffp-contract=off", "-Wall", "-Wextra", "-Werror", "-I", str(SOURCE)]
+CPU = Path("/proc/cpuinfo").read_text(encoding="utf-8") if Path("/proc/cpuinfo").exists() else ""
+TILES = [] if "amx_bf16" in CPU else ["-DFBP_TILE_MODEL"]  # without a tile unit a model of it multiplies
+FLAGS = ["-std=c11", "-ffp-contract=off", "-Wall", "-Wextra", "-Werror", "-I", str(SOURCE), *TILES]
 
 pytestmark = pytest.mark.skipif(not SOURCE.is_dir(), reason="an installed package has no C sources beside it")
 
 
 @dataclass(frozen=True)
 class Toolchain:
-    """A compiler, what runs its programs, how many points each sweep has, and an instruction set that must be among the tested.
+    """A compiler, what runs its programs, how many points each sweep has, and the one instruction set to test, or "" for all.
 
-    With -O1 `generic` takes as long as all the rest. What the installed kernels are compiled with, -O3, is tested on them.
+    Optimized little: most of the time would be the compiler's. What is installed is optimized, and is tested, too.
     """
 
     compiler: str
     link: tuple[str, ...] = ()
     emulator: str = ""
     points: int = 200_000
-    isa: str = "generic"
-    optimize: tuple[str, ...] = ("-O1",)
-    generic: tuple[str, ...] = ("-Og",)
+    isa: str = ""
+    optimize: tuple[str, ...] = ("-O0", "-DFBP_LOOPS_STAY")
 
     def run(self, program: Path, *arguments: str) -> subprocess.CompletedProcess:
         command = [self.emulator, str(program), *arguments] if self.emulator else [str(program), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, timeout=300)
+        return subprocess.run(command, capture_output=True, text=True, timeout=600)
 
     def build(self, sources: list[Path], folder: Path) -> Path:
         def compile_one(source: Path) -> Path:
             target = folder / f"{source.stem}.o"
-            optimize = self.generic if "generic" in source.name else self.optimize
-            _must([self.compiler, *optimize, *FLAGS, "-c", str(source), "-o", str(target)])
+            _must([self.compiler, *self.optimize, *FLAGS, "-c", str(source), "-o", str(target)])
             return target
 
         objects = _at_once(compile_one, sources)
@@ -74,28 +78,13 @@ def _at_once(f: Callable, arguments: Iterable) -> list:
 
 
 def _must(command: list[str]) -> None:
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, f"{' '.join(command)}\n{done.stderr[-4000:]}"
 
 
-TOOLCHAINS = [
-    Toolchain("cc", points=50_000, optimize=("-Og",)),
-    Toolchain("clang", points=20_000, optimize=("-O1", "-DFBP_LOOPS_STAY"), generic=("-O0",)),
-    Toolchain("aarch64-linux-gnu-gcc", ("-static",), "qemu-aarch64", points=1_000, isa="neon"),
-]
-
-
-@pytest.mark.parametrize("toolchain", TOOLCHAINS, ids=lambda toolchain: toolchain.compiler)
-def test_kernels(toolchain: Toolchain, tmp_path: Path) -> None:
-    """No warning, no failure, on all instruction sets."""
-    toolchain.skip_unless_it_works(tmp_path)
-    variants = sorted(
-        (SOURCE / "variants").glob("*.c"), key=lambda path: "generic" not in path.name
-    )  # the longest first
-    program = toolchain.build([*variants, SOURCE / "dispatch.c", ROOT / "tests/c/test_kernels.c"], tmp_path)
-    dtypes = ("float32", "float64")
-    runs = _at_once(lambda dtype: toolchain.run(program, str(toolchain.points), dtype), dtypes)
-    for dtype, done in zip(dtypes, runs, strict=True):
+def _assert_passed(runs: Iterable[subprocess.CompletedProcess], isas: set[str]) -> None:
+    """The run of each dtype has an exit status of 0 and no failure, and has tested these instruction sets."""
+    for dtype, done in zip(DTYPES, runs, strict=True):
         report = done.stdout + done.stderr
         failures = "\n".join(line for line in report.splitlines() if not line.endswith("  ok"))
         closing = re.search(r"^(\d+) passed, (\d+) failed\n\Z", done.stdout, re.MULTILINE)
@@ -105,7 +94,63 @@ def test_kernels(toolchain: Toolchain, tmp_path: Path) -> None:
         tested = re.findall(r"^.{34} (\w+) +(float\d\d) .* ok$", done.stdout, re.MULTILINE)
         assert len(tested) == int(closing[1])
         if dtype == "float32" or tested:  # float64 takes a long double that is wider
-            assert {(toolchain.isa, dtype), ("generic", dtype)} <= set(tested)
+            assert {(isa, dtype) for isa in isas} <= set(tested)
+
+
+DTYPES = ("float32", "float64")
+TOOLCHAINS = [
+    *([Toolchain("cc", points=50_000), Toolchain("clang", points=20_000)] if pairs.exhaustive else []),
+    Toolchain(
+        "aarch64-linux-gnu-gcc", ("-static",), "qemu-aarch64", 1_000, "neon", ("-O1", "-DFBP_LOOPS_STAY")
+    ),
+]
+
+
+NO_GENERIC = '#include "fastbp.h"\nconst fbp_kernels fbp_generic_float32, fbp_generic_float64;\n'
+
+
+@THINNED
+@pytest.mark.parametrize("toolchain", TOOLCHAINS, ids=lambda toolchain: toolchain.compiler)
+def test_kernels(toolchain: Toolchain, tmp_path: Path) -> None:
+    """No warning, no failure, on all instruction sets."""
+    toolchain.skip_unless_it_works(tmp_path)
+    sources = [SOURCE / "dispatch.c", ROOT / "tests/c/test_kernels.c"]
+    sources += (SOURCE / "variants").glob(f"{toolchain.isa or '*'}_*.c")
+    if toolchain.isa:  # `generic` is in the list of every processor, and was tested on this one
+        sources.append(tmp_path / "generic.c")
+        sources[-1].write_text(NO_GENERIC)
+    program = toolchain.build(sources, tmp_path)
+    tested = [toolchain.isa] if toolchain.isa else []
+    runs = _at_once(lambda dtype: toolchain.run(program, str(toolchain.points), dtype, *tested), DTYPES)
+    _assert_passed(runs, {toolchain.isa or "generic"})
+
+
+RUN = """
+import ctypes, sys
+kernels, program, *arguments = sys.argv[1:]
+ctypes.CDLL(kernels, ctypes.RTLD_GLOBAL)  # without Python's part of it, that is: not imported
+arguments = [b"", *map(str.encode, arguments)]
+sys.exit(ctypes.CDLL(program).main(len(arguments), (ctypes.c_char_p * len(arguments))(*arguments)))
+"""
+
+
+@NATIVE_ONLY
+@pytest.mark.skipif(
+    sys.platform != "linux", reason="a library finds the primitives of another one on Linux only"
+)
+def test_installed_kernels(tmp_path: Path) -> None:
+    """The primitives of fastbp/_kernels/dispatch, as optimized as they are."""
+    from fastbp._kernels import dispatch
+
+    Toolchain("cc").skip_unless_it_works(tmp_path)
+    toolchain = Toolchain("cc", ("-shared",), points=50_000, optimize=("-O1", "-fPIC"))
+    library = toolchain.build([ROOT / "tests/c/test_kernels.c"], tmp_path)
+
+    def run(dtype: str) -> subprocess.CompletedProcess:
+        command = [sys.executable, "-c", RUN, dispatch.__file__, str(library), str(toolchain.points), dtype]
+        return subprocess.run(command, capture_output=True, text=True, timeout=600)
+
+    _assert_passed(_at_once(run, DTYPES), set(ISAS))
 
 
 RACES = "-fsanitize=thread"  # where it is there: a race is a failure
@@ -148,7 +193,8 @@ def _declarations(pattern: str, text: str) -> list[tuple[str, str, str]]:
 def test_cython_declares_what_c_defines() -> None:
     """The table of dispatch.pxd is that of kernels.def: the C compiler never compares them."""
     defined = _declarations(
-        r"^FBP_KERNEL\((\w+), (\w+),\s*\(([^()]*)\)", (SOURCE / "kernels.def").read_text(encoding="utf-8")
+        r"^FBP_(?:KERNEL|PRODUCT)\((\w+), (\w+),\s*\(([^()]*)\)",
+        (SOURCE / "kernels.def").read_text(encoding="utf-8"),
     )
     pxd = (ROOT / "fastbp" / "_kernels" / "dispatch.pxd").read_text(encoding="utf-8")
     declared = _declarations(r"^ +(\w+) \(\*(\w+)\)\(([^()]*)\) noexcept nogil$", pxd)

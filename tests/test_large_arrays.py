@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from conftest import NATIVE_ONLY, generator
+from conftest import NATIVE_ONLY, every_pair, generator
 
 import fastbp
 from fastbp import _backend
@@ -92,8 +92,7 @@ def test_only_our_large_arrays_are_so_made():
     assert address(new_array(LARGE)) == where
 
 
-@pytest.mark.parametrize("softcap", [None, 3.0])
-@pytest.mark.parametrize("reduction", ["mean", "sum"])
+@every_pair("isa", "dtype", reduction=["mean", "sum"], softcap=[None, 3.0])
 def test_a_gradient_in_memory_that_was_used_is_the_same(isa, dtype, reduction, softcap):
     """Also of rows and sizes that go past the caches then"""
     rng = generator()

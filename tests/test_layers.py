@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from conftest import (
 )
 from tolerances import ACTIVATIONS, product_of
 
+import fastbp
 from fastbp import _backend, _reference
 
 FROM_INPUT = (
@@ -323,3 +325,43 @@ def test_what_is_not_finite_stays_in_its_row(dtype, value, engine):
                 assert out[others].tobytes() == clean[others].tobytes()
             if np.isnan(value):
                 assert np.isnan(out[2]).all()
+
+
+LONG = 262_144 + 1000  # terms: more than are added between two looks at pending signals
+
+
+@lru_cache
+def exact_long_sums(dtype):
+    """Factors (9, LONG) and (LONG, 3), their product, and that of their magnitudes"""
+    rng = generator("long")
+    x, w = rng.standard_normal((9, LONG)).astype(dtype), rng.standard_normal((LONG, 3)).astype(dtype)
+    return x, w, x.astype(np.longdouble) @ w.astype(np.longdouble), np.abs(x) @ np.abs(w)
+
+
+@pytest.mark.parametrize("activation", ["identity", "gelu"])
+def test_very_long_sums(isa, dtype, activation):
+    """They go in parts, on the way from the bias to the activation; on any number of threads the bits are the same."""
+    x, w, exact, magnitude = exact_long_sums(dtype)
+    b, a = np.array([1, -2, 300], dtype), generator("a").standard_normal((9, 3)).astype(dtype)
+    unit = product_of(LONG) * np.finfo(dtype).eps
+    kernels = _backend.kernels
+    results = []
+    for threads in (1, 2, 3):
+        out, back, weight, bias = (np.full(shape, np.nan, dtype) for shape in ((9, 3), (9, 3), (9, 3), 3))
+        kernels.linear(x, w, b, activation, out, threads)
+        kernels.linear_backward_input(x, w.T, activation, a if activation == "gelu" else None, back, threads)
+        kernels.linear_backward_weight(x.T, w, weight, bias, threads)
+        results.append(SimpleNamespace(out=out, back=back, weight=weight, bias=bias))
+    for other in results[1:]:
+        assert_same_bits(results[0], other, "on more threads")
+    y, slope = exact + b, np.ones_like(a)
+    if activation == "gelu":
+        y = fastbp.gelu(y.astype(np.float64))
+        slope = fastbp.activation_backward("gelu", np.ones(a.shape), a.astype(np.float64))
+    steepest = 2  # more than any slope of gelu, and what it rounds is less than so many terms
+    assert (np.abs(results[0].out - y) <= steepest * unit * magnitude).all()
+    assert (np.abs(results[0].back - exact * slope) <= steepest * unit * magnitude).all()
+    assert (np.abs(results[0].weight - exact) <= unit * magnitude).all()
+    assert (
+        np.abs(results[0].bias - w.astype(np.longdouble).sum(axis=0)) <= unit * np.abs(w).sum(axis=0)
+    ).all()

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import NATIVE_ONLY, Compact, Out, Problem, check, check_threads, generator, solve
-from test_losses import SOFTMAX_OPTIONS, every, sampled
+from conftest import NATIVE_ONLY, THINNED, Compact, Out, Problem, check, check_threads, generator, solve
+from test_losses import SOFTMAX_OPTIONS, combined, sampled
 
 import fastbp
 from fastbp import _backend, _reference
@@ -90,12 +90,12 @@ def small_blocks(rng, size, dtype, rows=0, **chosen):
 
 @lru_cache(maxsize=1)
 def problems_of_every_option(dtype):
-    return [
-        (problem, small_blocks)[number % 2](
-            generator(chosen), (9, 6, 13), dtype, bias=number % 5 > 1, **chosen
-        )
-        for number, chosen in enumerate(every(SOFTMAX_OPTIONS))
-    ]
+    options = {**SOFTMAX_OPTIONS, "small": (False, True), "bias": (True, False)}
+    problems = []
+    for chosen in combined(options, dtype):
+        rng, small = generator(chosen), chosen.pop("small")
+        problems.append((small_blocks if small else problem)(rng, (9, 6, 13), dtype, **chosen))
+    return problems
 
 
 @lru_cache(maxsize=1)
@@ -114,6 +114,7 @@ def sampled_options(rng):
     return chosen if chosen["form"] == "labels" else chosen | {"ignored": None}
 
 
+@THINNED
 def test_every_option(dtype, engine):
     for each in problems_of_every_option(dtype):
         check(engine, each)
@@ -257,9 +258,10 @@ def test_weights_of_any_layout(backend, dtype, layout):
             np.testing.assert_allclose(got.grad_weight, want.grad_weight, atol=1e-5)
 
 
+@THINNED
 def test_public_agrees_with_the_kernels(backend, dtype):
     """Every option reaches the kernel as it was meant, and the answer comes back in the dtype that came in."""
-    for chosen in every(SOFTMAX_OPTIONS):
+    for chosen in combined(SOFTMAX_OPTIONS, "public"):
         each = problem(generator(chosen), (4, 3, 5), dtype, **chosen)
         outputs = ("losses", "grad_inputs", "grad_weight", "grad_bias", "mean")
         o = {name: value for name, value in each.arguments.items() if name not in outputs}

@@ -11,8 +11,8 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from conftest import ORACLE, Promise, assert_accurate, assert_near, generator, squares_are_known
-from test_losses import OPTIONS, SOFTMAX_OPTIONS, every, problem, public, same
+from conftest import ORACLE, THINNED, Promise, assert_accurate, assert_near, generator, squares_are_known
+from test_losses import OPTIONS, SOFTMAX_OPTIONS, combined, problem, public, same
 from tolerances import BOUNDS
 
 import fastbp
@@ -98,20 +98,20 @@ def by_formula(each):
     )
 
 
-# -- every combination ---------------------------------------------------------------------------------------------------------
+# -- every pair ------------------------------------------------------------------------------------------------------------------
 
 
 @lru_cache(maxsize=1)
 def combinations(loss, dtype):
     """Each problem beside its results by the formula."""
-    pairs = []
-    for chosen in every(OPTIONS[loss]):
+    answered = []
+    for chosen in combined(OPTIONS[loss], "formula", dtype):
         each = problem(loss, generator("formula", chosen), SHAPE, dtype, **chosen)
         first = "outputs" if loss == "squared_error" else "logits"
         each = each.changed(**{first: each.arguments[first] / 5})
         with np.errstate(all="ignore"):
-            pairs.append((chosen, each, by_formula(each)))
-    return pairs
+            answered.append((chosen, each, by_formula(each)))
+    return answered
 
 
 def assert_by_formula(got, each, want):
@@ -136,6 +136,7 @@ def grad_outs(x):
     yield x.copy(), np.full((len(x) + 2, 2 * x.shape[1]), 7, x.dtype)[-2:0:-1, 3 : 3 + x.shape[1]]
 
 
+@THINNED
 def test_general_formula(dtype, loss, engine):
     if dtype is np.float64 and not LONG_DOUBLE_IS_WIDER:
         pytest.skip("long double is no wider than double here")
@@ -156,9 +157,10 @@ def test_general_formula(dtype, loss, engine):
             raise AssertionError(f"{each}: {error}") from error
 
 
+@THINNED
 def test_no_ignored_label_among_rows(backend):
     """Whatever else is asked for."""
-    for chosen in every({**SOFTMAX_OPTIONS, "form": SOFTMAX_OPTIONS["form"][1:]}):
+    for chosen in combined({**SOFTMAX_OPTIONS, "form": SOFTMAX_OPTIONS["form"][1:]}):
         _, x, targets, options = public(
             problem("softmax_cross_entropy", generator(chosen), SHAPE, np.float32, **chosen)
         )
@@ -201,3 +203,75 @@ def test_smoothing_does_not_scale_the_uniform_part_by_the_sum_of_a_row(backend, 
     assert_near(loss, 1.7 * LN4 + 0.9 * LN4_3)
     assert_near(grad, [[2.6 / 4 - 1.7, 2.6 * 3 / 4 - 0.9]])
     assert weight_sum == 1
+
+
+# -- class weights of any scale ------------------------------------------------------------------------------------------------
+
+
+SCALES = (1e-300, 1e-46, 1e-42, 1e-20, 1e20, 1e39, 1e300)
+CLASS_OPTIONS = (
+    {},
+    {"label_smoothing": 0.1},
+    {"softcap": 3.0},
+    {"label_smoothing": 0.1, "softcap": 3.0},
+    {"sample_weight": np.linspace(0, 1, 70)},
+)
+
+
+@pytest.mark.parametrize("options", CLASS_OPTIONS, ids=lambda options: "-".join(options) or "plain")
+@pytest.mark.parametrize("n_classes", [5, 90])
+def test_the_scale_of_class_weights_cancels_in_a_mean(engine, dtype, n_classes, options):
+    """A power of 2 changes no bit; any other factor no more than the rounding of the weights does."""
+    random = generator(n_classes)
+    z = random.normal(0, 3, (70, n_classes)).astype(dtype)
+    labels = random.integers(0, n_classes, 70)
+    weights = random.uniform(0.25, 4, n_classes)
+    weights[1] = 0
+    for targets in (labels, random.dirichlet(np.ones(n_classes), 70).astype(dtype)):
+        want = fastbp.softmax_cross_entropy(z, targets, class_weight=weights, **options)
+        for power in (-1000, -160, -126, -20, 10, 126, 160, 1000):
+            got = fastbp.softmax_cross_entropy(z, targets, class_weight=np.ldexp(weights, power), **options)
+            assert same((got.loss, got.grad), (want.loss, want.grad))
+            assert got.weight_sum == np.ldexp(want.weight_sum, power)
+        for scale in SCALES:
+            got = fastbp.softmax_cross_entropy(z, targets, class_weight=weights * scale, **options)
+            assert_near(got.loss, want.loss)
+            assert_near(got.grad, want.grad)
+            assert_near(got.weight_sum / scale, want.weight_sum)
+
+
+@pytest.mark.parametrize("reduction", ["sum", "none"])
+@pytest.mark.parametrize("options", CLASS_OPTIONS, ids=lambda options: "-".join(options) or "plain")
+def test_a_sum_has_the_scale_of_class_weights(engine, dtype, options, reduction):
+    """As far as the dtype has numbers; the square of lse is no part of that."""
+    random = generator(reduction)
+    z, labels = random.normal(0, 3, (70, 5)).astype(dtype), random.integers(0, 5, 70)
+    weights = random.uniform(0.25, 4, 5)
+    want = fastbp.softmax_cross_entropy(z, labels, class_weight=weights, reduction=reduction, **options)
+    for power in (-60, 60):
+        got = fastbp.softmax_cross_entropy(
+            z, labels, class_weight=np.ldexp(weights, power), reduction=reduction, **options
+        )
+        assert same((got.loss, got.grad), (np.ldexp(want.loss, power), np.ldexp(want.grad, power)))
+    square = {"class_weight": weights * 1e-30, "lse_square_scale": 0.1, "reduction": reduction}
+    lse = np.log(np.exp(z.astype(float)).sum(axis=1))
+    loss = fastbp.softmax_cross_entropy(z, labels, **options | square).loss
+    if not options:
+        assert_near(loss, (0.1 * lse**2).sum() if reduction == "sum" else 0.1 * lse**2)
+
+
+def test_the_last_layer_scales_class_weights_like_the_error(engine, dtype):
+    random = generator("last layer")
+    x, w = random.normal(size=(70, 4)).astype(dtype), random.normal(size=(4, 30)).astype(dtype)
+    labels, weights = random.integers(0, 30, 70), random.uniform(0.25, 4, 30)
+    for options in ({"label_smoothing": 0.1}, {"label_smoothing": 0.1, "reduction": "none"}):
+        want = fastbp.linear_softmax_cross_entropy(x, w, labels, class_weight=weights, **options)
+        for power in (-140, 140) if len(options) == 1 else (-60, 60):
+            got = fastbp.linear_softmax_cross_entropy(
+                x, w, labels, class_weight=np.ldexp(weights, power), max_memory=20_000, **options
+            )
+            scaled = 0 if len(options) == 1 else power
+            assert same(
+                (got.loss, got.grad_inputs), (np.ldexp(want.loss, scaled), np.ldexp(want.grad_inputs, scaled))
+            )
+            assert got.weight_sum == np.ldexp(want.weight_sum, power)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import NATIVE_ONLY, generator, shared_by
+from conftest import NATIVE_ONLY, every_pair, generator, shared_by
 from test_network_kernels import RULES, parts, problem, training
 from tolerances import product_of
 
@@ -35,8 +35,7 @@ def layers(sizes, flat):
         yield flat[end - (i + 1) * o : end - o].reshape(i, o), flat[end - o : end]
 
 
-@pytest.mark.parametrize("below", NETWORKS, ids=str)
-@pytest.mark.parametrize("loss", ["softmax_cross_entropy", "squared_error"])
+@every_pair("isa", "dtype", below=NETWORKS, loss=["softmax_cross_entropy", "squared_error"])
 def test_the_gradient_is_that_of_the_functions(isa, dtype, below, loss):
     """In every bit, but for the last layer's, which is a sum over blocks."""
     sizes, activation, loss, parameters, x, targets = parts(
@@ -68,8 +67,7 @@ def test_the_gradient_is_that_of_the_functions(isa, dtype, below, loss):
             assert found.tobytes() == expected.tobytes()
 
 
-@pytest.mark.parametrize("below", NETWORKS[:2], ids=str)
-@pytest.mark.parametrize("rule", ["sgd", "adam"])
+@every_pair("isa", "dtype", below=NETWORKS[:2], rule=["sgd", "adam"])
 def test_training_is_gradient_and_update(isa, dtype, below, rule):
     """To the bit, on any number of threads; the last batch is small enough to hold its logits."""
     each = problem((*below, classes(dtype)), ROWS, dtype)

@@ -15,6 +15,7 @@ from conftest import (
     Updated,
     check,
     check_threads,
+    every_pair,
     generator,
     running_on,
     shared_by,
@@ -174,8 +175,7 @@ def training(each, rule):
     return train
 
 
-@pytest.mark.parametrize("rule", RULES)
-@pytest.mark.parametrize("loss", ["softmax_cross_entropy", "squared_error"])
+@every_pair("dtype", "engine", rule=[*RULES], loss=["softmax_cross_entropy", "squared_error"])
 def test_training_is_gradient_and_update(dtype, rule, loss, engine):
     """Batch by batch, to the bit; the last batch is shorter, and rows come in any order, some of them twice."""
     each = problem((6, 21, 4), 50, dtype, "sigmoid", loss)
@@ -205,12 +205,10 @@ def test_training_on_threads(dtype, rule, isa):
         assert [a.tobytes() for a in arrays] == [a.tobytes() for a in one[1]]
 
 
-@pytest.mark.parametrize("rule", RULES)
-@pytest.mark.parametrize(
-    ("spoilt", "failure"), [("x", "loss"), ("targets", "loss"), ("gradient", "gradient")]
-)
-def test_a_batch_that_fails_changes_nothing(dtype, rule, spoilt, failure, engine):
+@every_pair("dtype", "engine", rule=[*RULES], spoilt=["x", "targets", "gradient"])
+def test_a_batch_that_fails_changes_nothing(dtype, rule, spoilt, engine):
     """Not the parameters, not the optimizer; the batches before it count."""
+    failure = "gradient" if spoilt == "gradient" else "loss"
     each = problem((6, 21, 4), 50, dtype, "relu", "squared_error")
     sizes, activation, loss, parameters, x, targets = parts(each)
     # The last input is 0 but for one example. There it is huge, with weights as small, and meets a large delta:
@@ -231,11 +229,29 @@ def test_a_batch_that_fails_changes_nothing(dtype, rule, spoilt, failure, engine
     assert [a.tobytes() for a in (w, *optimizer.state(w))] == [a.tobytes() for a in good]
 
 
+@pytest.mark.parametrize("rule", RULES)
+def test_what_a_report_sees_and_does(rule, engine):
+    """The updates made so far are counted; and it cannot take the state away from under the training."""
+    sizes, activation, loss, parameters, x, targets = parts(problem((60, 300, 4), 50, np.float32))
+    optimizer, seen = RULES[rule](), []
+
+    def report(done, loss):
+        seen.append(optimizer.steps - done)
+        if len(seen) == 3:
+            raise KeyboardInterrupt
+        optimizer.reset()
+        np.full(10**5, np.nan)  # perhaps where the state was
+
+    net = engine.Network(sizes, activation, loss, parameters, 1)
+    with pytest.raises(KeyboardInterrupt):
+        net.train(x, targets, np.zeros(10**8, np.int64), 10, optimizer, report)
+    assert seen[0] == 0 and np.isfinite(parameters).all()
+
+
 # -- a step at first sight -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("rule", RULES)
-@pytest.mark.parametrize("loss", ["softmax_cross_entropy", "squared_error"])
+@every_pair("dtype", "isa", rule=[*RULES], loss=["softmax_cross_entropy", "squared_error"])
 def test_a_step_is_a_batch_of_training(dtype, rule, loss, isa):
     """To the bit, the optimizer's state included, also when another optimizer comes in between."""
     each = problem((6, 21, 4), 30, dtype, "relu", loss)

@@ -56,6 +56,48 @@ def test_rates_are_checked_when_made_and_when_used(kind: type, name: str) -> Non
     assert optimizer.steps == 0
 
 
+@pytest.mark.parametrize(
+    ("kind", "name"), [rate for rate in OPTIMIZER_RATES if rate[1] in ("learning_rate", "weight_decay")]
+)
+def test_rates_beyond_the_dtype_are_refused_where_it_is_known(kind: type, name: str) -> None:
+    """Cast to float32 they would be infinite: inf · 0 is NaN where the gradient is 0."""
+    optimizer = kind(**{name: 1e39})
+    optimizer.update(values(6, dtype=F64), zeros(6, dtype=F64))
+    optimizer.reset()
+    message = f"{name}: got 1e+39, expected a number that float32 can hold, 0 to 3.4028234663852886e+38"
+    refused(ValueError, message, optimizer.update, parameters=values(6), gradient=zeros(6))
+    net = fastbp.MLP([3, 2], seed=0)
+    x, labels = values(4, 3), np.array([0, 1, 0, 1])
+    refused(ValueError, message, net.step, x=x, t=labels, optimizer=optimizer)
+    refused(ValueError, message, net.fit, X=x, T=labels, optimizer=optimizer, progress=False)
+    assert (optimizer.steps, np.isfinite(net.parameters).all()) == (0, True)
+
+
+@pytest.mark.parametrize("optimizer", [fastbp.SGD(), fastbp.SGD(momentum=0.5), fastbp.Adam()], ids=repr)
+def test_a_count_that_is_none(optimizer: fastbp.SGD | fastbp.Adam) -> None:
+    optimizer, net, x, labels = (
+        copy.deepcopy(optimizer),
+        fastbp.MLP([3, 2], seed=0),
+        values(4, 3),
+        np.array([0, 1, 0, 1]),
+    )
+    for steps, error in (
+        ("a", TypeError),
+        (None, TypeError),
+        (True, TypeError),
+        (-1, ValueError),
+        (2**63 - 1, ValueError),
+    ):
+        optimizer.steps = steps
+        message = f"steps: got {type(steps).__name__ if error is TypeError else steps}, expected an integer in [0, 2**62]"
+        refused(
+            error, message, optimizer.update, parameters=net.parameters, gradient=zeros(net.parameters.size)
+        )
+        refused(error, message, net.step, x=x, t=labels, optimizer=optimizer)
+        refused(error, message, net.fit, X=x, T=labels, optimizer=optimizer, progress=False)
+        assert optimizer.steps is steps
+
+
 def test_nesterov_needs_momentum() -> None:
     message = "nesterov: got True with momentum=0, expected momentum > 0"
     refused(ValueError, message, fastbp.SGD, nesterov=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -63,19 +63,17 @@ def test_an_output_is_written_where_it_stands_or_refused(case: str, name: str) -
 
 
 @pytest.mark.parametrize(("case", "name"), FRESH_OUTPUTS)
-@pytest.mark.parametrize("layout", [with_gaps, backwards, subclass, np.copy])
-def test_an_output_is_filled_and_returned(case: str, name: str, layout: Callable[..., Any]) -> None:
+def test_an_output_is_filled_and_returned(case: str, name: str) -> None:
     call = GOOD[case]
-    if name == "bias_out" and layout is backwards:
-        layout = np.copy
-    out = layout(call.arguments[name])
-    arguments = call.changed(**{name: out})
-    result = call.function(**arguments)
-    position = {"out": 0, "grad_out": 1, "bias_out": 1}[name]
-    assert (result[position] if isinstance(result, tuple) else result) is out
     usual = call.changed()
     call.function(**usual)
-    same([np.array(out)], [usual[name]])
+    for layout in (with_gaps, subclass, np.copy, *([backwards] if name != "bias_out" else [])):
+        out = layout(call.arguments[name])
+        arguments = call.changed(**{name: out})
+        result = call.function(**arguments)
+        position = {"out": 0, "grad_out": 1, "bias_out": 1}[name]
+        assert (result[position] if isinstance(result, tuple) else result) is out
+        same([np.array(out)], [usual[name]])
 
 
 def test_an_output_of_many_axes_is_contiguous() -> None:
@@ -112,15 +110,15 @@ IN_PLACE = {case: call.in_place for case, call in GOOD.items() if call.in_place}
 
 
 @pytest.mark.parametrize("case", IN_PLACE)
-@pytest.mark.parametrize("layout", [np.copy, with_gaps, backwards])
-def test_an_output_may_be_the_very_input(case: str, layout: Callable[..., Any]) -> None:
+def test_an_output_may_be_the_very_input(case: str) -> None:
     call = GOOD[case]
     source, name = IN_PLACE[case]
     expected = answer(call, call.changed())
-    whole = layout(call.arguments[source])
-    same(answer(call, call.changed(**{source: whole, name: whole})), expected)
-    whole = layout(call.arguments[source])
-    same(answer(call, call.changed(**{source: read_only_view(whole), name: whole[:]})), expected)
+    for layout in (np.copy, with_gaps, backwards):
+        whole = layout(call.arguments[source])
+        same(answer(call, call.changed(**{source: whole, name: whole})), expected)
+        whole = layout(call.arguments[source])
+        same(answer(call, call.changed(**{source: read_only_view(whole), name: whole[:]})), expected)
 
 
 def read_only_view(a: np.ndarray) -> np.ndarray:

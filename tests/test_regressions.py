@@ -89,10 +89,10 @@ def test_fork_while_a_thread_uses_the_model(backend):
     held, done = threading.Event(), threading.Event()
 
     class Held(fastbp.SGD):
-        def hyper_parameters(self):  # of which a network asks in its turn
+        def hyper_parameters(self, *dtype):  # of which a network asks in its turn
             held.set()
             done.wait()
-            return super().hyper_parameters()
+            return super().hyper_parameters(*dtype)
 
     thread = threading.Thread(target=net.step, args=(np.zeros((2, 2)), [0, 1], Held()))
     thread.start()

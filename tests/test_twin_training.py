@@ -17,7 +17,7 @@ class Plain:
     def __init__(self, name, settings, state=()):
         self.name, self.settings, self.arrays, self.steps = name, settings, state, 0
 
-    def hyper_parameters(self):
+    def hyper_parameters(self, dtype):
         return self.settings
 
     def state(self, parameters):

@@ -66,7 +66,7 @@ cdef extern from "fastbp.h" nogil:
         fbp_size (*matrix_product_scratch)(fbp_size M, fbp_size N, fbp_size K, int in_pieces) noexcept nogil
         fbp_size (*tile_columns)() noexcept nogil
         fbp_size (*tile_depth)() noexcept nogil
-        double (*column_sums)(fbp_size N, fbp_size O, const void *x, fbp_size x_row, void *sums) noexcept nogil
+        double (*column_sums)(fbp_size N, fbp_size O, const void *x, fbp_size x_row, int accumulate, void *sums) noexcept nogil
         double (*multiply_adds)(int64_t repetitions) noexcept nogil
 
     const fbp_kernels *fbp_kernels_for(size_t element_size)

@@ -9,6 +9,7 @@ from fastbp._kernels.team cimport fbp_team
 # `rows` aside, are in elements. Of `rows` the logits and deltas are left out: they are never held for all N.
 cdef struct LastLayer:
     Rows rows
+    Py_ssize_t read               # how many of them are read: counted once, since the work space follows from it
     Py_ssize_t inputs             # I
     const char *x
     Py_ssize_t x_row
@@ -28,7 +29,6 @@ cdef struct LastLayer:
 
 # How many rows are taken at a time, and what lies in the work space meanwhile.
 cdef struct Blocks:
-    Py_ssize_t read               # rows in all, but for those that are not read
     Py_ssize_t count              # of blocks, as equal as they can be
     char *z                       # (rows, C) logits, then deltas
     char *x                       # (rows, I) where X has rows that are not read: those that are, then their gradients

@@ -16,9 +16,10 @@ from libc.string cimport memcpy, memset
 
 from fastbp._kernels.dispatch cimport FBP_IDENTITY, kernels_for, real, threads_for
 from fastbp._kernels.linear cimport Product, multiply, product_scratch, product_work
-from fastbp._kernels.memory cimport LINE, set_element, space_room, space_start, take, whole_lines
+from fastbp._kernels.memory cimport LINE, plus, set_element, space_room, space_start, take, times, whole_lines
 from fastbp._kernels.rows cimport (
-    RowError, Rows, Sum, add_errors, add_weights, error_work, is_read, row_error_named, scratch_bytes, value,
+    RowError, Rows, Sum, add_errors, add_weights, class_unit, error_work, is_read, row_error_named, scratch_bytes,
+    set_class_weight, stayed, value,
 )
 from fastbp._kernels.team cimport Work, fbp_team, fbp_team_share, on_team, poll
 
@@ -84,6 +85,8 @@ cdef Product grad_x_of(const LastLayer *layer, Py_ssize_t rows, const char *delt
 
 cdef Py_ssize_t rows_read(const LastLayer *layer) noexcept nogil:
     cdef Py_ssize_t n, read = 0
+    if layer.rows.labels == NULL and layer.rows.sample_weight == NULL:
+        return layer.rows.N
     for n in range(layer.rows.N):
         read += is_read(&layer.rows, n)
     return read
@@ -92,11 +95,11 @@ cdef Py_ssize_t rows_read(const LastLayer *layer) noexcept nogil:
 cdef Py_ssize_t divide(const LastLayer *layer, Py_ssize_t rows, bint gather, char *base, Blocks *b) noexcept nogil:
     """The work space of blocks of `rows` rows, scratch apart, and its bytes"""
     cdef Py_ssize_t element = layer.rows.element, used = 0
-    b.z = take(base, &used, rows * layer.rows.C * element)
-    b.x = take(base, &used, rows * layer.inputs * element * gather)
-    b.order = <Py_ssize_t *>take(base, &used, rows * <Py_ssize_t>sizeof(Py_ssize_t))
-    b.labels = <int64_t *>take(base, &used, rows * <Py_ssize_t>sizeof(int64_t))
-    b.weights = <double *>take(base, &used, rows * <Py_ssize_t>sizeof(double))
+    b.z = take(base, &used, times(times(rows, layer.rows.C), element))
+    b.x = take(base, &used, times(times(rows, layer.inputs), element) if gather else 0)
+    b.order = <Py_ssize_t *>take(base, &used, times(rows, sizeof(Py_ssize_t)))
+    b.labels = <int64_t *>take(base, &used, times(rows, sizeof(int64_t)))
+    b.weights = <double *>take(base, &used, times(rows, sizeof(double)))
     return used
 
 
@@ -105,33 +108,31 @@ cdef Py_ssize_t block_scratch(const LastLayer *layer, Py_ssize_t rows, int threa
     cdef Product z = logits_of(layer, rows, NULL, 0, NULL), w = grad_w_of(layer, rows, NULL, 0, NULL, True)
     cdef Product x = grad_x_of(layer, rows, NULL, NULL, 0, NULL)
     r.N = rows
-    cdef Py_ssize_t most = max(scratch_bytes(&r, threads), r.C * r.element)
+    cdef Py_ssize_t most = max(scratch_bytes(&r, threads), times(r.C, r.element))
     most = max(most, product_scratch(&z, threads), product_scratch(&w, threads))
     return whole_lines(max(most, product_scratch(&x, threads)))
 
 
 cdef Py_ssize_t lay_out(const LastLayer *layer, Py_ssize_t most_rows, char *base, Blocks *b) noexcept nogil:
-    b.read = rows_read(layer)
-    b.count = (b.read + most_rows - 1) // most_rows
-    return divide(layer, 1 if b.count == 0 else (b.read + b.count - 1) // b.count, b.read < layer.rows.N, base, b)
+    b.count = (layer.read + most_rows - 1) // most_rows
+    return divide(layer, 1 if b.count == 0 else (layer.read + b.count - 1) // b.count, layer.read < layer.rows.N, base, b)
 
 
 cdef Py_ssize_t bytes_of(const LastLayer *layer, Py_ssize_t rows, bint gather) noexcept nogil:
     """What blocks of `rows` rows take, with scratch for one thread"""
     cdef Blocks b
-    return divide(layer, rows, gather, NULL, &b) + block_scratch(layer, rows, 1)
+    return plus(divide(layer, rows, gather, NULL, &b), block_scratch(layer, rows, 1))
 
 
 cdef Py_ssize_t rows_within(const LastLayer *layer, Py_ssize_t max_memory) noexcept nogil:
     """The most rows for which there is room beside the scratch of one thread, and what is set aside for threads; at least one"""
-    cdef Py_ssize_t low = 1, high, middle, scratch, read = rows_read(layer)
-    cdef bint gather = read < layer.rows.N
+    cdef Py_ssize_t low = 1, high = layer.read + 1, middle, scratch
+    cdef bint gather = layer.read < layer.rows.N
     cdef Blocks b
-    high = read + 1
     while high - low > 1:  # `low` rows fit or are 1, `high` are too many
         middle = low + (high - low) // 2
         scratch = max(block_scratch(layer, middle, 1), max_memory // FOR_THREADS)
-        if divide(layer, middle, gather, NULL, &b) + scratch <= max_memory:
+        if plus(divide(layer, middle, gather, NULL, &b), scratch) <= max_memory:
             low = middle
         else:
             high = middle
@@ -175,7 +176,7 @@ cdef void columns_summed(const void *column_sums, Py_ssize_t i, int thread) noex
     cdef Py_ssize_t element = s.layer.rows.element, C = s.layer.rows.C, start = i * COLUMNS, count = min(COLUMNS, C - start)
     cdef char *to = s.layer.grad_bias + start * element
     cdef char *sums = to if s.first else s.b.scratch + start * element
-    s.layer.rows.k.column_sums(s.rows, count, s.b.z + start * element, C, sums)
+    s.layer.rows.k.column_sums(s.rows, count, s.b.z + start * element, C, False, sums)
     if not s.first:
         add_to(to, sums, count, element)
 
@@ -189,9 +190,9 @@ cdef void unread(const LastLayer *layer, Py_ssize_t n) noexcept nogil:
         set_element(layer.losses, n, element, 0)
 
 
-cdef Py_ssize_t choose(const LastLayer *layer, Py_ssize_t start, Py_ssize_t rows, const Blocks *b) noexcept nogil:
+cdef Py_ssize_t choose(const LastLayer *layer, Py_ssize_t start, Py_ssize_t rows, const Blocks *b) except -1 nogil:
     """The next `rows` examples from `start` on that are read, to `b`; the gradients of others up to there become 0. Returns where
-    it stopped: at the next one that is read."""
+    it stopped: at the next one that is read. There are fewer if labels or weights have changed since they were counted."""
     cdef const Rows *r = &layer.rows
     cdef Py_ssize_t n, found = 0
     for n in range(start, r.N):
@@ -204,6 +205,7 @@ cdef Py_ssize_t choose(const LastLayer *layer, Py_ssize_t start, Py_ssize_t rows
             found += 1
         else:
             return n
+    stayed(r, found < rows)
     return r.N
 
 
@@ -241,7 +243,7 @@ cdef int block(const LastLayer *layer, Py_ssize_t rows, bint first, RowError err
     add_errors(&r, error, divisor, pace.team, b.scratch, total)
     if layer.losses != NULL:
         for n in range(rows):
-            set_element(layer.losses, b.order[n], element, (<double *>b.scratch)[n])
+            set_element(layer.losses, b.order[n], element, (<double *>b.scratch)[n] / class_unit(&r))
     if layer.grad_bias != NULL:
         fbp_team_share(pace.team, columns_summed, &sums, (r.C + COLUMNS - 1) // COLUMNS)
     run(grad_w_of(layer, rows, x, x_row, b.z, first), b, pace)
@@ -260,7 +262,7 @@ cdef int block(const LastLayer *layer, Py_ssize_t rows, bint first, RowError err
 
 cdef int add_all_weights(const LastLayer *layer, const Blocks *b, fbp_team *team, Sum *total) except -1 nogil:
     """The weights of all examples, as many at a time as a block has rows"""
-    cdef Py_ssize_t left = layer.rows.N, size = (b.read + b.count - 1) // b.count
+    cdef Py_ssize_t left = layer.rows.N, size = (layer.read + b.count - 1) // b.count
     cdef Rows r = layer.rows
     while left > 0:
         r.N = min(size, left)
@@ -290,19 +292,21 @@ cdef double last_layer(const LastLayer *layer, RowError error, bint mean, const 
                        double *weight_sum) except? -1 nogil:
     cdef Pace pace = Pace(team, 0)
     cdef Sum weights = Sum(0, 0), errors = Sum(0, 0)
-    cdef Py_ssize_t left = b.read, next = 0, i, rows
-    if b.read > 0:
+    cdef Py_ssize_t left = layer.read, next = 0, i, rows
+    cdef double unit = class_unit(&layer.rows)
+    if layer.read > 0:
         add_all_weights(layer, b, team, &weights)
-    weight_sum[0] = value(weights)
-    if b.read == 0 or (mean and weight_sum[0] == 0):
+    weight_sum[0] = value(weights) / unit
+    if layer.read == 0 or (mean and weight_sum[0] == 0):
         learn_nothing(layer)
         return NAN if mean else 0
     for i in range(b.count):
         rows = (left + b.count - i - 1) // (b.count - i)
         next = choose(layer, next, rows, b)
-        block(layer, rows, i == 0, error, weight_sum[0] if mean else 1, b, &pace, &errors)
+        block(layer, rows, i == 0, error, value(weights) if mean else unit, b, &pace, &errors)
         left -= rows
-    return value(errors) / weight_sum[0] if mean else value(errors)
+    stayed(&layer.rows, next < layer.rows.N)
+    return value(errors) / (value(weights) if mean else unit)
 
 
 # -- a call from Python ------------------------------------------------------------------------------------------------------
@@ -347,7 +351,7 @@ def linear_softmax_cross_entropy(const real[:, :] inputs, const real[:, :] weigh
     layer.rows.k, layer.rows.element = kernels_for(element), element
     layer.rows.N, layer.rows.C = inputs.shape[0], weight.shape[1]
     layer.inputs = inputs.shape[1]
-    layer.rows.ignore_index = ignore_index
+    layer.rows.ignores, layer.rows.ignore_index = labels is not None, ignore_index
     layer.rows.smoothing, layer.rows.lse_square_scale, layer.rows.softcap = label_smoothing, lse_square_scale, softcap
     layer.x_row, layer.grad_x_row = inputs.strides[0] // element, grad_inputs.strides[0] // element
     layer.w_row, layer.w_column = weight.strides[0] // element, weight.strides[1] // element
@@ -367,13 +371,13 @@ def linear_softmax_cross_entropy(const real[:, :] inputs, const real[:, :] weigh
     if layer.inputs > 0:
         layer.w, layer.grad_w = <const char *>&weight[0, 0], <char *>&grad_weight[0, 0]
     if class_weight is not None:
-        layer.rows.class_weight = &class_weight[0]
+        set_class_weight(&layer.rows, &class_weight[0])
     if bias is not None:
         layer.bias, layer.grad_bias = <const char *>&bias[0], <char *>&grad_bias[0]
 
-    rows = rows_read(layer)
-    layer.in_pieces = layer.rows.k.product_in_pieces(rows, layer.rows.C, layer.inputs)
-    cdef Py_ssize_t least = bytes_of(layer, 1, rows < layer.rows.N) + LINE
+    layer.read = rows_read(layer)
+    layer.in_pieces = layer.rows.k.product_in_pieces(layer.rows.N, layer.rows.C, layer.inputs)
+    cdef Py_ssize_t least = plus(bytes_of(layer, 1, layer.read < layer.rows.N), LINE)
     if max_memory < least:
         raise ValueError(f"max_memory: got {max_memory}, expected at least {least} bytes, for the logits of one row of "
                          f"{layer.rows.C} classes and the scratch of its products")
@@ -381,7 +385,7 @@ def linear_softmax_cross_entropy(const real[:, :] inputs, const real[:, :] weigh
     rows = rows_within(layer, max_memory)
     used = lay_out(layer, rows, NULL, &call.blocks)
     threads = threads_within(layer, rows, max_memory - used, n_threads)
-    cdef Py_ssize_t space = used + block_scratch(layer, rows, threads)
+    cdef Py_ssize_t space = plus(used, block_scratch(layer, rows, threads))
     cdef char *memory = <char *>malloc(space_room(space))
     if memory == NULL:
         raise MemoryError(f"no memory for the logits of {rows} rows and the scratch of their products: {space} bytes")

@@ -21,3 +21,7 @@ cdef double product_work(const Product *p) noexcept nogil
 cdef Py_ssize_t product_scratch(const Product *p, int threads) noexcept nogil
 cdef void multiply_at_once(const Product *p, char *scratch, fbp_team *team) noexcept nogil
 cdef int multiply(const Product *p, char *scratch, fbp_team *team) except -1 nogil
+
+# sums (O) = Σ_n x_n over N rows, x_row elements apart, with looks at pending signals; what the primitive of this name returns.
+cdef double column_sums(const fbp_kernels *k, Py_ssize_t N, Py_ssize_t O, const char *x, Py_ssize_t x_row, Py_ssize_t element,
+                        char *sums) except? -1 nogil

@@ -2,7 +2,7 @@
 
 C (M, N) is cut along its longer side into pieces, which the threads of a team take, each with scratch of its own. An element of
 C is the same sum in the same order in every cut, so the number of threads changes no bit. A product of seconds runs in slices of
-the same side.
+the same side, and a very long sum in parts, so that pending signals are seen.
 """
 
 from cpython.exc cimport PyErr_CheckSignals
@@ -10,15 +10,19 @@ from libc.stdlib cimport free, malloc
 from libc.string cimport memset
 
 from fastbp._kernels.dispatch cimport FBP_IDENTITY, activation_kind, kernels_for, real, threads_for
-from fastbp._kernels.memory cimport space_room, space_start, whole_lines
-from fastbp._kernels.team cimport Work, fbp_team_share, on_team
+from fastbp._kernels.memory cimport space_room, space_start, times, whole_lines
+from fastbp._kernels.team cimport Work, fbp_team_share, on_team, poll
 
 cdef double OPERATION_WORK = 0.02  # nanoseconds that one thread needs for a multiply-add, roughly, and half of it in pieces
 cdef double ELEMENT_WORK = 0.5     # and for an element that goes through an epilogue
 cdef double PIECE_WORK = 8_000.0   # nanoseconds of a piece that pay for handing it over
 cdef double SMALL = 2 * PIECE_WORK / OPERATION_WORK  # multiply-adds of a product that is never cut
 cdef Py_ssize_t LONG_PIECE = 1024  # rows or columns; in longer pieces the packing of the other operand, once for each, vanishes
-cdef double SLICE_PER_COLUMN = 1.2e8  # multiply-adds of a thread, for each column of a tile, between two looks at pending signals
+cdef double SLICE_PER_COLUMN = 1.2e8  # multiply-adds of a thread, for each column of a tile, between two looks at signals
+cdef double MOVED = 100.0          # multiply-adds in the time of which a number comes from memory, or goes to a new page,
+cdef double ACTIVATED = 500.0      # and in that of the slowest activation of a number
+cdef Py_ssize_t SUMMED = 8 * 1024**2  # elements whose sums are taken at a time
+cdef Py_ssize_t LONG_SUM = 256 * 1024  # terms that are added at a time; a multiple of the depth of all blocks
 
 
 cdef double operations(const Product *p) noexcept nogil:
@@ -55,10 +59,16 @@ cdef Py_ssize_t piece_length(const Product *p, int threads) noexcept nogil:
     return length if threads == 1 or pieces <= 1 else equal_parts(length, pieces, unit)
 
 
+cdef double moved(const Product *p) noexcept nogil:
+    """What else takes time, in multiply-adds: to read the operand that is cut, to write C, and an activation"""
+    cdef double of_element = MOVED if p.epilogue.activation == FBP_IDENTITY else MOVED + ACTIVATED
+    return MOVED * longer_side(p) * p.K + of_element * p.M * p.N
+
+
 cdef Py_ssize_t slice_length(const Product *p, int threads) noexcept nogil:
     """Of the longer side, what takes a tenth of a second at most. The width of a tile tells how fast the instruction set is."""
     cdef Py_ssize_t length = longer_side(p), unit = threads * (8 if by_rows(p) else p.k.tile_columns())
-    cdef double slices = operations(p) / (SLICE_PER_COLUMN * p.k.tile_columns() * threads)
+    cdef double slices = (operations(p) / threads + moved(p)) / (SLICE_PER_COLUMN * p.k.tile_columns())
     return equal_parts(length, <Py_ssize_t>min(slices, <double>length) + 1, unit)
 
 
@@ -87,11 +97,11 @@ cdef Product part_of(const Product *p, Py_ssize_t start, Py_ssize_t length) noex
 
 cdef Py_ssize_t thread_scratch(const Product *p) noexcept nogil:
     """Bytes of scratch of each thread, whatever the pieces"""
-    return whole_lines(p.k.matrix_product_scratch(p.M, p.N, p.K, p.epilogue.in_pieces) * p.element)
+    return whole_lines(times(p.k.matrix_product_scratch(p.M, p.N, p.K, p.epilogue.in_pieces), p.element))
 
 
 cdef Py_ssize_t product_scratch(const Product *p, int threads) noexcept nogil:
-    return threads * thread_scratch(p)
+    return times(threads, thread_scratch(p))
 
 
 # A product cut into pieces
@@ -111,14 +121,14 @@ cdef void multiply_piece(const void *pieces, Py_ssize_t i, int thread) noexcept 
 
 cdef void multiply_at_once(const Product *p, char *scratch, fbp_team *team) noexcept nogil:
     cdef Pieces pieces
-    if p.M * p.N * p.K < SMALL:
+    if <double>p.M * p.N * p.K < SMALL:
         p.k.matrix_product(p.M, p.N, p.K, p.A, p.A_row, p.A_column, p.B, p.B_row, p.B_column, &p.epilogue, scratch, p.C, p.C_row)
         return
     pieces = Pieces(p, piece_length(p, team.threads), scratch)
     fbp_team_share(team, multiply_piece, &pieces, (longer_side(p) + pieces.length - 1) // pieces.length)
 
 
-cdef int multiply(const Product *p, char *scratch, fbp_team *team) except -1 nogil:
+cdef int multiply_slices(const Product *p, char *scratch, fbp_team *team) except -1 nogil:
     cdef Py_ssize_t start = 0, length = longer_side(p), step = slice_length(p, team.threads)
     cdef Product part
     if step >= length:
@@ -132,6 +142,46 @@ cdef int multiply(const Product *p, char *scratch, fbp_team *team) except -1 nog
             with gil:
                 PyErr_CheckSignals()
     return 0
+
+
+cdef Product terms_of(const Product *p, Py_ssize_t start) noexcept nogil:
+    """Up to LONG_SUM terms of each sum, from `start` on; those before are in C already, and the activation waits for the last"""
+    cdef Product part = p[0]
+    part.K = min(LONG_SUM, p.K - start)
+    part.A = p.A + start * p.A_column * p.element
+    part.B = p.B + start * p.B_row * p.element
+    part.epilogue.accumulate = p.epilogue.accumulate or start > 0
+    if start + part.K < p.K:
+        part.epilogue.activation, part.epilogue.slope = FBP_IDENTITY, NULL
+    return part
+
+
+cdef int multiply(const Product *p, char *scratch, fbp_team *team) except -1 nogil:
+    cdef Py_ssize_t start = 0
+    cdef double unpolled = 0
+    cdef Product part
+    if p.M == 0 or p.N == 0:
+        return 0
+    if p.K <= LONG_SUM:
+        return multiply_slices(p, scratch, team)
+    while start < p.K:
+        part = terms_of(p, start)
+        multiply_slices(&part, scratch, team)
+        poll(&unpolled, OPERATION_WORK * (operations(&part) / team.threads + moved(&part)))
+        start += LONG_SUM
+    return 0
+
+
+cdef double column_sums(const fbp_kernels *k, Py_ssize_t N, Py_ssize_t O, const char *x, Py_ssize_t x_row, Py_ssize_t element,
+                        char *sums) except? -1 nogil:
+    cdef Py_ssize_t start = 0, rows = SUMMED // (O + 16) + 1
+    cdef double magnitude = 0, unpolled = 0
+    while True:
+        magnitude += k.column_sums(min(rows, N - start), O, x + start * x_row * element, x_row, start > 0, sums)
+        start += rows
+        if start >= N:
+            return magnitude
+        poll(&unpolled, MOVED * OPERATION_WORK * rows * (O + 16))
 
 
 cdef struct Call:
@@ -202,4 +252,4 @@ def linear_backward_weight(const real[:, :] a_prev, const real[:, :] delta, real
     run(&p, n_threads)
     if p.N > 0:
         with nogil:
-            p.k.column_sums(p.K, p.N, p.B, p.B_row, &bias_out[0])
+            column_sums(p.k, p.K, p.N, p.B, p.B_row, p.element, <char *>&bias_out[0])

@@ -11,7 +11,9 @@ from fastbp._kernels.memory cimport (
     READ, WRITE, Matrix, labels_within, matrix_of, new_matrix, plain_dtype, plain_labels, plain_matrix, plain_output,
     plain_weights, scalar_of, set_element, space_room, space_start, vector_of,
 )
-from fastbp._kernels.rows cimport RowError, Rows, error_work, reduced, row_error_named, scratch_bytes
+from fastbp._kernels.rows cimport (
+    RowError, Rows, class_unit, error_work, reduced, row_error_named, scratch_bytes, set_class_weight,
+)
 from fastbp._kernels.team cimport Work, fbp_team, on_team
 
 cdef int64_t IGNORE_INDEX = -100  # the label that is not read, unless told otherwise
@@ -48,6 +50,7 @@ cdef double evaluate(Rows *r, str name, bint mean, char *losses, int n_threads, 
     cdef Py_ssize_t n
     cdef int threads = threads_for(n_threads, error_work(r))
     cdef Py_ssize_t scratch = scratch_bytes(r, threads)
+    cdef double unit = class_unit(r)
     cdef char *memory = <char *>malloc(space_room(scratch))
     cdef Call call = Call(r, row_error_named(name), mean, memory, 0, 0)
     if memory == NULL:
@@ -59,7 +62,7 @@ cdef double evaluate(Rows *r, str name, bint mean, char *losses, int n_threads, 
             on_team(<Work>reduce_call, &call, threads)
             if losses != NULL:
                 for n in range(r.N):
-                    set_element(losses, n, r.element, (<double *>call.memory)[n])
+                    set_element(losses, n, r.element, (<double *>call.memory)[n] / unit)
     finally:
         free(memory)
     weight_sum[0] = call.weight_sum
@@ -88,8 +91,8 @@ def softmax_cross_entropy(logits, labels, targets, class_weight, sample_weight, 
                           double lse_square_scale, double softcap, bint mean, losses, grad, int n_threads):
     cdef Rows r = rows_of(logits, targets, sample_weight, grad)
     r.labels = <const int64_t *>vector_of(labels, READ)
-    r.class_weight = <const double *>vector_of(class_weight, READ)
-    r.ignore_index = ignore_index
+    set_class_weight(&r, <const double *>vector_of(class_weight, READ))
+    r.ignores, r.ignore_index = r.labels != NULL, ignore_index
     r.smoothing, r.lse_square_scale, r.softcap = label_smoothing, lse_square_scale, softcap
     return answer(&r, "softmax_cross_entropy", mean, losses, n_threads)
 
@@ -111,6 +114,7 @@ def softmax_cross_entropy_at_once(logits, labels, class_weight, sample_weight, l
     done, unless all is in order at first sight."""
     cdef Matrix z, t, d, of_classes, of_rows
     cdef Rows r
+    cdef const double *weight = NULL
     cdef double loss, weight_sum
     cdef int threads = plain_threads(n_threads)
     cdef bint in_use = grad is not None  # the memory of the gradient
@@ -127,7 +131,7 @@ def softmax_cross_entropy_at_once(logits, labels, class_weight, sample_weight, l
         return None
     of_classes = of_rows = t  # where there are none
     if class_weight is not None:
-        class_weight = plain_weights(class_weight, &of_classes, &r.class_weight)
+        class_weight = plain_weights(class_weight, &of_classes, &weight)
         if class_weight is None or of_classes.rows != z.columns:
             return None
     if sample_weight is not None:
@@ -141,7 +145,8 @@ def softmax_cross_entropy_at_once(logits, labels, class_weight, sample_weight, l
         return None
     elif not (apart(d, t) and apart(d, of_classes) and apart(d, of_rows) and (d.data == z.data or apart(d, z))):
         return None
-    r.element, r.N, r.C, r.ignore_index = z.element, z.rows, z.columns, IGNORE_INDEX
+    r.element, r.N, r.C, r.ignores, r.ignore_index = z.element, z.rows, z.columns, True, IGNORE_INDEX
+    set_class_weight(&r, weight)
     r.z, r.z_row, r.d, r.d_row, r.labels = z.data, z.row, d.data, d.row, <const int64_t *>t.data
     r.reused = in_use and d.data != z.data
     loss = evaluate(&r, "softmax_cross_entropy", True, NULL, threads, &weight_sum)

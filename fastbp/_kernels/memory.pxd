@@ -41,7 +41,7 @@ cdef inline char *vector_of(x, int access) except? NULL:
     PyBuffer_Release(&view)
     return data
 
-# Whether x is an array of this very dtype, with two axes and a row at least, in C order and aligned, and one that may be written
+# Whether x is an array of this very dtype, with two axes and not empty, in C order and aligned, and one that may be written
 # to; or such a vector of int64. Then m is its address. They look into the array itself, a fifth of the time of a buffer.
 cdef bint plain_matrix(x, dtype, Matrix *m) except -1
 cdef bint plain_output(x, dtype, Matrix *m) except -1
@@ -80,8 +80,17 @@ cdef enum:
     LINE = 64
 
 cdef extern from "pages.h" nogil:
+    Py_ssize_t MOST "FBP_MOST_BYTES"
     size_t space_room "fbp_space_room"(size_t bytes)
     char *space_start "fbp_space_start"(char *memory, size_t bytes)
+
+# Sums and products of sizes, which may be those of arrays without memory, broadcast or empty: MOST where they are more. So much
+# nobody has, and malloc says no.
+cdef inline Py_ssize_t times(Py_ssize_t a, Py_ssize_t b) noexcept nogil:
+    return a * b if b == 0 or a <= MOST // b else MOST
+
+cdef inline Py_ssize_t plus(Py_ssize_t a, Py_ssize_t b) noexcept nogil:
+    return a + b if a <= MOST - b else MOST
 
 cdef inline Py_ssize_t whole_lines(Py_ssize_t bytes) noexcept nogil:
     return (bytes + LINE - 1) // LINE * LINE
@@ -92,5 +101,5 @@ cdef inline char *line_start(char *memory) noexcept nogil:
 cdef inline char *take(char *base, Py_ssize_t *used, Py_ssize_t bytes) noexcept nogil:
     """The next so many bytes of a work space from `base`, or NULL, where only its size is asked for."""
     cdef Py_ssize_t at = used[0]
-    used[0] += whole_lines(bytes)
+    used[0] = plus(at, whole_lines(bytes))
     return NULL if base == NULL else base + at

@@ -25,7 +25,7 @@ cdef object HANDLER = None if large_array_handler() == NULL else PyCapsule_New(l
 
 
 cdef bint plain(x, int axes, dtype, Matrix *m) noexcept:
-    """Whether x is an array of this dtype with so many axes, in C order and aligned; then m is its address."""
+    """Whether x is an array of this dtype with so many axes, not empty, in C order and aligned; then m is its address."""
     if not cnp.PyArray_CheckExact(x):
         return False
     cdef cnp.ndarray array = <cnp.ndarray>x
@@ -34,7 +34,7 @@ cdef bint plain(x, int axes, dtype, Matrix *m) noexcept:
     cdef const cnp.npy_intp *shape = cnp.PyArray_DIMS(array)
     cdef Py_ssize_t columns = shape[1] if axes == 2 else 1, element = cnp.PyArray_ITEMSIZE(array)
     m[0] = Matrix(<char *>cnp.PyArray_DATA(array), shape[0], columns, columns * element, element, axes == 1)
-    return m.rows > 0
+    return m.rows > 0 and columns > 0
 
 
 cdef bint plain_matrix(x, dtype, Matrix *m) except -1:
@@ -70,7 +70,7 @@ cdef bint is_large(Py_ssize_t bytes) noexcept:
 
 cdef object new_matrix(Py_ssize_t rows, Py_ssize_t columns, Py_ssize_t element, bint *used):
     cdef cnp.npy_intp[2] shape = [rows, columns]
-    cdef bint large = is_large(rows * columns * element)
+    cdef bint large = is_large(times(times(rows, columns), element))
     before = cnp.PyDataMem_SetHandler(HANDLER) if large else None
     try:
         array = cnp.PyArray_EMPTY(2, shape, cnp.NPY_FLOAT32 if element == sizeof(float) else cnp.NPY_FLOAT64, 0)
@@ -85,7 +85,7 @@ def new_array(tuple shape, dtype):
     """``numpy.empty``, of memory that was in use before if it is large and there is some."""
     cdef Py_ssize_t extent, bytes = dtype.itemsize
     for extent in shape:
-        bytes *= extent
+        bytes = times(bytes, extent)
     if not is_large(bytes):
         return np.empty(shape, dtype)
     before = cnp.PyDataMem_SetHandler(HANDLER)

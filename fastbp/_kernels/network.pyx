@@ -12,7 +12,8 @@ D. Threads take turns, for there is one work space. A call takes its turn here, 
 
 cimport numpy as cnp
 from cpython.exc cimport PyErr_CheckSignals
-from libc.math cimport NAN, isfinite
+from libc.float cimport DBL_MAX
+from libc.math cimport NAN, isfinite, isnan
 from libc.stdint cimport int64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
@@ -20,7 +21,9 @@ from libc.string cimport memcpy, memset
 from fastbp._kernels.dispatch cimport (
     FBP_ADAM, FBP_GELU, FBP_SILU, activation_kind, fbp_kernels, kernels_for, plain_threads, threads_for,
 )
-from fastbp._kernels.memory cimport READ, WRITE, Matrix, labels_within, matrix_of, plain_labels, plain_matrix, vector_of
+from fastbp._kernels.memory cimport (
+    READ, WRITE, Matrix, element_at, labels_within, matrix_of, plain_labels, plain_matrix, vector_of,
+)
 from fastbp._kernels.optimizer cimport Update, set_step, update_of, update_parameters
 from fastbp._kernels.rows cimport row_error_named
 from fastbp._kernels.step cimport gradient as form_gradient
@@ -64,6 +67,23 @@ cdef double LARGE_NUMBER = 1e15   # of a gradient, of what weight decay adds to 
 cdef double LARGE_RATE = 1e3      # of a learning rate, by which Adam multiplies the first moment over its bias
 cdef double LARGE_DECAY = 1.0     # of a weight decay, and of its product with the learning rate
 cdef double SMALL_EPSILON = 1e-12  # of what Adam divides by
+cdef int64_t MOST_STEPS = <int64_t>1 << 62  # that an optimizer may have made; the number of the last one of a call fits in int64
+
+
+# -- what comes from Python ------------------------------------------------------------------------------------------------
+
+
+cdef double largest_target(str loss):
+    """The largest target of an error whose rows of targets are finite and not negative; NaN of one that takes any."""
+    return 1 if loss in ("sigmoid_cross_entropy", "sigmoid_squared_error") else DBL_MAX if loss == "poisson_deviance" else NAN
+
+
+cdef bint targets_within(Matrix t, double largest) noexcept nogil:
+    """Whether the targets, one row right after the other, are in [0, largest]."""
+    cdef Py_ssize_t i, within = 0
+    for i in range(t.rows * t.columns):
+        within += 0 <= element_at(t.data, i, t.element) <= largest
+    return within == t.rows * t.columns
 
 
 # -- an epoch --------------------------------------------------------------------------------------------------------------
@@ -290,6 +310,7 @@ cdef class Network:
     cdef readonly object n_threads  # or None: as many as max_threads() says when a call begins
     cdef object dtype
     cdef bint by_class              # the targets may be labels
+    cdef double largest_target
     cdef PyThread_type_lock turn    # of a call: it owns the work space, and the fields below;
     cdef unsigned long owner        # the thread that made the call, or 0
     cdef Net net
@@ -308,6 +329,7 @@ cdef class Network:
         self.layer_sizes, self.activation, self.loss = tuple(layer_sizes), activation, loss
         self.parameters, self.n_threads = parameters, n_threads
         self.dtype, self.by_class = np.dtype(parameters.dtype.type), loss == "softmax_cross_entropy"
+        self.largest_target = largest_target(loss)
         net.element, net.count = parameters.itemsize, parameters.size
         net.k = kernels_for(net.element)
         net.w = vector_of(parameters, WRITE)
@@ -421,8 +443,9 @@ cdef class Network:
         return call.loss / call.start if call.start > 0 else NAN, call.done, FAILURES[<int>call.failure]
 
     cdef int train_in_turn(self, Call *call, Py_ssize_t rows, optimizer) except -1:
+        rates = optimizer.hyper_parameters(self.dtype)
         state = optimizer.state(self.parameters)  # kept, though a callback may reset the optimizer
-        cdef Update u = update_of(optimizer, state)
+        cdef Update u = update_of(optimizer, rates, state)
         call.u, call.first_step = &u, optimizer.steps + 1
         try:
             self.run(call, <Work>train_batches, rows, step_work(&self.net, rows))
@@ -441,6 +464,11 @@ cdef class Network:
         cdef Py_ssize_t outputs = self.net.layers[self.net.depth - 1].outputs
         if call.t.rows != call.x.rows or not (labels_within(call.t, outputs, 0) if self.by_class else call.t.columns == outputs):
             return None
+        if not (isnan(self.largest_target) or targets_within(call.t, self.largest_target)):
+            return None
+        steps = optimizer.steps
+        if type(steps) is not int or not 0 <= steps <= MOST_STEPS:
+            return None
         self.take_turn()
         try:
             self.step_in_turn(&call, optimizer)
@@ -449,10 +477,9 @@ cdef class Network:
         return call.loss if call.done > 0 else None
 
     cdef int step_in_turn(self, Call *call, optimizer) except -1:
-        rates = optimizer.hyper_parameters()
-        cdef tuple state = optimizer.state(self.parameters)
+        cdef tuple rates = optimizer.hyper_parameters(self.dtype), state = optimizer.state(self.parameters)
         if rates != self.rates or state is not self.state:
-            self.last_update, self.rates, self.state = update_of(optimizer, state), rates, state
+            self.last_update, self.rates, self.state = update_of(optimizer, rates, state), rates, state
         if not writeable(self.parameters, state) or self.is_written(&call.x) or self.is_written(&call.t):
             return 0
         steps = optimizer.steps

@@ -27,7 +27,7 @@ cdef void update_run(const void *flat, Py_ssize_t i, int thread) noexcept nogil:
                NULL if f.u.second == NULL else f.u.second + at, f.w + at)
 
 
-cdef Update update_of(optimizer, tuple state) except *:
+cdef Update update_of(optimizer, tuple rates, tuple state) except *:
     cdef Update u
     memset(&u, 0, sizeof(u))
     if len(state) > 0:
@@ -36,10 +36,10 @@ cdef Update update_of(optimizer, tuple state) except *:
         u.second = vector_of(state[1], WRITE)
     if optimizer.name == "adam":
         u.numbers.rule = FBP_ADAM
-        rate, u.numbers.beta_1, u.numbers.beta_2, u.numbers.epsilon, decay = optimizer.hyper_parameters()
+        rate, u.numbers.beta_1, u.numbers.beta_2, u.numbers.epsilon, decay = rates
     else:
         u.numbers.rule = FBP_SGD
-        rate, u.numbers.momentum, u.numbers.nesterov, decay = optimizer.hyper_parameters()
+        rate, u.numbers.momentum, u.numbers.nesterov, decay = rates
     u.numbers.learning_rate, u.numbers.weight_decay = rate, decay
     return u
 
@@ -69,8 +69,8 @@ cdef int run(Update *u, Py_ssize_t element, Py_ssize_t n, const char *gradient, 
 
 def optimizer_update(optimizer, parameters, gradient, int n_threads) -> None:
     """Update parameters, state and `steps` in one call, during which no signal is looked for."""
-    state, steps = optimizer.state(parameters), optimizer.steps + 1
-    cdef Update u = update_of(optimizer, state)
+    rates, state, steps = optimizer.hyper_parameters(parameters.dtype), optimizer.state(parameters), optimizer.steps + 1
+    cdef Update u = update_of(optimizer, rates, state)
     set_step(&u, steps)
     run(&u, parameters.itemsize, parameters.size, vector_of(gradient, READ), vector_of(parameters, WRITE), n_threads)
     optimizer.steps = steps

@@ -14,9 +14,11 @@ cdef struct Rows:
     Py_ssize_t t_row
     const Py_ssize_t *order       # (N) the row of t that belongs to row n of all else, or NULL: row n
     const int64_t *labels         # (N), or NULL where targets are rows
+    bint ignores                  # whether rows with this label are not read:
     int64_t ignore_index
     const double *sample_weight   # (N) or NULL
-    const double *class_weight    # (C) or NULL
+    const double *class_weight    # (C) or NULL, set by set_class_weight(),
+    int class_exponent            # in units of 2 to this power wherever they are used
     const double *pos_weight      # (C) or NULL
     double smoothing, lse_square_scale, softcap
     char *d
@@ -37,6 +39,8 @@ cdef struct Scratch:
     Sum weight_sum                # of all of these
     char *slopes                  # (threads, C) of a softcap, if there is one
     char *exponentials            # (threads, C), if the gradient goes past the caches, else NULL
+    double class_unit             # what a class weight is multiplied by to be in units
+    bint *astray                  # whether a label that was a class when the call began was none when it was used
 
 # Rows from `start` up to `stop`, for one thread.
 cdef struct Piece:
@@ -52,12 +56,18 @@ cdef double value(Sum sum) noexcept nogil
 cdef RowError row_error_named(str name) except NULL
 cdef bint is_read(const Rows *rows, Py_ssize_t n) noexcept nogil
 
+# For rows whose C is known: class weights or NULL. Weights and errors below are in units, and numbers over class_unit().
+cdef void set_class_weight(Rows *rows, const double *weight) noexcept nogil
+cdef double class_unit(const Rows *rows) noexcept nogil
+
 # Bytes of work space for a team; nanoseconds that one thread needs.
 cdef Py_ssize_t scratch_bytes(const Rows *rows, int threads) noexcept nogil
 cdef double error_work(const Rows *rows) noexcept nogil
 
 # What the rows add to the sum of the weights; and to that of the weighted errors, which then stand at the start of `memory`,
 # their gradients over `divisor` in d. Calls on parts of the rows, one after the other, give the bits of one call on all.
+# `reduced` leaves the errors in units, but returns plain numbers. All raise TargetIndexError if a label goes astray.
+cdef int stayed(const Rows *rows, bint astray) except -1 nogil
 cdef int add_weights(const Rows *rows, fbp_team *team, char *memory, Sum *total) except -1 nogil
 cdef int add_errors(const Rows *rows, RowError error, double divisor, fbp_team *team, char *memory, Sum *total) except -1 nogil
 cdef double reduced(const Rows *rows, RowError error, bint mean, fbp_team *team, char *memory,

@@ -6,21 +6,33 @@ B. Everything about a call stands in one struct, `Rows`, without a dtype: the fu
    network trains through the same ones.
 C. A row that is ignored or has weight 0 is not read.
 D. Long calls run in slices, between which pending signals are seen.
+E. Labels are the caller's, who may change them meanwhile: what becomes an address is a copy, in range. See src_c/labels.h.
+F. Class weights are in units of a power of 2 near the largest, so that none of them overflows in the dtype, nor all vanish,
+   however they are scaled. The units of a mean cancel; a sum is multiplied by them at the end, which rounds nothing.
 """
 
 from cpython.exc cimport PyErr_CheckSignals
-from libc.math cimport NAN, fabs, isfinite
+from libc.math cimport NAN, fabs, frexp, isfinite, ldexp
+from libc.stdint cimport int64_t, uint64_t
 from libc.string cimport memset
 
 from fastbp._kernels.dispatch cimport fbp_cross_entropy
-from fastbp._kernels.memory cimport LINE, element_at, line_start, set_element, whole_lines
+from fastbp._kernels.memory cimport LINE, element_at, line_start, plus, set_element, times, whole_lines
 from fastbp._kernels.team cimport fbp_team, fbp_team_share
 
+cdef extern from "labels.h" nogil:
+    bint fbp_take_labels(Py_ssize_t count, Py_ssize_t classes, const int64_t *labels, int64_t *copy)
+    int64_t fbp_label(const int64_t *labels, Py_ssize_t n)
+
+cdef enum:
+    BLOCK = 256                 # rows whose labels are copied at a time
+    MOST_EXPONENT = 1022        # of units that are normal numbers, and their reciprocals too
 cdef double ELEMENT_WORK = 0.5  # nanoseconds that one thread needs for an element, roughly; ten without vector instructions
 cdef Py_ssize_t LONG_ROW = 16 * 1024          # bytes
 cdef Py_ssize_t MUCH_MEMORY = 64 * 1024 * 1024
 cdef double SMALL = 1e-37       # less than this may underflow in float32
 cdef double SLICE = 4e6         # nanoseconds, at that rate, between two looks at pending signals
+cdef Py_ssize_t ADDED = 16 * 1024**2  # errors that are summed between two such looks
 cdef Py_ssize_t PIECES = 4      # of a slice, for each thread, so that none waits long for the others;
 cdef double PIECE_WORK = 8e3    # but a piece takes so many nanoseconds at least, to pay for handing it over
 
@@ -66,7 +78,7 @@ cdef inline const char *target(const Rows *r, Py_ssize_t n) noexcept nogil:
 
 cdef inline Py_ssize_t row_bytes(const Rows *r) noexcept nogil:
     """Of a row of scratch"""
-    return whole_lines(r.C * r.element)
+    return whole_lines(times(r.C, r.element))
 
 
 cdef inline char *of_thread(const Rows *r, char *rows, int thread) noexcept nogil:
@@ -75,8 +87,8 @@ cdef inline char *of_thread(const Rows *r, char *rows, int thread) noexcept nogi
 
 
 cdef inline fbp_cross_entropy options(const Rows *r, const Scratch *s) noexcept nogil:
-    return fbp_cross_entropy(s.weight, r.smoothing, r.lse_square_scale, r.softcap, s.weight_sum.rounded, s.weight_sum.lost,
-                             s.share_of_0)
+    return fbp_cross_entropy(s.weight, r.smoothing, r.lse_square_scale * class_unit(r), r.softcap, s.weight_sum.rounded,
+                             s.weight_sum.lost, s.share_of_0)
 
 
 cdef double softmax_cross_entropy_row(const Rows *r, const Scratch *s, Py_ssize_t n, double scale, int thread) noexcept nogil:
@@ -102,21 +114,39 @@ cdef double poisson_deviance_row(const Rows *r, const Scratch *s, Py_ssize_t n, 
     return r.k.poisson_deviance_row(r.C, r.z + n * r.z_row, target(r, n), scale, r.d + n * r.d_row)
 
 
+cdef void take_labels(const Rows *r, const Scratch *s, Py_ssize_t start, Py_ssize_t rows, int64_t *labels) noexcept nogil:
+    """The labels of so many rows, at most BLOCK; 0 for one that is no class, which has gone astray if its row is to be read."""
+    cdef Py_ssize_t n
+    if fbp_take_labels(rows, r.C, r.labels + start, labels):
+        return
+    for n in range(rows):
+        if <uint64_t>labels[n] >= <uint64_t>r.C:
+            labels[n] = 0
+            if not s.weighted or s.errors[start + n] != 0:
+                s.astray[0] = True
+
+
 cdef void softmax_cross_entropy_rows(const Rows *r, const Scratch *s, Piece p) noexcept nogil:
-    cdef double *errors = s.errors + p.start
     cdef fbp_cross_entropy how = options(r, s)
     cdef bint plain = r.smoothing == 0 and r.lse_square_scale == 0 and r.softcap == 0 and not s.weight_of_0
-    cdef Py_ssize_t n
+    cdef int64_t labels[BLOCK]
+    cdef double *errors
+    cdef Py_ssize_t n, start, rows
     if r.labels == NULL:
         each_row(softmax_cross_entropy_row, r, s, p)
         return
     if s.weighted and not plain:  # class weights are within E, then, not in what it is multiplied by
         for n in range(p.start, p.stop):
             s.errors[n] = sample_weight_of(r, n)
-    r.k.softmax_cross_entropy_rows(p.stop - p.start, r.C, r.z + p.start * r.z_row, r.z_row // r.element, r.labels + p.start,
-                                   errors if s.weighted else NULL, p.divisor, NULL if plain else &how,
-                                   of_thread(r, s.slopes, p.thread), of_thread(r, s.exponentials, p.thread),
-                                   r.d + p.start * r.d_row, r.d_row // r.element, errors)
+    start = p.start
+    while start < p.stop:
+        rows, errors = min(BLOCK, p.stop - start), s.errors + start
+        take_labels(r, s, start, rows, labels)
+        r.k.softmax_cross_entropy_rows(rows, r.C, r.z + start * r.z_row, r.z_row // r.element, labels,
+                                       errors if s.weighted else NULL, p.divisor, NULL if plain else &how,
+                                       of_thread(r, s.slopes, p.thread), of_thread(r, s.exponentials, p.thread),
+                                       r.d + start * r.d_row, r.d_row // r.element, errors)
+        start += rows
 
 
 cdef void sigmoid_cross_entropy_rows(const Rows *r, const Scratch *s, Piece p) noexcept nogil:
@@ -150,23 +180,45 @@ cdef RowError row_error_named(str name) except NULL:
 # -- the weights of rows ---------------------------------------------------------------------------------------------------
 
 
-cdef double class_weight_of(const Rows *r, Py_ssize_t n) noexcept nogil:
+cdef void set_class_weight(Rows *r, const double *weight) noexcept nogil:
+    cdef double most = 0
+    cdef Py_ssize_t c
+    r.class_weight, r.class_exponent = weight, 0
+    if weight == NULL:
+        return
+    for c in range(r.C):
+        if fabs(weight[c]) > most and isfinite(weight[c]):
+            most = fabs(weight[c])
+    frexp(most, &r.class_exponent)
+    r.class_exponent = max(-MOST_EXPONENT, min(r.class_exponent, MOST_EXPONENT))
+
+
+cdef double class_unit(const Rows *r) noexcept nogil:
+    return ldexp(1, -r.class_exponent)
+
+
+cdef double class_weight_of(const Rows *r, const Scratch *s, Py_ssize_t n) noexcept nogil:
     """w_label, or Σ_c w_c t_c / Σ_c t_c, the mean class weight under a row of targets; 1 where they sum to 0."""
-    if r.t == NULL:
-        return r.class_weight[r.labels[n]]
     cdef Sum weighted = Sum(0, 0), total = Sum(0, 0)
     cdef double t
+    cdef int64_t label
     cdef Py_ssize_t c
+    if r.t == NULL:
+        label = fbp_label(r.labels, n)
+        if <uint64_t>label < <uint64_t>r.C:
+            return r.class_weight[label] * s.class_unit
+        s.astray[0] = True
+        return NAN
     for c in range(r.C):
         t = element_at(target(r, n), c, r.element)
-        add(&weighted, r.class_weight[c] * t)
+        add(&weighted, r.class_weight[c] * s.class_unit * t)
         add(&total, t)
-    return 1 if value(total) == 0 else value(weighted) / value(total)
+    return s.class_unit if value(total) == 0 else value(weighted) / value(total)
 
 
 cdef inline double sample_weight_of(const Rows *r, Py_ssize_t n) noexcept nogil:
     """s_n; 0 for an ignored row."""
-    if r.labels != NULL and r.labels[n] == r.ignore_index:
+    if r.ignores and r.labels[n] == r.ignore_index:
         return 0
     return 1 if r.sample_weight == NULL else r.sample_weight[n]
 
@@ -180,7 +232,7 @@ cdef bint may_be_weighted(const Rows *r) noexcept nogil:
     cdef Py_ssize_t n, ignored = 0
     if r.sample_weight != NULL or r.class_weight != NULL:
         return True
-    if r.labels != NULL:
+    if r.ignores:
         for n in range(r.N):
             ignored += r.labels[n] == r.ignore_index
     return ignored > 0
@@ -192,7 +244,7 @@ cdef void weights_of_rows(const Rows *r, const Scratch *s, Piece p) noexcept nog
     for n in range(p.start, p.stop):
         s.errors[n] = sample_weight_of(r, n)
         if r.class_weight != NULL and s.errors[n] != 0:
-            s.errors[n] *= class_weight_of(r, n)
+            s.errors[n] *= class_weight_of(r, s, n)
 
 
 cdef void rows_of_zeros(const Rows *r, const Scratch *s, Piece p) noexcept nogil:
@@ -207,21 +259,24 @@ cdef void rows_of_zeros(const Rows *r, const Scratch *s, Piece p) noexcept nogil
 cdef bint goes_past_caches(const Rows *r) noexcept nogil:
     """Whether the gradient is larger than the caches, in long rows, and goes to memory in use, which would be read before it is
     written in the ordinary way. New memory is in the caches once the system has cleared its pages, at the first touch."""
-    return r.reused and r.C * r.element >= LONG_ROW and r.N * r.C * r.element >= MUCH_MEMORY
+    return r.reused and times(r.C, r.element) >= LONG_ROW and times(r.N, times(r.C, r.element)) >= MUCH_MEMORY
 
 
 cdef Py_ssize_t scratch_bytes(const Rows *r, int threads) noexcept nogil:
     cdef bint weighted = r.class_weight != NULL or r.pos_weight != NULL
     cdef Py_ssize_t rows = weighted + threads * ((r.softcap != 0) + goes_past_caches(r))
-    return r.N * <Py_ssize_t>sizeof(double) + LINE + rows * row_bytes(r)
+    return plus(plus(times(r.N, sizeof(double)), LINE), times(rows, row_bytes(r)))
 
 
-cdef Scratch divided(const Rows *r, char *memory, int threads) noexcept nogil:
+cdef Scratch divided(const Rows *r, char *memory, int threads, bint *astray) noexcept nogil:
     """`memory` of scratch_bytes divided into its parts, the class weights filled in."""
     cdef Scratch s
     cdef const double *weight = r.class_weight if r.class_weight != NULL else r.pos_weight
     cdef Py_ssize_t c
+    cdef double weight_c
     s.errors = <double *>memory
+    s.astray = astray
+    s.class_unit = class_unit(r)
     s.weighted = may_be_weighted(r)
     s.weight = line_start(<char *>(s.errors + r.N))
     s.slopes = s.weight
@@ -232,9 +287,10 @@ cdef Scratch divided(const Rows *r, char *memory, int threads) noexcept nogil:
     else:
         s.slopes += row_bytes(r)
         for c in range(r.C):
-            set_element(s.weight, c, r.element, weight[c])
+            weight_c = weight[c] * s.class_unit
+            set_element(s.weight, c, r.element, weight_c)
             s.weight_of_0 = s.weight_of_0 or weight[c] == 0
-            s.share_of_0 = s.share_of_0 or (r.smoothing != 0 and fabs(weight[c]) * r.smoothing / r.C < SMALL)
+            s.share_of_0 = s.share_of_0 or (r.smoothing != 0 and fabs(weight_c) * r.smoothing / r.C < SMALL)
             add(&s.weight_sum, element_at(s.weight, c, r.element))
     s.exponentials = s.slopes + threads * (r.softcap != 0) * row_bytes(r) if goes_past_caches(r) else NULL
     return s
@@ -280,48 +336,63 @@ cdef int over_rows(RowError error, const Rows *r, const Scratch *s, double divis
     return 0
 
 
-cdef void add_rows(const Rows *r, const Scratch *s, Sum *total) noexcept nogil:
-    cdef Py_ssize_t n
-    for n in range(r.N):
-        add(total, s.errors[n])
+cdef int add_rows(const Rows *r, const Scratch *s, Sum *total) except -1 nogil:
+    cdef Py_ssize_t n, start = 0
+    while start < r.N:
+        for n in range(start, min(start + ADDED, r.N)):
+            add(total, s.errors[n])
+        start += ADDED
+        if start < r.N:
+            with gil:
+                PyErr_CheckSignals()
+    return 0
 
 
 cdef int weigh(const Rows *r, const Scratch *s, fbp_team *team, Sum *total) except -1 nogil:
-    """The weights of a row of targets take a pass over it; all others are looked up."""
     if not s.weighted:
         add(total, r.N)
         return 0
-    if r.class_weight != NULL and r.t != NULL:
-        over_rows(weights_of_rows, r, s, 1, team)
-    else:
-        weights_of_rows(r, s, Piece(0, r.N, 1, 0))
-    add_rows(r, s, total)
-    return 0
+    over_rows(weights_of_rows, r, s, 1, team)
+    return add_rows(r, s, total)
+
+
+cdef int stayed(const Rows *r, bint astray) except -1 nogil:
+    """Raises if a label has gone astray."""
+    if not astray:
+        return 0
+    with gil:
+        from fastbp._checks import gone_astray
+        raise gone_astray(r.C)
 
 
 cdef int add_weights(const Rows *r, fbp_team *team, char *memory, Sum *total) except -1 nogil:
-    cdef Scratch s = divided(r, memory, team.threads)
-    return weigh(r, &s, team, total)
+    cdef bint astray = False
+    cdef Scratch s = divided(r, memory, team.threads, &astray)
+    weigh(r, &s, team, total)
+    return stayed(r, astray)
 
 
 cdef int add_errors(const Rows *r, RowError error, double divisor, fbp_team *team, char *memory, Sum *total) except -1 nogil:
-    cdef Scratch s = divided(r, memory, team.threads)
+    cdef bint astray = False
+    cdef Scratch s = divided(r, memory, team.threads, &astray)
     if s.weighted and r.t == NULL:  # the primitive of many labels takes their weights
-        weights_of_rows(r, &s, Piece(0, r.N, 1, 0))
+        over_rows(weights_of_rows, r, &s, 1, team)
     over_rows(error, r, &s, divisor, team)
     add_rows(r, &s, total)
-    return 0
+    return stayed(r, astray)
 
 
 cdef double reduced(const Rows *r, RowError error, bint mean, fbp_team *team, char *memory, double *weight_sum) except? -1 nogil:
     """The mean or sum of the rows' errors; their gradients to d, weight_sum, and the weighted errors at the start of `memory`."""
-    cdef Scratch s = divided(r, memory, team.threads)
+    cdef bint astray = False
+    cdef Scratch s = divided(r, memory, team.threads, &astray)
     cdef Sum weights = Sum(0, 0), errors = Sum(0, 0)
     weigh(r, &s, team, &weights)
-    weight_sum[0] = value(weights)
+    weight_sum[0] = value(weights) / s.class_unit
     if mean and weight_sum[0] == 0:
         over_rows(rows_of_zeros, r, &s, 1, team)
         return NAN
-    over_rows(error, r, &s, weight_sum[0] if mean else 1, team)
+    over_rows(error, r, &s, value(weights) if mean else s.class_unit, team)
     add_rows(r, &s, &errors)
-    return value(errors) / weight_sum[0] if mean else value(errors)
+    stayed(r, astray)
+    return value(errors) / (value(weights) if mean else s.class_unit)

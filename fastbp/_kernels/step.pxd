@@ -66,11 +66,11 @@ cdef double deltas(Net *net, Matrix x, Matrix t, char *to, fbp_team *team) excep
 cdef int gradient(Net *net, Matrix x, char *to, fbp_team *team) except -1 nogil
 
 # The largest magnitude of what layer i of the network gets; NaN if any number is.
-cdef double largest_input(Net *net, Py_ssize_t i, Matrix x) noexcept nogil
+cdef double largest_input(Net *net, Py_ssize_t i, Matrix x) except? -1 nogil
 
 # From the deltas, and `most`, the largest magnitude of x: the bias gradients to the work space, and a bound of every element of
 # the gradient; it is no finite number if not all of the deltas and activations are.
-cdef double gradient_bound(Net *net, Matrix x, double most) noexcept nogil
+cdef double gradient_bound(Net *net, Matrix x, double most) except? -1 nogil
 
 # From the deltas and bias gradients: the update of all parameters.
 cdef int update(Net *net, Matrix x, const Update *u, fbp_team *team) except -1 nogil

@@ -21,13 +21,17 @@ from libc.string cimport memcpy, memset
 from fastbp._kernels.dispatch cimport FBP_IDENTITY, FBP_SIGMOID, FBP_TANH, kernels_for
 from fastbp._kernels.last_layer cimport Blocks, LastLayer, block_scratch, last_layer
 from fastbp._kernels.last_layer cimport lay_out as lay_out_blocks
-from fastbp._kernels.linear cimport Product, multiply, multiply_at_once, operations, product_scratch, product_work
-from fastbp._kernels.memory cimport Matrix, space_room, space_start, take
+from fastbp._kernels.linear cimport (
+    Product, column_sums, multiply, multiply_at_once, operations, product_scratch, product_work,
+)
+from fastbp._kernels.memory cimport Matrix, space_room, space_start, take, times
 from fastbp._kernels.optimizer cimport update_parameters
 from fastbp._kernels.rows cimport Rows, error_work, reduced
 from fastbp._kernels.team cimport poll
 
 cdef double UPDATE_PER_COLUMN = 2.5e8  # multiply-adds of a thread, for each column of a tile, in which no signal is looked for
+cdef Py_ssize_t SLICE = 1024**2  # elements of an activation, or whose maximum is found, between two looks at signals
+cdef double ELEMENT_WORK = 20    # nanoseconds, at most, that an activation takes for each
 cdef Py_ssize_t LARGE_SPACE = 64 * 1024 * 1024  # bytes of a work space that are not kept for the sake of a single call,
 cdef Py_ssize_t UNUSUAL = 8  # one of so many times the rows of another
 cdef Py_ssize_t MOST_LOGITS = 64 * 1024 * 1024  # bytes of them that are held at a time, as in linear_softmax_cross_entropy
@@ -74,7 +78,7 @@ cdef void lay_out(Net *net, char *base, Py_ssize_t rows) noexcept nogil:
         layer = &net.layers[i]
         outputs += layer.outputs
         if layer != last:
-            size = rows * layer.outputs * net.element
+            size = times(times(rows, layer.outputs), net.element)
             layer.a = layer.z = take(base, &net.used, size)
             layer.delta = take(base, &net.used, size)
             if net.keeps_input:
@@ -86,9 +90,9 @@ cdef void lay_out(Net *net, char *base, Py_ssize_t rows) noexcept nogil:
         if i > 0:
             set_recursion(net, &p, i, rows)
             scratch = max(scratch, most_scratch(net, &p))
-    net.batch_x = take(base, &net.used, rows * net.layers[0].inputs * net.element)
-    net.batch_t = take(base, &net.used, rows * net.target_row)
-    net.batch_most = <double *>take(base, &net.used, rows * sizeof(double))
+    net.batch_x = take(base, &net.used, times(times(rows, net.layers[0].inputs), net.element))
+    net.batch_t = take(base, &net.used, times(rows, net.target_row))
+    net.batch_most = <double *>take(base, &net.used, times(rows, sizeof(double)))
     net.bias_gradients = take(base, &net.used, outputs * net.element)
     net.gradient = NULL
     if by_blocks(net, rows) or not fused(net, rows, 1):
@@ -106,7 +110,7 @@ cdef void give_back(Net *net) noexcept nogil:
 cdef int prepare(Net *net, Py_ssize_t rows, Py_ssize_t target_row, int n_threads) except -1:
     cdef const fbp_kernels *k = kernels_for(net.element)
     net.n_threads = n_threads
-    if net.used > LARGE_SPACE and net.capacity > UNUSUAL * rows:
+    if net.used > LARGE_SPACE and net.capacity // UNUSUAL > rows:
         give_back(net)
     if rows <= net.capacity and target_row <= net.target_row and n_threads <= net.most_threads and k == net.k:
         return 0
@@ -125,7 +129,7 @@ cdef int prepare(Net *net, Py_ssize_t rows, Py_ssize_t target_row, int n_threads
 
 
 cdef void tidy(Net *net, Py_ssize_t rows) noexcept nogil:
-    if net.used > LARGE_SPACE and rows > UNUSUAL * net.usual:
+    if net.used > LARGE_SPACE and rows // UNUSUAL > net.usual:
         give_back(net)
     elif net.trial != NULL and 4 * net.count * net.element > LARGE_SPACE:
         free(net.trial)
@@ -219,6 +223,16 @@ cdef double step_work(Net *net, Py_ssize_t rows) noexcept nogil:
     return 3 * forward_work(net, rows) + error_work(&r)
 
 
+cdef int activate(Net *net, Py_ssize_t n, const char *z, char *a) except -1 nogil:
+    cdef Py_ssize_t start = 0, count
+    while start < n:
+        count = min(SLICE, n - start)
+        net.k.activate(net.kind, count, z + start * net.element, a + start * net.element)
+        poll(&net.unpolled, ELEMENT_WORK * count)
+        start += count
+    return 0
+
+
 cdef int forward_hidden(Net *net, Matrix x, fbp_team *team) except -1 nogil:
     """All layers but the last"""
     cdef Layer *layer
@@ -229,7 +243,7 @@ cdef int forward_hidden(Net *net, Matrix x, fbp_team *team) except -1 nogil:
         set_forward(net, &p, i, x, layer.z, layer.outputs)
         run(net, &p, team)
         if layer.a != layer.z:
-            net.k.activate(net.kind, x.rows * layer.outputs, layer.z, layer.a)
+            activate(net, x.rows * layer.outputs, layer.z, layer.a)
     return 0
 
 
@@ -244,7 +258,6 @@ cdef void set_rows(Net *net, Rows *r, Matrix t) noexcept nogil:
     """The rows of the error but for their logits and deltas: every row is read, and has weight 1."""
     memset(r, 0, sizeof(Rows))
     r.k, r.element, r.N, r.C = net.k, net.element, t.rows, net.layers[net.depth - 1].outputs
-    r.ignore_index = -1
     if t.labels:
         r.labels = <const int64_t *>t.data
     else:
@@ -267,7 +280,7 @@ cdef void set_last_layer(Net *net, LastLayer *l, Matrix x, Matrix t, char *to) n
     cdef Layer *layer = &net.layers[net.depth - 1]
     memset(l, 0, sizeof(LastLayer))
     set_rows(net, &l.rows, t)
-    l.inputs = layer.inputs
+    l.inputs, l.read = layer.inputs, x.rows
     l.in_pieces = net.k.product_in_pieces(x.rows, layer.outputs, layer.inputs)
     set_inputs(net, net.depth - 1, x, &l.x, &l.x_row)
     l.w, l.w_row, l.w_column, l.bias = net.w + layer.weight, layer.outputs, 1, net.w + layer.bias
@@ -326,7 +339,7 @@ cdef int gradient(Net *net, Matrix x, char *to, fbp_team *team) except -1 nogil:
     for i in range(net.depth):
         layer = &net.layers[i]
         if not is_formed(net, i):
-            net.k.column_sums(x.rows, layer.outputs, layer.delta, layer.outputs, to + layer.bias)
+            column_sums(net.k, x.rows, layer.outputs, layer.delta, layer.outputs, net.element, to + layer.bias)
             set_gradient(net, &p, i, x, to + layer.weight)
             run(net, &p, team)
         elif to != net.formed:
@@ -334,23 +347,24 @@ cdef int gradient(Net *net, Matrix x, char *to, fbp_team *team) except -1 nogil:
     return 0
 
 
-cdef double largest_input(Net *net, Py_ssize_t i, Matrix x) noexcept nogil:
+cdef double largest_input(Net *net, Py_ssize_t i, Matrix x) except? -1 nogil:
     """max |A_prev|; NaN if any element is"""
-    cdef double most = 0, of_row
+    cdef double most = 0, of_run
     cdef const char *a
-    cdef Py_ssize_t n, a_row, columns = net.layers[i].inputs
+    cdef Py_ssize_t a_row, run = net.layers[i].inputs, left = x.rows * run
     set_inputs(net, i, x, &a, &a_row)
-    if a_row == columns:
-        return net.k.largest_magnitude(x.rows * columns, a, NULL)
-    for n in range(x.rows):
-        of_row = net.k.largest_magnitude(columns, a + n * a_row * net.element, NULL)
-        most = of_row if of_row != of_row else fmax(most, of_row)
-        if most != most:
-            break
+    if a_row == run:  # rows without gaps are one, in slices
+        run = a_row = SLICE
+    while left > 0 and most == most:
+        of_run = net.k.largest_magnitude(min(run, left), a, NULL)
+        most = of_run if of_run != of_run else fmax(most, of_run)
+        poll(&net.unpolled, run)
+        a += a_row * net.element
+        left -= run
     return most
 
 
-cdef double gradient_bound(Net *net, Matrix x, double most) noexcept nogil:
+cdef double gradient_bound(Net *net, Matrix x, double most) except? -1 nogil:
     """|Σ_n a_ni δ_no| <= max |a| Σ |δ|, over all layers whose gradient is not there to be looked at; a is 1 for a bias, and an
     output of the logistic function or tanh at most 1. The sum 1 + max |a| is NaN where that is, which fmax would drop."""
     cdef Layer *layer
@@ -362,7 +376,7 @@ cdef double gradient_bound(Net *net, Matrix x, double most) noexcept nogil:
         if is_formed(net, i):
             of_layer = net.k.largest_magnitude(parameters_of(layer), net.formed + layer.weight, NULL)
         else:
-            of_layer = net.k.column_sums(x.rows, layer.outputs, layer.delta, layer.outputs, bias_gradient)
+            of_layer = column_sums(net.k, x.rows, layer.outputs, layer.delta, layer.outputs, net.element, bias_gradient)
             if i == 0 or (net.kind != FBP_SIGMOID and net.kind != FBP_TANH):
                 of_layer *= 1 + (most if i == 0 else largest_input(net, i, x))
         bound += of_layer

@@ -8,8 +8,8 @@
  *    so what is left out is at most 2⁻²³ |a b|, and 2⁻²⁷ on the average, of either sign. A tile adds 32 terms by themselves before it adds
  *    them to a sum: it rounds less often than a chain of multiply-adds. (Henry, Tang & Heinecke, "Leveraging the bfloat16
  *    artificial intelligence datatype for higher-precision computations", ARITH 2019.)
- * B. The unit takes numbers below 2⁻¹²⁶ for 0, pieces and sums, and pieces near the largest number overflow. Lines for whose largest
- *    elements that could matter are multiplied in the ordinary way, element by element of C: see in_range().
+ * B. The unit takes numbers below 2⁻¹²⁶ for 0, pieces and sums, and pieces near the largest number overflow. Elements of C for which that
+ *    could matter are sums in the ordinary way: see in_range() and mend_sums().
  * C. Packing takes the vector unit about a third of the time of the sums. So it goes on between the instructions of the tile
  *    unit, which waits for nobody: a sixth of a unit after each four products, and so does what follows the tile before.
  * D. An element of C is the same operations on the same numbers whatever tile it is in: cuts of rows and columns change no bit.
@@ -44,6 +44,10 @@ typedef struct {
     char bytes[TILE_BYTES];
 } amx_tile;
 
+#ifdef FBP_TILE_MODEL
+#include "tile_model.h"
+#else
+
 #define TILE_ZERO(t) __asm__ volatile("tilezero %%tmm" #t ::)
 #define TILE_LOAD(t, p)                                                                                                        \
     __asm__ volatile("tileloadd (%0,%1,1), %%tmm" #t ::"r"(p), "r"((fbp_size)64), "m"(*(const amx_tile *)(p)))
@@ -62,6 +66,8 @@ static void configure_tiles(void)
 }
 static void release_tiles(void) { __asm__ volatile("tilerelease" ::); }
 
+#endif
+
 /* -- packing -------------------------------------------------------------------------------------------------------------- */
 
 /* A panel that is being packed, a unit of 16 lines and 32 steps at a time */
@@ -73,6 +79,7 @@ typedef struct {
     char *to;
     fbp_size unit, units;
     __m512i most[2][GROUP]; /* of a group, 16 bits by 16: the largest magnitudes of first pieces, by line (A), or of all lines (B) */
+    __m512i least;          /* 32 by 32: twice the smallest magnitude that is not 0, as an integer, less 1 */
     real square[2][STEPS * GROUP]; /* of the units that are packed at a time */
 } panel;
 
@@ -93,6 +100,7 @@ static void begin_panel(panel *p, const operand *o, int by_line, fbp_size line, 
     p->unit = 0;
     p->units = p->groups * ((depth + STEPS - 1) / STEPS);
     memset(p->most, 0, sizeof p->most);
+    p->least = _mm512_set1_epi32(-1);
 }
 
 /* One unit: where it comes from and goes to, and how much of it there is */
@@ -101,7 +109,7 @@ typedef struct {
     const real *x;
     real *square;
     char *to;
-    __m512i *most;
+    __m512i *most, *least;
 } unit;
 
 static ALWAYS_INLINE unit next_unit(panel *p)
@@ -111,6 +119,7 @@ static ALWAYS_INLINE unit next_unit(panel *p)
         .lines = p->lines - g * GROUP, .steps = p->K - block * STEPS, .x_line = p->x_line, .x_k = p->x_k,
         .apart = p->groups * TILE_BYTES, .x = p->x + g * GROUP * p->x_line + block * STEPS * p->x_k, .square = p->square[p->unit % 2],
         .to = p->to + (block * PIECES * p->groups + g) * TILE_BYTES, .most = p->most[g],
+        .least = &p->least,
     };
     p->unit++;
     if (u.x_k == 1 && u.x_line > PAGE && u.steps >= 2 * STEPS) { /* no processor foresees lines so far apart: ask for the next block */
@@ -121,9 +130,15 @@ static ALWAYS_INLINE unit next_unit(panel *p)
 }
 
 /* Units of two vectors, to three tiles `apart` */
-static ALWAYS_INLINE void split(vec low, vec high, char *to, fbp_size apart, __m512i *most)
+static ALWAYS_INLINE __m512i twice_less_1(vec x)
+{
+    const __m512i bits = _mm512_castps_si512(x);
+    return _mm512_add_epi32(_mm512_add_epi32(bits, bits), _mm512_set1_epi32(-1)); /* of 0 the largest number */
+}
+static ALWAYS_INLINE void split(vec low, vec high, char *to, fbp_size apart, __m512i *most, __m512i *least)
 {
     const __m512i half = _mm512_set1_epi32(0x8000), upper = _mm512_set1_epi32((int)0xffff0000);
+    *least = _mm512_min_epu32(*least, _mm512_min_epu32(twice_less_1(low), twice_less_1(high)));
     UNROLL for (int piece = 0; piece < PIECES; piece++, to += apart) {
         __m512i l = _mm512_castps_si512(low), h = _mm512_castps_si512(high);
         if (piece < 2) { /* the last piece is exact */
@@ -162,7 +177,8 @@ static ALWAYS_INLINE void pack_sixth(int by_line, int turned, int sixth, const u
         UNROLL for (int i = 0; i < W; i++) v_store(u->square + (2 * i + sixth) * W, square[i]);
     } else if (turned) {
         UNROLL for (int i = 4 * sixth - 8; i < 4 * sixth - 4; i++)
-            split(v_load(u->square + 2 * i * W), v_load(u->square + (2 * i + 1) * W), u->to + i * 64, u->apart, u->most + i * by_line);
+            split(v_load(u->square + 2 * i * W), v_load(u->square + (2 * i + 1) * W), u->to + i * 64, u->apart, u->most + i * by_line,
+                  u->least);
     } else {
         const int from = (8 * sixth + 1) / 3, to = (8 * sixth + 9) / 3; /* 0, 3, 5, 8, 11, 13, 16 */
         const fbp_size line = by_line ? u->x_line : u->x_k, further = by_line ? W : W * line;
@@ -174,7 +190,7 @@ static ALWAYS_INLINE void pack_sixth(int by_line, int turned, int sixth, const u
             }
             const vec low = by_line ? there(i < u->lines, x, u->steps) : there(i < u->steps, x, u->lines);
             const vec high = by_line ? there(i < u->lines, x + further, u->steps - W) : there(i + W < u->steps, x + further, u->lines);
-            split(low, high, u->to + i * 64, u->apart, u->most + i * by_line);
+            split(low, high, u->to + i * 64, u->apart, u->most + i * by_line, u->least);
         }
     }
 }
@@ -208,7 +224,7 @@ static ALWAYS_INLINE void pack_the_rest(int by_line, int turned, panel *p)
     }
 }
 
-/* The largest magnitudes of a panel's lines, rounded to first pieces; the least of those that are not 0, or 1, and the largest */
+/* The largest magnitudes of a panel's lines, rounded to first pieces, and of all; and its smallest magnitude that is not 0, or 1 */
 typedef struct {
     real of_line[SIDE], least, most;
 } extent;
@@ -237,7 +253,7 @@ static void end_panel(panel *p, extent *e)
     else if (p->by_line) pack_the_rest(1, 0, p);
     else if (is_turned(p)) pack_the_rest(0, 1, p);
     else pack_the_rest(0, 0, p);
-    vec least = v_all(1), most = v_all(0);
+    vec most = v_all(0);
     for (int g = 0; g < p->groups; g++) {
         __m512i *m = p->most[g];
         if (p->by_line) {
@@ -253,10 +269,10 @@ static void end_panel(panel *p, extent *e)
             of_lines = _mm512_maskz_mov_epi32(some, of_lines);
         }
         v_store(e->of_line + g * GROUP, _mm512_castsi512_ps(of_lines));
-        least = _mm512_castsi512_ps(_mm512_mask_min_epi32(_mm512_castps_si512(least), some, _mm512_castps_si512(least), of_lines));
         most = _mm512_castsi512_ps(_mm512_max_epi32(_mm512_castps_si512(most), of_lines));
     }
-    const int bits[] = {_mm512_reduce_min_epi32(_mm512_castps_si512(least)), _mm512_reduce_max_epi32(_mm512_castps_si512(most))};
+    const uint32_t least = (_mm512_reduce_min_epu32(p->least) >> 1) + 1; /* 2³¹ where all are 0 */
+    const int bits[] = {least >> 31 ? 0x3f800000 : (int)least, _mm512_reduce_max_epi32(_mm512_castps_si512(most))};
     memcpy(&e->least, bits, sizeof bits);
 }
 
@@ -420,27 +436,45 @@ static void form_sums(fbp_size blocks, const char *a, const char *b, panel *p, f
 
 /* -- what the pieces cannot hold ------------------------------------------------------------------------------------------- */
 
-/* Whether sums over lines with these largest magnitudes, neither of them 0, are as exact as float32's own: nothing overflows, and what is
- * lost below 2⁻¹²⁶, of a piece times the other line, or of a product, is below 2⁻³¹ of the largest product. No NaN or inf is in range. */
-static int in_range(real a_least, real a_most, real b_least, real b_most)
+/* Whether all sums over two panels are as exact as float32's own. Nothing overflows. No piece is lost: the last bit of a number from
+ * 2⁻¹⁰² on is 2⁻¹²⁵ at least. And what a sum loses below 2⁻¹²⁶ is little beside the smallest product. No NaN or inf is in range. */
+static int in_range(const extent *a, const extent *b)
 {
-    return a_least >= 0x1p-95f && b_least >= 0x1p-95f && a_least * b_least >= 0x1p-92f && a_most * b_most <= 0x1p100f &&
-           a_most <= 0x1p126f && b_most <= 0x1p126f;
+    return a->least >= 0x1p-102f && b->least >= 0x1p-102f && a->least * b->least >= 0x1p-92f && a->most * b->most <= 0x1p100f &&
+           a->most <= 0x1p126f && b->most <= 0x1p126f;
 }
 
-/* Elements of C whose lines are out of range become sums in the ordinary way. */
+/* Which sums of row i may not stay, one bit for each from column j on. A term a b loses at most three pieces of a times b, three of b times a,
+ * and some eight products and sums, each of these pieces, products and sums below 2⁻¹²⁶. Beside a sum 2²⁴ times as large as what K terms
+ * lose, that is less than a rounding. */
+static mask sums_lost(const ending *d, fbp_size K, fbp_size i, fbp_size j, const extent *of_a, const extent *of_b)
+{
+    const vec most_a = v_all(of_a->of_line[i]), most_b = v_load(of_b->of_line + j), largest = v_all(FLT_MAX), zero = v_all(0);
+    const vec sum = v_abs(v_load(d->sums + i * width_of(d->n) + j)), limit = v_all(0x1p126f);
+    const vec lost = v_mul(v_all((real)K * 0x1p-101f), v_fma(v_all(4), v_max(most_a, most_b), v_all(8))); /* 2⁻¹²⁶ 2²⁵ */
+    const mask finite = _mm512_cmp_ps_mask(most_a, largest, _CMP_LE_OQ) & _mm512_cmp_ps_mask(most_b, largest, _CMP_LE_OQ);
+    const mask empty = finite & (v_eq(most_a, zero) | v_eq(most_b, zero));
+    const mask low = _mm512_cmp_ps_mask(v_mul(most_a, most_b), v_all(0x1p100f), _CMP_LE_OQ) &
+                     _mm512_cmp_ps_mask(v_max(most_a, most_b), limit, _CMP_LE_OQ);
+    const mask stays = finite & low & _mm512_cmp_ps_mask(sum, lost, _CMP_GE_OQ);
+    return (mask)~(stays | empty) & first_lanes(smaller(W, d->n - j));
+}
+
+/* Of panels that are not in range: what may be lost becomes a sum in the ordinary way. */
 static void mend_sums(const ending *d, fbp_size K, const real *a, fbp_size a_line, fbp_size a_k, const extent *of_a, const real *b,
                       fbp_size b_line, fbp_size b_k, const extent *of_b, real *scratch)
 {
     real ordinary[SIDE * SIDE];
     const fbp_size width = width_of(d->n);
     const fbp_epilogue plain = {.activation = FBP_IDENTITY};
-    multiply_ordinarily(d->rows, d->n, K, a, a_line, a_k, b, b_k, b_line, &plain, scratch, ordinary, width);
+    int multiplied = 0;
     for (fbp_size i = 0; i < d->rows; i++) {
-        for (fbp_size j = 0; j < d->n; j++) {
-            const real most_a = of_a->of_line[i], most_b = of_b->of_line[j];
-            const int zero = (most_a == 0 && most_b <= FLT_MAX) || (most_b == 0 && most_a <= FLT_MAX);
-            if (!zero && !in_range(most_a, most_a, most_b, most_b)) d->sums[i * width + j] = ordinary[i * width + j];
+        for (fbp_size j = 0; j < d->n; j += W) {
+            const mask lost = sums_lost(d, K, i, j, of_a, of_b);
+            if (!lost) continue;
+            if (!multiplied) multiply_ordinarily(d->rows, d->n, K, a, a_line, a_k, b, b_k, b_line, &plain, scratch, ordinary, width);
+            multiplied = 1;
+            v_store(d->sums + i * width + j, v_select(lost, load_at(ordinary + i * width + j, d->n - j, 0), v_load(d->sums + i * width + j)));
         }
     }
 }
@@ -453,7 +487,7 @@ static fbp_size kept_panels(fbp_size depth) { return smaller(KEPT_PANELS, KEPT *
 static fbp_size pieces_scratch(fbp_size M, fbp_size N, fbp_size K)
 {
     const fbp_size panels = (smaller(M, N) + SIDE - 1) / SIDE, deepest = panel_bytes(smaller(K, DEEPEST));
-    const fbp_size bytes = smaller(panels * deepest, KEPT * STEP_BYTES) + 2 * deepest;
+    const fbp_size bytes = smaller(smaller(panels, KEPT) * deepest, KEPT * STEP_BYTES) + 2 * deepest;
     return bytes / (fbp_size)sizeof(real) + ordinary_scratch(SIDE, K);
 }
 
@@ -518,7 +552,7 @@ static void multiply_pieces(fbp_size M, fbp_size N, fbp_size K, const real *A, f
                     const fbp_size share = first_round || i + 1 >= wide ? next_passing.units : next_passing.units * (i + 1) / wide;
                     form_sums(blocks, keeps_a ? keeps : passes, keeps_a ? passes : keeps, keeping ? &next_kept : &next_passing,
                               keeping ? next_kept.units : more ? share : 0, before, now);
-                    if (!in_range(of_kept[i].least, of_kept[i].most, of_passing.least, of_passing.most))
+                    if (!in_range(&of_kept[i], &of_passing))
                         mend_sums(now, depth, A + row * A_row + k * A_column, A_row, A_column, keeps_a ? &of_kept[i] : &of_passing,
                                   B + column * B_column + k * B_row, B_column, B_row, keeps_a ? &of_passing : &of_kept[i], ordinary);
                 }

@@ -352,8 +352,9 @@ static void multiply_ordinarily(fbp_size M, fbp_size N, fbp_size K, const real *
     } while (k < K);
 }
 
-/* sums_o = Σ_n x_no, in the order of n; returns Σ |x_no|, roughly, and not a finite number if not all x_no are. */
-static double column_sums(fbp_size N, fbp_size O, const real *x, fbp_size x_row, real *sums)
+/* sums_o = Σ_n x_no, in the order of n, or with `accumulate` what stands there + Σ_n x_no: rows in parts give the same bits. Returns
+ * Σ |x_no|, roughly, and not a finite number if not all x_no are. */
+static double column_sums(fbp_size N, fbp_size O, const real *x, fbp_size x_row, int accumulate, real *sums)
 {
     enum { VECTORS = 4 };
     vec magnitude[VECTORS];
@@ -361,7 +362,7 @@ static double column_sums(fbp_size N, fbp_size O, const real *x, fbp_size x_row,
     for (fbp_size o = 0; o < O; o += VECTORS * W) {
         vec sum[VECTORS];
         UNROLL for (int j = 0; j < VECTORS; j++)
-            sum[j] = v_all(0);
+            sum[j] = accumulate && O - o - j * W > 0 ? load_at(sums + o + j * W, O - o - j * W, 0) : v_all(0);
         for (fbp_size n = 0; n < N; n++) {
             UNROLL for (int j = 0; j < VECTORS; j++) {
                 fbp_size left = O - o - j * W;

@@ -8,8 +8,8 @@
  *    the result; one written outside an output is seen.
  * D. A second run gives the same bits; so does one in place, or one of a product in parts, where the comments in src_c allow it.
  *
- * Usage: test_kernels [points [dtype]], with so many points in a sweep of an elementary function over all its arguments; 200000
- * unless told. With less than 100000, for an emulated machine, there are fewer rows and products as well.
+ * Usage: test_kernels [points [dtype [isa]]], with so many points in a sweep of an elementary function over all its arguments;
+ * 200000 unless told. With less than 100000 there are fewer rows and products as well; with less than 10000, for an emulator, few.
  */
 #include <float.h>
 #include <math.h>
@@ -40,6 +40,7 @@ static const dtype DTYPES[] = {{"float32", sizeof(float), FLT_EPSILON, FLT_TRUE_
 static const dtype *type;
 static const fbp_kernels *k;
 static int fused; /* whether v_fma rounds once */
+static const char *only; /* this instruction set; NULL: all */
 
 static void *element(const void *p, fbp_size i) { return (char *)p + i * (fbp_size)type->size; }
 static exact rounded(exact x) { return type->size == sizeof(float) ? (exact)(float)x : (exact)(double)x; }
@@ -303,10 +304,11 @@ static int one_in(int n) { return uniform(0, n) < 1; }
 static exact sign(void) { return one_in(2) ? 1 : -1; }
 
 enum {
-    ORDINARY, CERTAIN, TIES, STEEP, TINY, SOME_MINUS_INF, ALL_MINUS_INF, ONE_INF, ONE_NAN, INF_AND_NAN, SWEEP, FLAVOURS = SWEEP
+    ORDINARY, CERTAIN, TIES, STEEP, TINY, SOME_MINUS_INF, ALL_MINUS_INF, ONE_INF, ONE_NAN, INF_AND_NAN, SWEEP, FAR_APART,
+    FLAVOURS = SWEEP
 };
 static const char *const FLAVOUR_NAMES[] = {"ordinary", "near-certain", "ties", "1e38", "zeros and subnormals", "some -inf",
-                                            "all -inf", "one inf", "one NaN", "inf and NaN", "sweep"};
+                                            "all -inf", "one inf", "one NaN", "inf and NaN", "sweep", "far apart"};
 static exact argument(int flavour)
 {
     switch (flavour) {
@@ -342,6 +344,22 @@ static void fill(exact *x, fbp_size n, char what, int flavour)
     if (flavour == CERTAIN) x[at] = 60;
     if (flavour == ONE_INF || flavour == INF_AND_NAN) x[at] = INFINITY;
     if (flavour == ONE_NAN || flavour == INF_AND_NAN) x[(at + 1) % n] = NAN;
+}
+
+/* Large numbers of A meet small ones of B, and zeros: a product of the largest numbers of two lines need not occur. */
+static void spread(const problem *p)
+{
+    for (fbp_size l = 0; l < p->K; l++) {
+        const int power = (int)uniform(0, 98);
+        for (fbp_size i = 0; i < p->M; i++) {
+            exact *a = &in[0][i * p->A_row + l * p->A_column];
+            *a = one_in(2) ? 0 : rounded(ldexpl(*a, power));
+        }
+        for (fbp_size j = 0; j < p->N; j++) {
+            exact *b = &in[1][l * p->B_row + j * p->B_column];
+            *b = one_in(2) ? 0 : rounded(ldexpl(*b, -22 - power));
+        }
+    }
 }
 
 /* -- guarded memory ----------------------------------------------------------------------------------------------------------- */
@@ -448,7 +466,14 @@ static double call(const problem *p, void **x, void **y)
         return 1;
     case is_tile_columns: return k->tile_columns() > 0;
     case is_tile_depth: return k->tile_depth() > 0;
-    case is_column_sums: return close_to(k->column_sums(p->K, p->N, x[1], p->B_row, y[0]), magnitudes(p, x[1]));
+    case is_column_sums: /* in two parts, which give the bits of one */
+        if (p->in_parts) {
+            const fbp_size first = p->K / 3;
+            k->column_sums(first, p->N, x[1], p->B_row, 0, y[0]);
+            k->column_sums(p->K - first, p->N, element(x[1], first * p->B_row), p->B_row, 1, y[0]);
+            return 1;
+        }
+        return close_to(k->column_sums(p->K, p->N, x[1], p->B_row, 0, y[0]), magnitudes(p, x[1]));
     case is_multiply_adds: return k->multiply_adds(3) == 3 * k->multiply_adds(1);
     }
     return 0;
@@ -574,7 +599,7 @@ static void judge(const line *l, problem *p, int number, const char *flavour)
     for (int i = 0; i < INPUTS; i++)
         if (l->in_place >> i & 1 && !agrees(&first, solve(l, p, i))) wrong = "other bits in place";
     p->in_parts = 1;
-    if (p->id == is_matrix_product && !agrees(&first, solve(l, p, -1))) wrong = "other bits in parts";
+    if ((p->id == is_matrix_product || p->id == is_column_sums) && !agrees(&first, solve(l, p, -1))) wrong = "other bits in parts";
     p->in_parts = 0;
     p->past_caches = 1;
     if (takes_labels(p->id) && !agrees(&first, solve(l, p, -1))) wrong = "other bits past the caches";
@@ -602,8 +627,9 @@ static void on_each_isa(const line *l, problem *p, int flavour)
     const char *isa;
     int expected = -1;
     for (int i = 0; i < INPUTS && l->inputs[i]; i++) fill(in[i], p->in_length[i], l->inputs[i], flavour);
+    if (flavour == FAR_APART) spread(p);
     for (int number = 0; (isa = fbp_isa_name(number)); number++) {
-        if (fbp_use_isa(isa) != 0) continue;
+        if ((only && strcmp(isa, only) != 0) || fbp_use_isa(isa) != 0) continue;
         k = fbp_kernels_for(type->size);
         fused = strcmp(isa, "generic") != 0;
         if (expected < 0 || (p->o.kind == FBP_GELU && fused != expected)) l->expect(p);
@@ -649,20 +675,24 @@ static void one_product(const line *l, fbp_size M, fbp_size N, fbp_size K, int s
     }
     on_each_isa(l, &p, flavour);
 }
-static void products(const line *l, int thorough)
+static void products(const line *l, fbp_size points)
 {
     static const fbp_size EDGES[] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 12, 13, 14, 15, 16, 17, 23, 24, 28, 29, 31, 32, 33, 65};
     static const fbp_size DEPTHS[] = {0, 1, 2, 7, 33};
     static const fbp_size LARGE[][3] = {{5, 9, 255}, {5, 9, 257}, {15, 3, 600}, {540, 35, 3}, {2, 4130, 3}, {150, 290, 9},
                                         {20, 600, 35}, {70, 100, 70}, {300, 90, 65}, {35, 40, 530}, {40, 1100, 70}, {17, 1030, 35}};
-    for (int i = 0; i < 24 * 24; i += thorough ? 1 : 5) {
+    const int few = points < 10000, thorough = points >= 100000;
+    for (int i = 0; i < 24 * 24; i += thorough ? 1 : few ? 19 : 5) { /* no step is a divisor of what it goes through */
         const int strides = (int)uniform(0, 8), then = (int)uniform(0, 4), flavour = one_in(9) ? ONE_NAN : ORDINARY;
         if (l->id == is_column_sums) one_product(l, 1, EDGES[i % 24], EDGES[i / 24], 0, 0, ORDINARY);
         else one_product(l, EDGES[i / 24], EDGES[i % 24], DEPTHS[i % 23 % 5], strides, then, flavour);
     }
-    for (int i = 0; i < 12 * 32 && l->id == is_matrix_product; i += thorough ? 1 : 13)
+    for (int i = 0; i < 12 * 32 && l->id == is_matrix_product; i += thorough ? 1 : few ? 37 : 13)
         if (!l->variants[0].update || LARGE[i / 32][2] <= 256) /* an update takes a sum of one block */
             one_product(l, LARGE[i / 32][0], LARGE[i / 32][1], LARGE[i / 32][2], i % 8, i / 8 % 4, ORDINARY);
+    for (int i = 0; i < 8 && l->id == is_matrix_product && l->in_place == 0; i += thorough ? 1 : 4)
+        for (int large = 7; large < 10; large++)
+            one_product(l, LARGE[large][0], LARGE[large][1], LARGE[large][2], i, 0, FAR_APART);
 }
 
 int main(int argc, char **argv)
@@ -670,10 +700,11 @@ int main(int argc, char **argv)
     const long asked = argc > 1 ? atol(argv[1]) : 200000, points = asked < LONGEST ? asked : LONGEST;
     const int thorough = points >= 100000;
     long passed = 0, failed = fbp_use_isa("none") == 0;
+    only = argc > 3 ? argv[3] : NULL;
     for (type = DTYPES; type < DTYPES + (LDBL_MANT_DIG > DBL_MANT_DIG ? 2 : 1); type++) { /* the formulas need a wider type */
         if (argc > 2 && strcmp(argv[2], type->name) != 0) continue;
         for (const line *l = LINES; l < LINES + COUNT; l++)
-            l->id == is_matrix_product || l->id == is_column_sums ? products(l, thorough) : rows(l, points, thorough);
+            l->id == is_matrix_product || l->id == is_column_sums ? products(l, points) : rows(l, points, thorough);
     }
     printf("%-34s %-8s %-8s %10s %10s %8s\n", "primitive", "isa", "dtype", "error/eps", "bound", "cases");
     for (int i = 0; i < COUNT * ISAS * 2; i++) {

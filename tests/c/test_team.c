@@ -1,12 +1,11 @@
-/* Teams of threads, without what they are for: each part of each task is done once, and what it wrote is seen when the task is over;
- * a thread that leaves a core may come back to it; helpers end and are made again; the child of a fork goes on alone; limits hold where
- * they were set. Prints one line per check, exits with 1 if one fails. */
+/* Teams of threads, without what they are for: each part of each task is done once, and what it wrote is seen when the task is
+ * over; a thread that leaves a core may come back to it; helpers end and are made again; the child of a fork goes on alone;
+ * limits hold where they were set. Prints one line per check, exits with 1 if one fails. */
 #define FBP_PATIENCE 20 /* so that helpers end, and teams are dissolved, between the checks and during them */
 #include "pool.h"
 
 #include <stdio.h>
 #include <string.h>
-#include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -132,39 +131,48 @@ static int wrong_end(int threads)
     return wrong + !pool_is_empty() + wrong_parts(threads);
 }
 
+/* How often the main thread has gone to sleep or waited; a yield does not count. -1 where the system does not tell. */
+static long sleeps_of_main(void)
+{
+    long sleeps = -1;
+    char line[256];
+    FILE *status = fopen("/proc/self/status", "r");
+    while (status && fgets(line, sizeof line, status)) sscanf(line, "voluntary_ctxt_switches: %ld", &sleeps);
+    if (status) fclose(status);
+    return sleeps;
+}
+
 typedef struct {
     _Atomic int slow; /* whether the slow part has been taken */
+    int slept;        /* whether thread 0 slept meanwhile */
 } handover;
 
-/* Two parts, one of them for each of two threads: the helper's takes a while. */
+/* Two parts, one of them for each of two threads: the helper's lasts until thread 0 sleeps. */
 static void do_slow_part(const void *task, ptrdiff_t i, int thread)
 {
     handover *h = *(handover *const *)task;
     (void)i;
-    if (thread > 0) {
-        atomic_store(&h->slow, 1);
-        pause_ms(200);
-    } else {
+    if (thread == 0) {
         while (!atomic_load(&h->slow)) sched_yield();
+        return;
+    }
+    atomic_store(&h->slow, 1);
+    const long before = sleeps_of_main();
+    for (int ms = 0; ms < 60000 && !h->slept; ms += 10) {
+        pause_ms(10);
+        h->slept = before < 0 || sleeps_of_main() - before >= 10;
     }
 }
 
 /* Whether thread 0 sleeps, and so leaves its core to whom it may, while it waits for a slow part. */
 static int wrong_wait(void)
 {
-#if defined(RUSAGE_THREAD)
-    handover h = {0};
+    handover h = {0, 0};
     const handover *task = &h;
-    struct rusage before, after;
     fbp_team *team = fbp_hire(2);
-    getrusage(RUSAGE_THREAD, &before);
     fbp_team_share(team, do_slow_part, &task, 2);
-    getrusage(RUSAGE_THREAD, &after);
     fbp_give_back(team);
-    return after.ru_nvcsw - before.ru_nvcsw < 10; /* a yield is none of the switches counted here */
-#else
-    return 0;
-#endif
+    return !h.slept;
 }
 
 typedef struct {
@@ -182,7 +190,8 @@ static void *hold(void *given)
     return NULL;
 }
 
-/* Whether the child of a fork goes on with a call that was under way, though the helpers slept and one of them was about to wake. */
+/* Whether the child of a fork goes on with a call that was under way, though the helpers slept and one of them was about to
+ * wake. */
 static int wrong_fork(void)
 {
     work w;

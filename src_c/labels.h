@@ -1,0 +1,29 @@
+/* Labels become addresses, and they stay the caller's: another thread, or the handler of a signal, may overwrite them during a call,
+ * after they were checked. So they are copied first, and the copies are what is looked at and used. */
+#ifndef FASTBP_LABELS_H
+#define FASTBP_LABELS_H
+
+#include <stdint.h>
+#include <string.h>
+
+#include "fastbp.h"
+
+#if defined(__GNUC__)
+#define FBP_NOT_READ_AGAIN() __asm__ volatile("" ::: "memory")
+#else
+#define FBP_NOT_READ_AGAIN()
+#endif
+
+/* Whether all of them are in [0, classes); `copy` is theirs. */
+static inline int fbp_take_labels(fbp_size count, fbp_size classes, const int64_t *labels, int64_t *copy)
+{
+    uint64_t beyond = 0;
+    memcpy(copy, labels, (size_t)count * sizeof(int64_t));
+    FBP_NOT_READ_AGAIN();
+    for (fbp_size n = 0; n < count; n++) beyond |= (uint64_t)copy[n] >= (uint64_t)classes;
+    return !beyond;
+}
+
+static inline int64_t fbp_label(const int64_t *labels, fbp_size n) { return *(const volatile int64_t *)(labels + n); }
+
+#endif

@@ -1,0 +1,88 @@
+"""The tests of one room, on the fastest instruction set: `make quick ROOM=losses`, or of the rooms whose files have changed."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from fnmatch import fnmatch
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+ALL_KERNELS = (
+    "src_c/simd/* src_c/math/* src_c/variants/* src_c/real.h src_c/fastbp.h src_c/kernels.* src_c/dispatch.c "
+    "src_c/machine.h fastbp/_kernels/dispatch.*"
+)
+
+ROOMS = {  # name: (whose files, which tests); * stands for folders, too
+    "losses": (
+        "fastbp/losses.py src_c/rows/*err* src_c/rows/soft* src_c/rows/many* src_c/rows/row.h "
+        "fastbp/_kernels/loss.* fastbp/_kernels/rows.*",
+        "losses losses_at_once losses_edges losses_many_digits losses_options",
+    ),
+    "activations": (
+        "fastbp/activations.py src_c/rows/activations.h src_c/rows/row.h fastbp/_kernels/activation.*",
+        "activations",
+    ),
+    "layers": ("fastbp/layers.py src_c/gemm/* fastbp/_kernels/linear.*", "layers"),
+    "last_layer": (
+        "fastbp/last_layer.py fastbp/_kernels/last_layer.*",
+        "linear_softmax_cross_entropy many_classes",
+    ),
+    "optimizers": (
+        "fastbp/*optimizer* src_c/rows/optimizers.h fastbp/_kernels/optimizer.*",
+        "optimizers optimizer_calls",
+    ),
+    "network": (
+        "fastbp/model.py fastbp/_network_checks.py fastbp/_kernels/network.* fastbp/_kernels/step.* src_c/gather.h",
+        "network_kernels model fit many_classes",
+    ),
+    "training": ("fastbp/training.py", "fit"),
+    "files": ("fastbp/persistence.py", "persistence"),
+    "checks": ("fastbp/_checks.py", "bad_calls outputs unusual_calls losses_at_once"),
+    "twin": ("fastbp/_reference.py", "by_hand twin_digits twin_edges twin_gradients twin_training"),
+    "threads": (
+        "src_c/team.h src_c/pool.h src_c/core.h fastbp/_kernels/team.* fastbp/_backend.py",
+        "backends c",
+    ),
+    "memory": ("src_c/spare.h src_c/pages.h fastbp/_kernels/memory.*", "large_arrays"),
+    "c": ("src_c/* tests/c/*", "c"),
+    "gradient_check": ("fastbp/gradient_check.py", "gradient_check"),
+    "command_line": ("fastbp/cli.py fastbp/__main__.py", "cli"),
+    "docs": ("docs/*.md README.md examples/*", "docs"),
+    "bench": ("bench/*", "bench"),
+}
+KERNELS = ("losses", "activations", "layers", "last_layer", "optimizers", "network")
+
+
+def changed() -> list[str]:
+    """The files that differ from the last commit, and the new ones."""
+    lines = subprocess.check_output(
+        ["git", "status", "--porcelain", "-uall"], cwd=ROOT, text=True
+    ).splitlines()
+    return [line[3:].split(" -> ")[-1] for line in lines]
+
+
+def rooms_of(file: str) -> list[str]:
+    if any(fnmatch(file, pattern) for pattern in ALL_KERNELS.split()):
+        return [*KERNELS, "c"]
+    return [name for name, (files, _) in ROOMS.items() if any(fnmatch(file, each) for each in files.split())]
+
+
+def main(names: list[str]) -> int:
+    files = [] if names else changed()
+    unknown = [name for name in names if name not in ROOMS]
+    if unknown:
+        sys.exit(f"ROOM: got {unknown[0]}, expected one of {', '.join(ROOMS)}")
+    rooms = dict.fromkeys(names or [room for file in files for room in rooms_of(file)])
+    tests = dict.fromkeys(f"tests/test_{test}.py" for room in rooms for test in ROOMS[room][1].split())
+    tests |= dict.fromkeys(
+        file for file in files if fnmatch(file, "tests/test_*.py") and (ROOT / file).exists()
+    )
+    if not tests:
+        sys.exit(f"no room has changed since the last commit; ROOM is one of {', '.join(ROOMS)}")
+    options = ["-q", "--isa=best", "--deselect=tests/test_c.py::test_kernels"]  # which compiles for long
+    return subprocess.call([sys.executable, "-m", "pytest", *options, *tests], cwd=ROOT)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
