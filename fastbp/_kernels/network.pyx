@@ -466,9 +466,6 @@ cdef class Network:
             return None
         if not (isnan(self.largest_target) or targets_within(call.t, self.largest_target)):
             return None
-        steps = optimizer.steps
-        if type(steps) is not int or not 0 <= steps <= MOST_STEPS:
-            return None
         self.take_turn()
         try:
             self.step_in_turn(&call, optimizer)
@@ -483,6 +480,8 @@ cdef class Network:
         if not writeable(self.parameters, state) or self.is_written(&call.x) or self.is_written(&call.t):
             return 0
         steps = optimizer.steps
+        if type(steps) is not int or not 0 <= steps <= MOST_STEPS:
+            return 0
         call.u, call.first_step = &self.last_update, steps + 1
         set_step(call.u, call.first_step)
         self.run(call, <Work>step_once, call.x.rows, step_work(&self.net, call.x.rows))
