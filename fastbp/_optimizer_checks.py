@@ -16,6 +16,7 @@ from fastbp._checks import (
     flag,
     floats,
     floats_like,
+    instance,
     integer,
     ndarray,
     number,
@@ -67,12 +68,38 @@ def steps(value: Any) -> int:
     return integer("steps", value, 0, 2**62, "an integer in [0, 2**62]")
 
 
-def state_of(name: str, given: np.ndarray, state: np.ndarray, optimizer: object) -> None:
-    """Refuse a parameter vector whose size or dtype is not that of the state an optimizer keeps."""
+def for_network(name: str, optimizer: Any, *kinds: Any) -> Any:
+    """`optimizer`, if a network makes its updates: it does so by the rule and the rates, and calls no `update`."""
+    own = instance(name, optimizer, *kinds).update
+    if getattr(own, "__func__", None) not in [kind.update for kind in kinds]:
+        raise TypeError(
+            f"{name}: got a {type(optimizer).__name__} with an update of its own, which a network does not call; "
+            "expected none, or net.gradients(...) and its update(net.parameters, gradients.flat) instead"
+        )
+    return optimizer
+
+
+def written(name: str, parameters: np.ndarray, optimizer: Any) -> tuple[np.ndarray, ...]:
+    """The vectors that an update of `parameters` writes, if they can be written."""
+    state: tuple[np.ndarray, ...] = optimizer.state(flat(name, parameters))
+    for each, kept in zip(optimizer.vectors, state, strict=False):
+        writable(each, kept, parameters.shape, parameters.dtype)
+    return (parameters, *state)
+
+
+def state_of(name: str, given: np.ndarray, state: np.ndarray, the_same: bool, optimizer: object) -> None:
+    """Refuse a parameter vector whose size or dtype is not that of the state an optimizer keeps, or another one."""
+    kind = type(optimizer).__name__
+    afresh = "optimizer.reset() forgets it, a new optimizer has none"
     if (given.size, given.dtype) != (state.size, state.dtype):
         raise ValueError(
             f"{name}: got {given.size} values of {given.dtype}, expected {state.size} of {state.dtype}, "
-            f"the vector this {type(optimizer).__name__} keeps a state for; reset() forgets it"
+            f"the vector this {kind} keeps a state for; {afresh}"
+        )
+    if not the_same:
+        raise ValueError(
+            f"{name}: got another vector than the one this {kind} keeps a state for, expected that one; {afresh}, "
+            "copy.copy(optimizer) takes it along"
         )
 
 

@@ -28,6 +28,7 @@ from __future__ import annotations
 
 import functools
 import math
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -465,6 +466,31 @@ def adam_update(
     parameters -= learning_rate * m_hat / (np.sqrt(v_hat) + epsilon)
 
 
+def optimizer_update(optimizer, parameters, gradient, n_threads):
+    """Update parameters, state and `steps` together."""
+    rates, state = optimizer.hyper_parameters(parameters.dtype), optimizer.state(parameters)
+    _keep(optimizer, parameters, state, _updated(optimizer, rates, parameters, state, gradient, n_threads))
+
+
+def _updated(optimizer, rates, parameters, state, gradient, n_threads):
+    """Return what an update makes of the parameters and of the state."""
+    w, *vectors = (array.copy() for array in (parameters, *state))
+    if optimizer.name == "adam":
+        adam_update(w, gradient, *vectors, optimizer.steps + 1, *rates, n_threads)
+    else:
+        sgd_update(w, gradient, vectors[0] if vectors else None, *rates, n_threads)
+    return w, *vectors
+
+
+def _keep(optimizer, parameters, state, new):
+    """Write what `_updated` returned, and count it. The writing is one statement without a call or a loop in it, between
+    which a signal handler could run, and leave a part of an update."""
+    steps, nowhere = optimizer.steps + 1, np.empty_like(parameters)
+    first, second = (*state, nowhere, nowhere)[:2]
+    w, m, v = (*new, nowhere, nowhere)[:3]
+    parameters[...], first[...], second[...], optimizer.steps = w, m, v, steps
+
+
 # ---------------------------------------------------------------------------------------------------- network
 
 
@@ -476,13 +502,35 @@ class Network:
     def __init__(self, layer_sizes, activation, loss, parameters, n_threads):
         self.layer_sizes, self.activation, self.loss = tuple(layer_sizes), activation, loss
         self.parameters, self.n_threads = parameters, n_threads  # shared with the caller, not copied
+        self._lock = threading.RLock()
+
+    def _turn(self):
+        """Return the lock under which a call runs: threads take turns, and a call within a call is refused.
+
+        It goes straight into a `with`, which no signal handler can interrupt before the lock will be released.
+        """
+        if self._lock._is_owned():  # type: ignore[attr-defined]
+            raise RuntimeError(
+                "network: got a call during another one, from a callback or a signal handler; expected it to be over"
+            )
+        return self._lock
+
+    def snapshot(self):
+        """Return a copy of the parameters as they are between two updates."""
+        with self._lock:
+            return self.parameters.copy()
 
     def logits(self, x, out):
         """Write the linear outputs of the last layer at x (N, I) to out (N, C)."""
-        out[...] = self._forward(x)[0]
+        with self._turn():
+            out[...] = self._forward(x)[0]
 
     def gradient(self, x, targets, gradient):
         """Return the mean error over the rows of x; write its gradient, laid out like the parameters."""
+        with self._turn():
+            return self._gradient(x, targets, gradient)
+
+    def _gradient(self, x, targets, gradient):
         z, inputs, slopes_from = self._forward(x)
         delta = np.empty_like(z)
         loss = self._loss(z, targets, delta)
@@ -501,16 +549,19 @@ class Network:
 
         Without an `order` (None) the rows are taken as they stand.
         """
-        gradient = np.empty_like(self.parameters)
-        settings = optimizer.hyper_parameters(self.parameters.dtype)
+        with self._turn():
+            return self._train(x, targets, order, batch_size, optimizer, report)
+
+    def _train(self, x, targets, order, batch_size, optimizer, report):
+        gradient, rates = np.empty_like(self.parameters), optimizer.hyper_parameters(self.parameters.dtype)
         state = optimizer.state(self.parameters)
         total, seen, done, failure = 0.0, 0, 0, ""
         next_report = time.monotonic() + self.REPORT_SECONDS
         order = np.arange(len(x)) if order is None else order
         for start in range(0, len(order), batch_size):
             rows = order[start : start + batch_size]
-            loss = self.gradient(x[rows], targets[rows], gradient)
-            failure = self._update(loss, gradient, optimizer, state, settings)
+            loss = self._gradient(x[rows], targets[rows], gradient)
+            failure = self._update(loss, gradient, optimizer, rates, state)
             if failure:
                 break
             total, seen, done = total + loss * len(rows), seen + len(rows), done + 1
@@ -523,20 +574,14 @@ class Network:
         """Return None: there is no shorter way than `train` with all the checks before it."""
         return None
 
-    def _update(self, loss, gradient, optimizer, state, settings):
+    def _update(self, loss, gradient, optimizer, rates, state):
         """Update copies; keep them if all is finite, otherwise change nothing and say what was not."""
         if not math.isfinite(loss):
             return "loss"
-        new = [array.copy() for array in (self.parameters, *state)]
-        if optimizer.name == "adam":
-            adam_update(new[0], gradient, new[1], new[2], optimizer.steps + 1, *settings, self.n_threads)
-        else:
-            sgd_update(new[0], gradient, new[1] if state else None, *settings, self.n_threads)
+        new = _updated(optimizer, rates, self.parameters, state, gradient, self.n_threads)
         if not all(np.isfinite(array).all() for array in (gradient, *new)):
             return "gradient"
-        for kept, array in zip((self.parameters, *state), new, strict=True):
-            kept[...] = array
-        optimizer.steps += 1
+        _keep(optimizer, self.parameters, state, new)
         return ""
 
     def _views(self, flat):

@@ -129,7 +129,7 @@ def _check_model(net: MLP, x: ArrayLike, t: ArrayLike) -> list[_Comparison]:
         dtype="float64",
         n_threads=net.n_threads,
     )
-    copy.parameters[:] = net.parameters
+    copy.parameters[:] = net._engine.snapshot()  # another thread may be training
     inputs, targets = _point("x", x), _checks.array("t", t)
     gradients = copy.gradients(inputs, targets)
     pairs = [

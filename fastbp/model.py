@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import copy
 import os
-import threading
 import weakref
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -120,6 +119,9 @@ class Gradients(NamedTuple):
 
 _OPTIMIZERS = SGD, Adam
 
+# What a network is made of: all other attributes are the user's, or a subclass's, and go along in its copies.
+_PARTS = {*_FIXED, "_engine", "_generator"}
+
 
 class MLP:
     """A multilayer perceptron: dense layers, trained by back-propagation.
@@ -154,7 +156,8 @@ class MLP:
     seed : int >= 0, optional
         Determines the initial weights and the shuffling. Without it they differ from one model to the next.
     n_threads : int >= 1, optional
-        The most threads to use; by default as many as ``show_config()`` tells. Results have the same bits for any number.
+        The most threads to use; by default as many as ``show_config()`` tells at the time of each call. Results have the
+        same bits for any number.
     init : {"auto", "glorot", "he"}, default "auto"
         How the weights of a layer are drawn; biases start at 0. ``"glorot"``: uniform in ±sqrt(6/(I + O))
         [1]_; ``"he"``: normal with variance 2/I [2]_; ``"auto"``: ``"he"`` for the activations relu,
@@ -175,9 +178,14 @@ class MLP:
 
     Notes
     -----
-    A model pickles and copies (``copy.deepcopy``) with its parameters and the state of its random numbers;
-    copies are independent. It runs on the backend that was in use when it was made. Threads may share a model
-    and take turns; copies of it run side by side.
+    A model pickles and copies (``copy.deepcopy``) with its parameters, the state of its random numbers and all
+    attributes that you or a subclass have set; copies are independent. It runs on the backend that was in use
+    when it was made. Threads may share a model and take turns; copies of it run side by side. A copy or a file
+    made while another thread trains has the parameters as they were between two updates. From a callback or a
+    signal handler a model can be copied and saved, but a call within a call of the same thread is refused.
+
+    A model keeps memory for a batch like the last one. Where that is more than 64 MB, it is given back as soon
+    as a call has an eighth of the rows, or after a single call that had eight times those of the one before.
 
     References
     ----------
@@ -226,16 +234,15 @@ class MLP:
 
     def _build(self) -> None:
         """Allocate the parameters, cut the views, start the engine. The parameters have no values yet."""
-        n_threads = _checks.threads(self.n_threads)
+        n_threads = None if self.n_threads is None else _checks.threads(self.n_threads)
         self.parameters = _aligned_empty(self._n_parameters(), self.dtype)
         self.weights, self.biases = self._views(self.parameters)
         self._start(_backend.kernels.Network, n_threads)
         _models.add(self)
 
-    def _start(self, network: Any, n_threads: int) -> None:
+    def _start(self, network: Any, n_threads: int | None) -> None:
         """Start an engine on the parameters."""
         self._engine = network(self.layer_sizes, self.activation, self.loss_name, self.parameters, n_threads)
-        self._lock = threading.RLock()  # the engine has one work space: threads take turns
 
     def _n_parameters(self) -> int:
         return sum((i + 1) * o for i, o in self._layers())
@@ -336,8 +343,7 @@ class MLP:
         flat = np.zeros(self.parameters.shape, self.dtype)
         if not len(inputs):
             return Gradients(float("nan"), *self._views(flat))
-        with self._lock:
-            return Gradients(self._engine.gradient(inputs, targets, flat), *self._views(flat))
+        return Gradients(self._engine.gradient(inputs, targets, flat), *self._views(flat))
 
     def predict(self, X: ArrayLike) -> np.ndarray:
         """What the network takes the examples `X` (N, I) to be.
@@ -403,21 +409,15 @@ class MLP:
         >>> losses[-1] < 0.1 * losses[0]
         True
         """
-        if isinstance(optimizer, _OPTIMIZERS):
-            self._lock.acquire()  # without `with`, which takes twice as long
-            try:
-                at_once: float | None = self._engine.step(x, t, optimizer)
-            finally:
-                self._lock.release()
+        if type(optimizer) in _OPTIMIZERS:
+            at_once: float | None = self._engine.step(x, t, optimizer)
             if at_once is not None:
                 return at_once
-        inputs, targets = self._examples("x", x, "t", t)
-        _checks.instance("optimizer", optimizer, SGD, Adam)
+        inputs, targets = self._to_train_on(*self._examples("x", x, "t", t), optimizer)
         _optimizer_checks.steps(optimizer.steps)
         batch_size = max(len(inputs), 1)
         loss: float
-        with self._lock:
-            loss, _, failure = self._engine.train(inputs, targets, None, batch_size, optimizer, None)
+        loss, _, failure = self._engine.train(inputs, targets, None, batch_size, optimizer, None)
         if failure:
             raise training.divergence(self, inputs, targets, failure)
         return loss
@@ -477,15 +477,17 @@ class MLP:
         >>> len(history), history.loss[2] < history.loss[0]
         (3, True)
         """
-        inputs, targets = self._examples("X", X, "T", T)
+        optimizer = SGD() if optimizer is None else optimizer
+        inputs, targets = self._to_train_on(*self._examples("X", X, "T", T), optimizer)
         return training.fit(
             self,
-            self._train,
+            # looked up at each epoch: a fork makes a new engine
+            lambda *batches: self._engine.train(*batches),
             inputs,
             targets,
             epochs=epochs,
             batch_size=batch_size,
-            optimizer=SGD() if optimizer is None else optimizer,
+            optimizer=optimizer,
             generator=self._generator if _checks.flag("shuffle", shuffle) else None,
             progress=progress,
         )
@@ -497,7 +499,7 @@ class MLP:
 
         The format is NumPy's ``.npz`` without pickle; see :mod:`fastbp.persistence`. The name is taken as it
         is: no suffix is added. A file of that name is replaced only by a complete one. `n_threads` is not
-        saved: how many threads pay depends on the machine.
+        saved: how many threads pay depends on the machine; nor are attributes that you have set.
 
         Raises
         ------
@@ -506,8 +508,8 @@ class MLP:
         """
         header = self._configuration()
         del header["n_threads"]
-        header |= {"dtype": self.dtype.name, "generator": self._generator.bit_generator.state}
-        persistence.write_archive(path, header, self.parameters)
+        header |= {"dtype": self.dtype.name, "generator": self._random_state().bit_generator.state}
+        persistence.write_archive(path, header, self._engine.snapshot())
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> MLP:
@@ -551,13 +553,24 @@ class MLP:
         self.parameters[:] = parameters
         self._generator = generator
 
-    def __getstate__(self) -> tuple[dict[str, Any], np.ndarray, np.random.Generator]:
-        return self._configuration(), self.parameters, self._generator
+    def _random_state(self) -> np.random.Generator:
+        """A copy of the generator, from which another thread may be drawing numbers."""
+        with self._generator.bit_generator.lock:
+            return copy.deepcopy(self._generator)
 
-    def __setstate__(self, state: tuple[dict[str, Any], np.ndarray, np.random.Generator]) -> None:
-        configuration, parameters, generator = state
+    def __getstate__(self) -> tuple[Any, ...]:
+        state = super().__getstate__()
+        # those of __slots__ come apart
+        attributes, slots = state if isinstance(state, tuple) else (state, {})
+        others = {name: value for name, value in attributes.items() if name not in _PARTS} | slots
+        return self._configuration(), self._engine.snapshot(), self._random_state(), others
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        configuration, parameters, generator, others = state
         self._configure(**configuration)
-        self._restore(parameters, copy.deepcopy(generator))  # copy.copy hands over the very generator
+        self._restore(parameters, generator)
+        for name, value in others.items():
+            setattr(self, name, value)
 
     def __repr__(self) -> str:
         return (
@@ -578,9 +591,20 @@ class MLP:
     def _logits(self, inputs: np.ndarray) -> np.ndarray:
         out: np.ndarray = _backend.kernels.new_array((len(inputs), self.layer_sizes[-1]), self.dtype)
         if len(inputs):
-            with self._lock:
-                self._engine.logits(inputs, out)
+            self._engine.logits(inputs, out)
         return out
+
+    def _to_train_on(
+        self, inputs: np.ndarray, targets: np.ndarray, optimizer: SGD | Adam
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The examples, copied where `optimizer` would write over them: they may be parameters, or its state."""
+        _optimizer_checks.for_network("optimizer", optimizer, *_OPTIMIZERS)
+        written = _optimizer_checks.written("parameters", self.parameters, optimizer)
+        inputs, targets = (
+            array.copy() if any(np.may_share_memory(array, vector) for vector in written) else array
+            for array in (inputs, targets)
+        )
+        return inputs, targets
 
     def _decided(self, name: str, x: Any) -> np.ndarray:
         """The logits at finite inputs, if none is NaN."""
@@ -591,18 +615,12 @@ class MLP:
         """What `logits` are as outputs, written over them."""
         return _OUTPUTS[self.loss_name].outputs(logits, out=logits, n_threads=self.n_threads)
 
-    def _train(self, *arguments: Any) -> tuple[float, int, str]:
-        """``Network.train`` of the backend: (mean error, batches completed, "" or what was not finite)."""
-        with self._lock:
-            result: tuple[float, int, str] = self._engine.train(*arguments)
-        return result
-
 
 _models: weakref.WeakSet[MLP] = weakref.WeakSet()
 
 
 def _restart_in_child() -> None:
-    """After a fork: the thread that held a lock, or was in the midst of a step, is not there any more."""
+    """After a fork: the thread whose turn it was is not there any more."""
     for net in list(_models):
         net._start(type(net._engine), net._engine.n_threads)
 

@@ -7,6 +7,8 @@ the place of g.
 
 from __future__ import annotations
 
+import weakref
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -177,6 +179,8 @@ class Optimizer:
 
     name: str
     _rates: tuple[str, ...]
+    vectors: tuple[str, ...]  # of the state
+    _owner: _Vector | None = None  # what the state belongs to; None where it is still to be seen
     # The very rates, and the dtype, that were last found to be in order: what is equal need not be, as True is to 1.0.
     _checked: tuple[Any, ...]
 
@@ -187,25 +191,88 @@ class Optimizer:
         """Forget the state and the steps, as if no update had been made."""
         self.steps = 0
         self._state: tuple[np.ndarray, ...] = ()
+        self._owner = None
 
-    def _vectors(self, parameters: np.ndarray, count: int) -> tuple[np.ndarray, ...]:
-        """`count` vectors like `parameters`, zeros at first, the same ones at every call."""
+    def hyper_parameters(self, dtype: np.dtype | None = None) -> tuple[float, ...]:
+        raise NotImplementedError
+
+    def state(self, parameters: np.ndarray) -> tuple[np.ndarray, ...]:
+        raise NotImplementedError
+
+    def update(self, parameters: np.ndarray, gradient: ArrayLike, *, n_threads: int | None = None) -> None:
+        """One step, in place: parameters, state and `steps` change together, or not at all.
+
+        Arguments and errors are those of `sgd_update` and `adam_update`, and of `state`.
+        """
+        _optimizer_checks.steps(self.steps)
+        threads = _checks.threads(n_threads)
+        w = _optimizer_checks.flat("parameters", parameters)
+        self.hyper_parameters(w.dtype)
+        g = _optimizer_checks.flat_gradient(gradient, w)
+        _checks.apart("parameters", w, "gradient", gradient)
+        for name, vector in zip(self.vectors, self.state(w), strict=False):
+            _optimizer_checks.flat_like(name, vector, w, parameters=w, gradient=gradient)
+        _backend.kernels.optimizer_update(self, w, g, threads)
+
+    def _state_of(self, parameters: np.ndarray) -> tuple[np.ndarray, ...]:
+        """The vectors that go with `parameters`, zeros at first, the same ones at every call."""
+        if self._owner is not None and self._owner.last() is parameters:
+            return self._state
         w = _optimizer_checks.flat("parameters", parameters)
         if not self._state:
-            self._state = tuple(np.zeros(w.shape, w.dtype) for _ in range(count))
-        _optimizer_checks.state_of("parameters", w, self._state[0], self)
+            self._state = tuple(np.zeros(w.shape, w.dtype) for _ in self.vectors)
+        the_same = self._owner is None or self._owner.is_(w)
+        _optimizer_checks.state_of("parameters", w, self._state[0], the_same, self)
+        self._owner = _Vector(w)
         return self._state
+
+    def __setstate__(self, state: Any) -> None:
+        """All attributes of the original; vectors of its own, which belong to the first parameters they meet."""
+        for attributes in state if isinstance(state, tuple) else (state,):  # those of __slots__ come apart
+            for name, value in (attributes or {}).items():
+                setattr(self, name, value)
+        self._state, self._owner = tuple(np.array(vector) for vector in self._state), None
 
     def __repr__(self) -> str:
         rates = ", ".join(f"{rate}={getattr(self, rate)!r}" for rate in self._rates)
         return f"{type(self).__name__}({rates})"
 
 
+class _Vector:
+    """Which vector a state belongs to: by its memory, of which every call may bring another view."""
+
+    def __init__(self, vector: np.ndarray) -> None:
+        self.last = weakref.ref(vector)
+        self._start, self._memory = vector.ctypes.data, _reference_to(_memory_of(vector))
+
+    def is_(self, vector: np.ndarray) -> bool:
+        """Whether it is that memory, and not other memory that has taken its place."""
+        return self._start == vector.ctypes.data and self._memory() is _memory_of(vector)
+
+    def __reduce__(self) -> tuple[type, tuple[()]]:
+        return type(None), ()  # a copy of the state does not belong to the vector
+
+
+def _memory_of(vector: np.ndarray) -> Any:
+    """The object whose memory it is."""
+    owner, base = vector, vector.base
+    while base is not None:
+        owner, base = base, getattr(base, "obj" if isinstance(base, memoryview) else "base", None)
+    return owner
+
+
+def _reference_to(owner: Any) -> Callable[[], Any]:
+    try:
+        return weakref.ref(owner)
+    except TypeError:  # of a bytearray there are none
+        return lambda: owner
+
+
 class SGD(Optimizer):
     """Stochastic gradient descent with momentum; the formulas are those of `sgd_update`.
 
-    An optimizer serves one parameter vector: the velocity is made, of zeros, at the first update with
-    momentum.
+    With momentum an optimizer serves one parameter vector: the velocity is made, of zeros, at the first update.
+    A copy has a velocity of its own, which belongs to the first vector that the copy meets.
 
     Parameters
     ----------
@@ -242,6 +309,7 @@ class SGD(Optimizer):
 
     name = "sgd"
     _rates = ("learning_rate", "momentum", "nesterov", "weight_decay")
+    vectors = ("velocity",)
     _checked = (_UNCHECKED,) * 5
 
     def __init__(
@@ -276,31 +344,16 @@ class SGD(Optimizer):
         Raises
         ------
         ValueError
-            The velocity belongs to a vector of another size or dtype.
+            The velocity belongs to another vector.
         """
-        return self._vectors(parameters, 1) if self.momentum else ()
-
-    def update(self, parameters: np.ndarray, gradient: ArrayLike, *, n_threads: int | None = None) -> None:
-        """One step, in place; arguments and errors are those of `sgd_update`, and of `state`."""
-        _optimizer_checks.steps(self.steps)
-        (velocity,) = self.state(parameters) or (None,)
-        sgd_update(
-            parameters,
-            gradient,
-            learning_rate=self.learning_rate,
-            momentum=self.momentum,
-            velocity=velocity,
-            nesterov=self.nesterov,
-            weight_decay=self.weight_decay,
-            n_threads=n_threads,
-        )
-        self.steps += 1
+        return self._state_of(parameters) if self.momentum else ()
 
 
 class Adam(Optimizer):
     """Adam; the formulas are those of `adam_update`.
 
-    An optimizer serves one parameter vector: the two moments are made, of zeros, at the first update.
+    An optimizer serves one parameter vector: the two moments are made, of zeros, at the first update. A copy
+    has moments of its own, which belong to the first vector that the copy meets.
 
     Parameters
     ----------
@@ -335,6 +388,7 @@ class Adam(Optimizer):
 
     name = "adam"
     _rates = ("learning_rate", "beta_1", "beta_2", "epsilon", "weight_decay")
+    vectors = ("first_moment", "second_moment")
     _checked = (_UNCHECKED,) * 6
 
     def __init__(
@@ -364,30 +418,12 @@ class Adam(Optimizer):
             self._checked = *rates, dtype
         return rates
 
-    def state(self, parameters: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def state(self, parameters: np.ndarray) -> tuple[np.ndarray, ...]:
         """``(first_moment, second_moment)`` for `parameters`.
 
         Raises
         ------
         ValueError
-            The moments belong to a vector of another size or dtype.
+            The moments belong to another vector.
         """
-        first_moment, second_moment = self._vectors(parameters, 2)
-        return first_moment, second_moment
-
-    def update(self, parameters: np.ndarray, gradient: ArrayLike, *, n_threads: int | None = None) -> None:
-        """One step, in place; arguments and errors are those of `adam_update`, and of `state`."""
-        _optimizer_checks.steps(self.steps)
-        adam_update(
-            parameters,
-            gradient,
-            *self.state(parameters),
-            step=self.steps + 1,
-            learning_rate=self.learning_rate,
-            beta_1=self.beta_1,
-            beta_2=self.beta_2,
-            epsilon=self.epsilon,
-            weight_decay=self.weight_decay,
-            n_threads=n_threads,
-        )
-        self.steps += 1
+        return self._state_of(parameters)

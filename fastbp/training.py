@@ -101,7 +101,6 @@ def fit(
     """
     epochs = _checks.integer("epochs", epochs, 0, math.inf, "an integer >= 0")
     batch_size = _checks.integer("batch_size", batch_size, 1, math.inf, "an integer >= 1")
-    _checks.instance("optimizer", optimizer, SGD, Adam)
     _optimizer_checks.steps(optimizer.steps)
     _checks.flag("progress", progress)
     _network_checks.some_examples("X", x)

@@ -327,13 +327,83 @@ def test_a_finite_gradient_whose_update_overflows(backend, optimizer):
     "optimizer", [SGD(3e38), SGD(3e38, momentum=0.9, nesterov=True), Adam(3e38)], ids=repr
 )
 def test_parameters_are_finite_at_any_time(backend, optimizer):
-    net = network()
+    net, optimizer = network(), copy.deepcopy(optimizer)
     with pytest.raises(DivergenceError):
         for _ in range(5):
             before = net.parameters.copy()
             net.step(X, LABELS, optimizer)
             assert np.isfinite(net.parameters).all()
     assert (net.parameters == before).all()
+
+
+def large_weight(net):
+    net.weights[0][0, 0] = np.finfo(net.dtype).max * 0.9
+
+
+def large_weights(net):
+    net.parameters[:] = np.sqrt(np.finfo(net.dtype).max) * 1e5
+
+
+def no_change(net):
+    pass
+
+
+LARGE = [
+    (large_weight, lambda: SGD(0.1, momentum=0.9, weight_decay=1.0)),
+    (large_weight, lambda: SGD(0.1, momentum=0.9, weight_decay=0.01)),
+    (large_weight, lambda: SGD(1.0, weight_decay=1.0)),
+    (large_weight, lambda: SGD(1e3, momentum=1.0, weight_decay=1e-3)),
+    (large_weights, lambda: Adam(weight_decay=0.1)),
+    (large_weights, lambda: Adam(weight_decay=1e-20)),
+    (large_weights, lambda: Adam(1e3, beta_1=1 - 1e-7)),
+    (no_change, lambda: SGD(1e3, momentum=1.0, nesterov=True, weight_decay=1.0)),
+    (no_change, lambda: SGD(900.0, momentum=0.999, weight_decay=1e-3)),
+    (no_change, lambda: Adam(900.0, epsilon=1e-11, weight_decay=1e-3)),
+    (no_change, lambda: Adam(1e18, weight_decay=0.9)),
+]
+
+
+@pytest.mark.parametrize("start", range(len(LARGE)))
+def test_fit_and_step_refuse_the_same_updates(backend, dtype, start):
+    """The first that makes a parameter or a state infinite, weight decay included; what there was before it stays."""
+    prepare, make_optimizer = LARGE[start]
+    nets, optimizers, made = [], [], []
+    x, rows = X.copy(), np.arange(N)
+    x[:, 0] = 0  # the largest weight meets nothing
+    for by_steps in (False, True):
+        net, optimizer = MLP([6, 8, 3], activation="tanh", dtype=dtype, seed=1), make_optimizer()
+        prepare(net)
+        with contextlib.suppress(DivergenceError):
+            for _ in range(5):
+                if by_steps:
+                    for first in range(0, N, BATCH):
+                        net.step(
+                            x[rows[first : first + BATCH]], LABELS[rows[first : first + BATCH]], optimizer
+                        )
+                else:
+                    net.fit(
+                        x,
+                        LABELS,
+                        epochs=1,
+                        batch_size=BATCH,
+                        optimizer=optimizer,
+                        shuffle=False,
+                        progress=False,
+                    )
+        nets.append(net)
+        optimizers.append(optimizer)
+        made.append(optimizer.steps)
+        for vector in (net.parameters, *optimizer.state(net.parameters)):
+            assert np.isfinite(vector).all()
+    assert made[0] == made[1]
+    for a, b in zip(
+        *(
+            (net.parameters, *optimizer.state(net.parameters))
+            for net, optimizer in zip(nets, optimizers, strict=True)
+        ),
+        strict=True,
+    ):
+        assert a.tobytes() == b.tobytes()
 
 
 @pytest.mark.parametrize("what", ["inputs", "targets"])

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import copy
+import os
 import pickle
+import signal
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+from conftest import NATIVE_ONLY
+from interrupts import interrupt, needs_signals
 
 import fastbp
-from fastbp import MLP, SGD, TargetIndexError
+from fastbp import MLP, SGD, Adam, TargetIndexError, _backend
 from fastbp.activations import ACTIVATIONS
 
 pytestmark = pytest.mark.usefixtures("backend")
@@ -402,10 +407,316 @@ def test_no_optimizer(optimizer, got):
         net.step(X, LABELS, optimizer)
 
 
+class Own(SGD):
+    def update(self, parameters, gradient, **options):
+        super().update(parameters, -gradient, **options)
+
+
+class Halved(Adam):
+    def hyper_parameters(self, *dtype):
+        return (self.learning_rate / 2, *super().hyper_parameters(*dtype)[1:])
+
+
+def test_an_update_of_its_own_is_not_ignored():
+    net, sgd = MLP([3, 2], seed=0), SGD()
+    sgd.update = lambda *arguments, **options: None
+    before = net.parameters.copy()
+    for optimizer, kind in ((Own(), "Own"), (sgd, "SGD")):
+        for call in (net.fit, lambda x, t, optimizer: net.step(x.tolist(), t, optimizer)):
+            with pytest.raises(
+                TypeError, match=f"^optimizer: got a {kind} with an update of its own, which a net"
+            ):
+                call(X, LABELS, optimizer=optimizer)
+    with pytest.raises(TypeError, match="with an update of its own"):
+        net.step(X.astype(np.float32), LABELS, Own())
+    assert (net.parameters == before).all()
+
+
+def test_rates_of_its_own_are_used():
+    net, other = MLP([3, 2], seed=0), MLP([3, 2], seed=0)
+    halved, adam = Halved(0.1), Adam(0.05)
+    for _ in range(3):
+        assert net.step(X.astype(np.float32), LABELS, halved) == other.step(X, LABELS, adam)
+    assert (net.parameters == other.parameters).all() and halved.steps == 3
+
+
+@pytest.mark.parametrize("call", ["step", "fit", "gradients"])
+@pytest.mark.parametrize("what", ["inputs", "targets", "both", "state", "label"])
+def test_examples_inside_the_parameters_are_read_before_they_are_written(call, what):
+    def trained(copied):
+        net = MLP(
+            [3, 4, 3],
+            loss="softmax_cross_entropy" if what == "label" else "squared_error",
+            seed=0,
+            dtype="float64",
+        )
+        optimizer = SGD(0.5, momentum=0.9)
+        net.step(X, np.ones(4, int) if what == "label" else np.ones((4, 3)), optimizer)
+        rows = optimizer.state(net.parameters)[0] if what == "state" else net.parameters
+        x = rows[: 4 * 3].reshape(4, 3) if what in ("inputs", "both", "state") else X
+        t = net.parameters[3:15].reshape(4, 3) if what in ("targets", "both") else np.ones((4, 3))
+        if what == "label":  # the bits of a bias, which is all but 0 then
+            t = net.biases[1].view(np.int64)
+            net.biases[1][:], x = 0, X[:3]
+        x, t = (array.copy() if copied else array for array in (x, t))
+        if call == "gradients":
+            return net.gradients(x, t).flat
+        if call == "step":
+            net.step(x, t, optimizer)
+        else:
+            net.fit(x, t, epochs=2, batch_size=2, optimizer=optimizer, progress=False)
+        return net.parameters
+
+    assert trained(copied=False).tobytes() == trained(copied=True).tobytes()
+
+
+def test_parameters_that_cannot_be_written():
+    net, adam = MLP([3, 2], seed=0), Adam()
+    net.step(X.astype(np.float32), LABELS, adam)
+    before = net.parameters.copy()
+    for name, vector in (("parameters", net.parameters), ("second_moment", adam.state(net.parameters)[1])):
+        vector.flags.writeable = False
+        for call in (net.fit, net.step):
+            with pytest.raises(
+                ValueError, match=rf"^{name}: got a read-only array, expected a writeable one$"
+            ):
+                call(X.astype(np.float32), LABELS, optimizer=adam)
+        vector.flags.writeable = True
+    assert (net.parameters == before).all() and adam.steps == 1
+
+
+# Turns ------------------------------------------------------------------------------------------------------
+
+
+@needs_signals
+def test_an_interrupt_leaves_the_model_to_others():
+    """Wherever it comes, what was done is what was counted, and the next call has its turn."""
+    x, t = X.astype(np.float32), LABELS.astype(np.int64)
+    net, by_hand, optimizer, again = MLP([3, 5, 2], seed=0), MLP([3, 5, 2], seed=0), Adam(), Adam()
+    interrupt(400, lambda: net.step(x, t, optimizer))
+    interrupt(100, lambda: net.predict(x))
+    interrupt(
+        100, lambda: net.fit(x, t, epochs=1, batch_size=2, shuffle=False, optimizer=SGD(0.0), progress=False)
+    )
+    other = threading.Thread(target=net.predict, args=(x,), daemon=True)
+    other.start()
+    other.join(60)
+    assert not other.is_alive()
+    for _ in range(optimizer.steps):
+        by_hand.step(x, t, again)
+    assert optimizer.steps > 0 and net.parameters.tobytes() == by_hand.parameters.tobytes()
+
+
+@needs_signals
+def test_a_call_within_a_call_changes_nothing(tmp_path):
+    """It is refused; but a copy can be made, and shows the model between two updates."""
+    x = np.random.default_rng(0).normal(size=(5000, 200)).astype(np.float32)
+    t = np.arange(5000) % 5
+    net, alone = MLP([200, 1000, 5], seed=0, n_threads=1), MLP([200, 1000, 5], seed=0, n_threads=1)
+    before, seen = net.parameters.copy(), []
+    calls = [
+        lambda: net.step(x[:8], t[:8], Adam(0.05)),
+        lambda: net.step(x[:8].tolist(), t[:8], SGD(7.0)),
+        lambda: net.fit(x[:8], t[:8], progress=False),
+        lambda: net.gradients(x[:8], t[:8]),
+        lambda: net.predict(x[:8]),
+    ]
+
+    def nested():
+        try:
+            net.predict(x[:8])
+        except RuntimeError:
+            return True
+        return False
+
+    def handler(signum, frame):
+        if not nested():
+            return  # it came before the call, or after it
+        for call in calls:
+            try:
+                call()
+            except RuntimeError as refusal:
+                seen.append(str(refusal))
+        net.save(tmp_path / "net")
+        for twin in (copy.copy(net), MLP.load(tmp_path / "net")):
+            assert (twin.parameters == before).all() and twin.predict(x[:8]).shape == (8,)
+
+    sgd, usual = SGD(0.1), signal.signal(signal.SIGALRM, handler)
+    try:
+        for _ in range(100):
+            if seen:
+                break
+            net.parameters[:] = before
+            signal.setitimer(signal.ITIMER_REAL, 0.03)
+            net.step(x, t, sgd)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, usual)
+    message = (
+        "network: got a call during another one, from a callback or a signal handler; expected it to be over"
+    )
+    assert seen == [message] * len(calls)
+    alone.step(x, t, SGD(0.1))
+    assert net.parameters.tobytes() == alone.parameters.tobytes()
+
+
+class Held(SGD):
+    """Keeps a network in a call until it is let go."""
+
+    def __init__(self):
+        super().__init__()
+        self.inside, self.go_on = threading.Event(), threading.Event()
+
+    def hyper_parameters(self, *dtype):
+        self.inside.set()
+        self.go_on.wait(60)
+        return super().hyper_parameters(*dtype)
+
+
+READERS = {
+    "copy": copy.copy,
+    "deepcopy": copy.deepcopy,
+    "pickle": pickle.dumps,
+    "save": lambda net: net.save(os.devnull + "/nothing"),
+    "check_gradient": lambda net: fastbp.check_gradient(net, X, LABELS),
+    "predict": lambda net: net.predict(X),
+}
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_readers_wait_for_their_turn(reader, tmp_path):
+    net, held, done = MLP([3, 2], seed=0), Held(), threading.Event()
+
+    def read():
+        if reader == "save":
+            net.save(tmp_path / "net")
+        else:
+            READERS[reader](net)
+        done.set()
+
+    threads = [threading.Thread(target=net.step, args=(X, LABELS, held)), threading.Thread(target=read)]
+    threads[0].start()
+    assert held.inside.wait(60)
+    threads[1].start()
+    assert not done.wait(0.1)
+    held.go_on.set()
+    assert done.wait(60)
+    for thread in threads:
+        thread.join()
+
+
+def test_copies_made_while_another_thread_trains_are_whole():
+    """All parameters of this network are equal after each update, so that a torn copy shows."""
+    net = MLP([100_000, 1], activation="identity", loss="squared_error", seed=0, n_threads=1)
+    net.parameters[:] = 0
+    x, stop = np.ones((1, 100_000), np.float32), threading.Event()
+
+    def train():
+        sgd = SGD(1e-7)
+        while not stop.is_set():
+            net.step(x, [[1.0]], sgd)
+
+    thread = threading.Thread(target=train)
+    thread.start()
+    seen = set()
+    try:
+        for _ in range(40):
+            for duplicate in (copy.copy, copy.deepcopy, lambda net: pickle.loads(pickle.dumps(net))):
+                values = duplicate(net).parameters
+                assert values.min() == values.max()
+                seen.add(values[0])
+    finally:
+        stop.set()
+        thread.join()
+    assert len(seen) > 1
+
+
+@needs_signals
+def test_waiting_for_a_turn_can_be_interrupted():
+    net, held = MLP([3, 2], seed=0), Held()
+    thread = threading.Thread(target=net.step, args=(X, LABELS, held))
+    thread.start()
+    assert held.inside.wait(60)
+    interrupt(3, lambda: net.predict(X))
+    held.go_on.set()
+    thread.join()
+    assert net.predict(X).shape == (4,)
+
+
 # Copies -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("duplicate", [copy.copy, copy.deepcopy, lambda net: pickle.loads(pickle.dumps(net))])
+class Named(MLP):
+    __slots__ = ("slot",)
+
+    def __init__(self, *arguments, **options):
+        super().__init__(*arguments, **options)
+        self.classes, self.me = ["yes", "no"], self
+
+
+def with_buffers(net):
+    """Through a pickle whose buffers come as bytes, which are read-only."""
+    buffers = []
+    data = pickle.dumps(net, protocol=5, buffer_callback=buffers.append)
+    return pickle.loads(data, buffers=[bytes(buffer.raw()) for buffer in buffers])
+
+
+DUPLICATES = [copy.copy, copy.deepcopy, lambda net: pickle.loads(pickle.dumps(net)), with_buffers]
+
+
+@pytest.mark.parametrize("duplicate", DUPLICATES)
+def test_copies_keep_all_attributes(duplicate):
+    net = Named([3, 2], seed=0)
+    net.slot, net.scale = 3, np.arange(3.0)
+    twin = duplicate(net)
+    assert type(twin) is Named and (twin.classes, twin.slot, twin.scale.tolist()) == (
+        ["yes", "no"],
+        3,
+        [0, 1, 2],
+    )
+    assert (
+        (twin.me is net) if duplicate is copy.copy else (twin.me is twin and twin.classes is not net.classes)
+    )
+    assert (twin.parameters == net.parameters).all() and not np.shares_memory(twin.parameters, net.parameters)
+
+
+def test_a_network_and_its_optimizer_go_together():
+    net, adam = MLP([3, 5, 2], seed=0), Adam()
+    net.step(X, LABELS, adam)
+    pairs = [copy.deepcopy((net, adam)), pickle.loads(pickle.dumps((net, adam)))]
+    pairs.append((copy.copy(net), copy.copy(adam)))
+    net.fit(X, LABELS, epochs=2, shuffle=False, optimizer=adam, progress=False)
+    for twin, optimizer in pairs:
+        twin.fit(X, LABELS, epochs=2, shuffle=False, optimizer=optimizer, progress=False)
+        assert (twin.parameters == net.parameters).all() and optimizer.steps == adam.steps
+        with pytest.raises(
+            ValueError, match=r"^parameters: got another vector than the one this Adam keeps a state"
+        ):
+            net.step(X, LABELS, optimizer)
+
+
+def test_one_optimizer_for_two_networks():
+    nets = [MLP([3, 5, 2], seed=seed) for seed in (0, 1)]
+    for optimizer in (SGD(0.1, momentum=0.9), Adam()):
+        nets[0].step(X, LABELS, optimizer)
+        kept = [vector.copy() for vector in optimizer.state(nets[0].parameters)], nets[1].parameters.copy()
+        for x in (X, X.astype(np.float32)):
+            for call in (nets[1].step, nets[1].fit):
+                with pytest.raises(
+                    ValueError, match=r"^parameters: got another vector .* optimizer\.reset\(\) forgets"
+                ):
+                    call(x, LABELS, optimizer=optimizer)
+        assert all((a == b).all() for a, b in zip(kept[0], optimizer.state(nets[0].parameters), strict=True))
+        assert optimizer.steps == 1 and (nets[1].parameters == kept[1]).all()
+        optimizer.reset()
+        nets[1].step(X, LABELS, optimizer)
+    plain = SGD(0.1)  # keeps nothing
+    for net in nets:
+        net.step(X, LABELS, plain)
+    assert plain.steps == 2
+
+
+@pytest.mark.parametrize("duplicate", DUPLICATES)
 def test_copies_are_equal_and_independent(duplicate, dtype):
     net = MLP([3, 5, 2], activation="tanh", dtype=dtype, seed=0, init="he", n_threads=1)
     net.fit(X, LABELS, epochs=1, progress=False)
@@ -431,6 +742,52 @@ def test_threads_take_turns():
         gradients = list(pool.map(lambda n: net.gradients(x[:n], t[:n]).flat, sizes))
     for n, z, gradient in zip(sizes, logits, gradients, strict=True):
         assert (z == net.logits(x[:n])).all() and (gradient == net.gradients(x[:n], t[:n]).flat).all()
+
+
+@NATIVE_ONLY
+def test_the_number_of_threads_is_that_of_the_call(backend):
+    threadpoolctl = pytest.importorskip("threadpoolctl")
+    if backend == "reference" or _backend.kernels.max_threads() < 2:
+        pytest.skip("one thread")
+    from fastbp._kernels.team import last_team
+
+    with threadpoolctl.threadpool_limits(1):
+        net = MLP([300, 400, 10], seed=0)
+    x, t = np.random.default_rng(0).normal(size=(2000, 300)).astype(np.float32), np.arange(2000) % 10
+    for limit in (1, 2, 1):
+        with threadpoolctl.threadpool_limits(limit):
+            tasks = last_team()[1]
+            net.step(x, t, SGD())
+            assert (last_team()[1] == tasks) == (limit == 1)
+
+
+def resident():
+    """Bytes of this process in memory."""
+    with open("/proc/self/statm") as numbers:
+        return int(numbers.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+@pytest.mark.skipif(
+    not os.path.exists("/proc/self/statm"), reason="the memory of a process is asked of Linux"
+)
+def test_the_memory_of_one_large_call_is_given_back(backend):
+    if backend == "reference":
+        pytest.skip("the twin keeps none")
+    x, t, sgd = np.ones((300_000, 4), np.float32), np.zeros(300_000, np.int64), SGD()
+    net = MLP([4, 32, 2], seed=0, n_threads=1)
+    outputs = 300_000 * 32 * 4  # bytes of the hidden layer, which has deltas as well
+
+    def kept(call):
+        before = resident()
+        call()
+        return resident() - before > outputs
+
+    assert not kept(lambda: net.gradients(x, t))  # the first call
+    assert kept(lambda: net.gradients(x, t))  # another one like it
+    net.step(x[:32], t[:32], sgd)
+    assert not kept(lambda: net.gradients(x, t))
+    net.step(x[:32], t[:32], sgd)
+    assert not kept(lambda: net.step(x, t, sgd))
 
 
 def test_repr_makes_such_a_network():

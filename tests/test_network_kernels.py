@@ -229,6 +229,25 @@ def test_a_batch_that_fails_changes_nothing(dtype, rule, spoilt, engine):
     assert [a.tobytes() for a in (w, *optimizer.state(w))] == [a.tobytes() for a in good]
 
 
+@pytest.mark.parametrize("rule", RULES)
+def test_what_a_report_sees_and_does(rule, engine):
+    """The updates made so far are counted; and it cannot take the state away from under the training."""
+    sizes, activation, loss, parameters, x, targets = parts(problem((60, 300, 4), 50, np.float32))
+    optimizer, seen = RULES[rule](), []
+
+    def report(done, loss):
+        seen.append(optimizer.steps - done)
+        if len(seen) == 3:
+            raise KeyboardInterrupt
+        optimizer.reset()
+        np.full(10**5, np.nan)  # perhaps where the state was
+
+    net = engine.Network(sizes, activation, loss, parameters, 1)
+    with pytest.raises(KeyboardInterrupt):
+        net.train(x, targets, np.zeros(10**8, np.int64), 10, optimizer, report)
+    assert seen[0] == 0 and np.isfinite(parameters).all()
+
+
 # -- a step at first sight -----------------------------------------------------------------------------------------------------
 
 

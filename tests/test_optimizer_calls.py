@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import array
 import copy
 import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from good_calls import F32, F64, refused, same, values, zeros
+from interrupts import interrupt, needs_signals
 
 import fastbp
 
@@ -101,22 +106,143 @@ def test_nesterov_needs_momentum() -> None:
 
 @pytest.mark.parametrize("optimizer", [fastbp.SGD(momentum=0.9), fastbp.Adam()], ids=repr)
 def test_a_state_belongs_to_one_vector(optimizer: fastbp.SGD | fastbp.Adam) -> None:
-    optimizer = copy.deepcopy(optimizer)
-    optimizer.update(values(6), values(6))
-    kept = [vector.copy() for vector in optimizer.state(values(6))]
+    optimizer, w = copy.deepcopy(optimizer), values(6)
+    optimizer.update(w, values(6))
+    kept = [vector.copy() for vector in optimizer.state(w)]
     name = type(optimizer).__name__
     for other, got in ((values(7), "7 values of float32"), (values(6, dtype=F64), "6 values of float64")):
         message = (
             f"parameters: got {got}, expected 6 of float32, "
-            f"the vector this {name} keeps a state for; reset() forgets it"
+            f"the vector this {name} keeps a state for; optimizer.reset() forgets it, a new optimizer has none"
         )
         refused(ValueError, message, optimizer.update, parameters=other, gradient=other.copy())
         refused(ValueError, message, optimizer.state, parameters=other)
+    message = (
+        f"parameters: got another vector than the one this {name} keeps a state for, expected that one; "
+        "optimizer.reset() forgets it, a new optimizer has none, copy.copy(optimizer) takes it along"
+    )
+    for other in (w.copy(), np.concatenate([w, w])[6:]):
+        refused(ValueError, message, optimizer.update, parameters=other, gradient=values(6))
+        refused(ValueError, message, optimizer.state, parameters=other)
+        same([other], [w])
     assert optimizer.steps == 1
-    same(list(optimizer.state(values(6))), kept)
+    same(list(optimizer.state(w)), kept)
     optimizer.reset()
-    optimizer.update(values(7), values(7))
-    assert (optimizer.steps, optimizer.state(values(7))[0].size) == (1, 7)
+    other = values(7)
+    optimizer.update(other, values(7))
+    assert (optimizer.steps, optimizer.state(other)[0].size) == (1, 7)
+
+
+@pytest.mark.parametrize("memory", [bytearray(48), memoryview(bytearray(48)), array.array("d", [0.0] * 6)])
+def test_a_vector_is_the_same_in_every_view(memory: Any) -> None:
+    """Each call may bring another array over the same memory, and the last one may be gone."""
+    optimizer = fastbp.Adam()
+    for view in (
+        lambda: np.frombuffer(memory),
+        lambda: np.frombuffer(memory).view(np.uint8).view(F64),
+        lambda: np.ndarray((6,), F64, memory),
+    ):
+        optimizer.update(view(), values(6, dtype=F64))
+        optimizer.update(view()[:], values(6, dtype=F64))
+    assert optimizer.steps == 6
+    with pytest.raises(ValueError, match="got another vector than the one this Adam keeps a state for"):
+        optimizer.update(np.zeros(6), values(6, dtype=F64))
+
+
+def test_memory_used_again_is_another_vector() -> None:
+    optimizer = fastbp.SGD(momentum=0.9)
+    optimizer.update(
+        values(6), values(6)
+    )  # which is gone after that, and the next one likely to be where it was
+    with pytest.raises(ValueError, match="got another vector than the one this SGD keeps a state for"):
+        optimizer.update(values(6), values(6))
+
+
+def mapped(optimizer: Any, tmp_path: Path) -> Any:
+    """The optimizer as joblib hands it to a worker, or loads it with mmap_mode="r": its vectors are maps of files."""
+    twin = copy.copy(optimizer)
+    state = vars(twin) | {"_state": tuple(read_only(tmp_path / str(i), v) for i, v in enumerate(twin._state))}
+    twin.__setstate__(state)
+    return twin
+
+
+def read_only(path: Path, vector: np.ndarray) -> np.ndarray:
+    np.save(path, vector)
+    return np.load(path.with_suffix(".npy"), mmap_mode="r")
+
+
+COPIES: dict[str, Callable[[Any, Path], Any]] = {
+    "copy": lambda optimizer, _: copy.copy(optimizer),
+    "deepcopy": lambda optimizer, _: copy.deepcopy(optimizer),
+    "pickle": lambda optimizer, _: pickle.loads(pickle.dumps(optimizer)),
+    "pickle with buffers": lambda optimizer, _: with_buffers(optimizer),
+    "memory maps": mapped,
+}
+
+
+def with_buffers(optimizer: Any) -> Any:
+    """Through a pickle whose buffers come as bytes, which are read-only."""
+    buffers: list[pickle.PickleBuffer] = []
+    data = pickle.dumps(optimizer, protocol=5, buffer_callback=buffers.append)
+    return pickle.loads(data, buffers=[bytes(buffer.raw()) for buffer in buffers])
+
+
+class WithMore(fastbp.Adam):
+    __slots__ = ("slot",)
+
+
+@pytest.mark.parametrize("duplicate", COPIES)
+@pytest.mark.parametrize("kind", [fastbp.SGD, fastbp.Adam, WithMore])
+def test_copies_keep_all_and_go_on_by_themselves(duplicate: str, kind: type, tmp_path: Path) -> None:
+    optimizer = kind(0.5, **({"momentum": 0.9} if kind is fastbp.SGD else {}))
+    w, gradient = values(6), values(6)
+    optimizer.update(w, gradient)
+    optimizer.note = ["of the user"]
+    if kind is WithMore:
+        optimizer.slot = 7
+    twin, other = COPIES[duplicate](optimizer, tmp_path), w.copy()
+    assert type(twin) is kind and twin.note == ["of the user"] and getattr(twin, "slot", 7) == 7
+    assert twin.steps == 1 and repr(twin) == repr(optimizer)
+    for _ in range(2):  # in turns: neither sees the other
+        twin.update(other, gradient)
+        optimizer.update(w, gradient)
+    same([other, *twin.state(other)], [w, *optimizer.state(w)])
+    assert twin.steps == optimizer.steps == 3
+    for mine, theirs in zip(twin.state(other), optimizer.state(w), strict=True):
+        assert not np.shares_memory(mine, theirs)
+    with pytest.raises(ValueError, match=r"^parameters: got another vector"):
+        twin.update(w, gradient)  # it has met one
+
+
+def test_a_state_that_cannot_be_written_changes_nothing() -> None:
+    for kind, name, at in (
+        (fastbp.SGD, "velocity", 0),
+        (fastbp.Adam, "first_moment", 0),
+        (fastbp.Adam, "second_moment", 1),
+    ):
+        optimizer = kind(**({"momentum": 0.9} if kind is fastbp.SGD else {}))
+        w = values(6)
+        optimizer.update(w, values(6))
+        kept = [vector.copy() for vector in (w, *optimizer.state(w))]
+        optimizer.state(w)[at].flags.writeable = False
+        message = f"{name}: got a read-only array, expected a writeable one"
+        refused(ValueError, message, optimizer.update, parameters=w, gradient=values(6))
+        same([w, *optimizer.state(w)], kept)
+        assert optimizer.steps == 1
+
+
+@needs_signals
+@pytest.mark.parametrize(
+    "make", [lambda: fastbp.SGD(1.0), lambda: fastbp.SGD(1.0, momentum=0.5), lambda: fastbp.Adam()]
+)
+def test_an_interrupted_update_is_counted_if_it_was_made(make: Callable[[], Any]) -> None:
+    optimizer, w, other, g = make(), np.zeros(2000), np.zeros(2000), np.ones(2000)
+    interrupt(200, lambda: optimizer.update(w, g, n_threads=1))
+    assert optimizer.steps > 0
+    by_hand = make()
+    for _ in range(optimizer.steps):
+        by_hand.update(other, g, n_threads=1)
+    same([w, *optimizer.state(w)], [other, *by_hand.state(other)])
 
 
 def test_a_failed_update_is_no_step() -> None:

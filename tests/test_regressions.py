@@ -84,16 +84,17 @@ def test_the_work_space_is_enough_for_a_smaller_batch(backend, sizes, batch, las
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_fork_while_a_thread_uses_the_model(backend):
-    """The child has neither the thread nor the lock that it held."""
+    """The child has not the thread whose turn it was."""
     net = fastbp.MLP([2, 3], seed=0, n_threads=1)
     held, done = threading.Event(), threading.Event()
 
-    def hold():
-        with net._lock:
+    class Held(fastbp.SGD):
+        def hyper_parameters(self, *dtype):  # of which a network asks in its turn
             held.set()
             done.wait()
+            return super().hyper_parameters(*dtype)
 
-    thread = threading.Thread(target=hold)
+    thread = threading.Thread(target=net.step, args=(np.zeros((2, 2)), [0, 1], Held()))
     thread.start()
     held.wait()
     child = os.fork()

@@ -38,7 +38,7 @@ from fastbp._kernels.loss import (
 )
 from fastbp._kernels.memory import new_array
 from fastbp._kernels.network import Network
-from fastbp._kernels.optimizer import adam_update, sgd_update
+from fastbp._kernels.optimizer import adam_update, optimizer_update, sgd_update
 from fastbp._kernels.team import has_threads
 
 __all__ = [
@@ -61,6 +61,7 @@ __all__ = [
     "logsumexp",
     "max_threads",
     "new_array",
+    "optimizer_update",
     "poisson_deviance",
     "relu",
     "sgd_update",

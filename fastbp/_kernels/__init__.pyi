@@ -142,16 +142,23 @@ def adam_update(
     weight_decay: float,
     n_threads: int,
 ) -> None: ...
+def optimizer_update(optimizer: Any, parameters: _Array, gradient: _Array, n_threads: int) -> None: ...
 
 class Network:
     layer_sizes: tuple[int, ...]
     activation: str
     loss: str
     parameters: _Array
-    n_threads: int
+    n_threads: int | None
     def __init__(
-        self, layer_sizes: tuple[int, ...], activation: str, loss: str, parameters: _Array, n_threads: int
+        self,
+        layer_sizes: tuple[int, ...],
+        activation: str,
+        loss: str,
+        parameters: _Array,
+        n_threads: int | None,
     ) -> None: ...
+    def snapshot(self) -> _Array: ...
     def logits(self, x: _Array, out: _Array) -> None: ...
     def gradient(self, x: _Array, targets: NDArray[Any], gradient: _Array) -> float: ...
     def train(

@@ -5,8 +5,13 @@ A. A call takes what it needs of its arguments, starts a team of threads, and le
 B. `step` is for calls of which nothing has to be said: where an argument, the error or the update is not as it should be, it does
    nothing, and leaves it to the caller to find out what is wrong, and to `train` to deal with it.
 C. An update that could overflow is made on a copy first and given up if it does: finite parameters stay finite.
+D. Threads take turns, for there is one work space. A call takes its turn here, in code that looks at no signals, so none is lost
+   to an interrupt; before it has its turn it changes nothing; and a call within a call of the same thread, from a signal handler
+   or a callback, is refused.
 """
 
+cimport numpy as cnp
+from cpython.exc cimport PyErr_CheckSignals
 from libc.float cimport DBL_MAX
 from libc.math cimport NAN, isfinite, isnan
 from libc.stdint cimport int64_t
@@ -14,22 +19,35 @@ from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
 
 from fastbp._kernels.dispatch cimport (
-    FBP_ADAM, FBP_GELU, FBP_SGD, FBP_SILU, activation_kind, fbp_kernels, kernels_for, threads_for,
+    FBP_ADAM, FBP_GELU, FBP_SILU, activation_kind, fbp_kernels, kernels_for, plain_threads, threads_for,
 )
 from fastbp._kernels.memory cimport (
     READ, WRITE, Matrix, element_at, labels_within, matrix_of, plain_labels, plain_matrix, vector_of,
 )
-from fastbp._kernels.optimizer cimport Update, set_step, update_parameters
+from fastbp._kernels.optimizer cimport Update, set_step, update_of, update_parameters
 from fastbp._kernels.rows cimport row_error_named
 from fastbp._kernels.step cimport gradient as form_gradient
 from fastbp._kernels.step cimport (
-    Layer, Net, deltas, forward, forward_work, gradient_bound, largest_input, prepare, step_work, update,
+    Layer, Net, deltas, forward, forward_work, give_back, gradient_bound, largest_input, prepare, prepare_trial, step_work, tidy,
+    update,
 )
 from fastbp._kernels.team cimport Work, fbp_team, fbp_team_share, on_team, poll
 
 from time import perf_counter
 
 import numpy as np
+
+cdef extern from "pythread.h" nogil:
+    ctypedef void *PyThread_type_lock
+    ctypedef enum PyLockStatus:
+        PY_LOCK_INTR
+    int NOWAIT_LOCK
+    PyThread_type_lock PyThread_allocate_lock()
+    void PyThread_free_lock(PyThread_type_lock lock)
+    int PyThread_acquire_lock(PyThread_type_lock lock, int wait)
+    PyLockStatus PyThread_acquire_lock_timed(PyThread_type_lock lock, long long microseconds, int interruptible)
+    void PyThread_release_lock(PyThread_type_lock lock)
+    unsigned long PyThread_get_thread_ident()
 
 cdef extern from "gather.h" nogil:
     # `count` rows of `row` bytes, those of `source` named by `order`, one below the other
@@ -43,34 +61,16 @@ cdef double REPORT_SECONDS = 0.1  # between two calls of `report`
 cdef Py_ssize_t GATHERED_BYTES = 64 * 1024  # that pay for handing them to another thread
 cdef Py_ssize_t PREDICTION_ROWS = 512  # of a block in which the logits of many rows are formed
 # Below these an update of finite parameters is finite. What it adds to a parameter is less than half the distance between the two
-# largest numbers of float32, 1e31, so no parameter overflows, however large it is.
-cdef double LARGE_NUMBER = 1e15   # of a gradient or a state of the optimizer
-cdef double LARGE_RATE = 1e3      # of a learning rate
+# largest numbers of float32, 1e31, so no parameter overflows, however large it is; or it is the decay of plain SGD, which makes
+# the parameter smaller.
+cdef double LARGE_NUMBER = 1e15   # of a gradient, of what weight decay adds to it, or of a state of the optimizer
+cdef double LARGE_RATE = 1e3      # of a learning rate, by which Adam multiplies the first moment over its bias
 cdef double LARGE_DECAY = 1.0     # of a weight decay, and of its product with the learning rate
 cdef double SMALL_EPSILON = 1e-12  # of what Adam divides by
 cdef int64_t MOST_STEPS = <int64_t>1 << 62  # that an optimizer may have made; the number of the last one of a call fits in int64
 
 
 # -- what comes from Python ------------------------------------------------------------------------------------------------
-
-
-cdef Update update_of(optimizer, parameters) except *:
-    """What an optimizer of fastbp.optimizers does to `parameters`; it keeps its state vectors alive."""
-    cdef Update u
-    memset(&u, 0, sizeof(u))
-    rates, state = optimizer.hyper_parameters(parameters.dtype), optimizer.state(parameters)
-    if len(state) > 0:
-        u.first = vector_of(state[0], WRITE)
-    if len(state) > 1:
-        u.second = vector_of(state[1], WRITE)
-    if optimizer.name == "adam":
-        u.numbers.rule = FBP_ADAM
-        rate, u.numbers.beta_1, u.numbers.beta_2, u.numbers.epsilon, decay = rates
-    else:
-        u.numbers.rule = FBP_SGD
-        rate, u.numbers.momentum, u.numbers.nesterov, decay = rates
-    u.numbers.learning_rate, u.numbers.weight_decay = rate, decay
-    return u
 
 
 cdef double largest_target(str loss):
@@ -106,7 +106,8 @@ cdef struct Call:
     Py_ssize_t count, batch_size
     Update *u
     int64_t first_step
-    void *report           # a Python object
+    void *optimizer        # Python objects
+    void *report
     double loss            # the sum over the rows, or the mean
     Py_ssize_t start, done  # rows and batches that are finished
     Failure failure
@@ -150,51 +151,78 @@ cdef double largest_of(Py_ssize_t n, const double *x) noexcept nogil:
     return most
 
 
-cdef bint large(Net *net, const char *x) noexcept nogil:
-    return x != NULL and not net.k.largest_magnitude(net.count, x, NULL) < LARGE_NUMBER
+# The largest magnitudes of the parameters, where weight decay adds them to the state, and of the state; or bounds of them.
+cdef struct Largest:
+    double w, first, second
 
 
-cdef bint may_overflow(Net *net, const Update *u) noexcept nogil:
-    """Whether an update might make a parameter or a state infinite though the gradient is below LARGE_NUMBER."""
-    cdef double rate = u.numbers.learning_rate, decay = u.numbers.weight_decay
-    return rate > LARGE_RATE or decay > LARGE_DECAY or rate * decay > LARGE_DECAY or large(net, u.first) or \
-        large(net, u.second) or (u.numbers.rule == FBP_ADAM and u.numbers.epsilon < SMALL_EPSILON)
+cdef double largest_in(Net *net, const char *x) noexcept nogil:
+    return 0 if x == NULL else net.k.largest_magnitude(net.count, x, NULL)
+
+
+cdef Largest measured(Net *net, const Update *u) noexcept nogil:
+    cdef bint decays = u.numbers.weight_decay != 0 and u.first != NULL
+    return Largest(largest_in(net, net.w if decays else NULL), largest_in(net, u.first), largest_in(net, u.second))
+
+
+cdef double rate_of(const Update *u) noexcept nogil:
+    return u.numbers.learning_rate / u.numbers.bias_1 if u.numbers.rule == FBP_ADAM else u.numbers.learning_rate
+
+
+cdef bint may_overflow(const Update *u, double gradient, const Largest *most) noexcept nogil:
+    """Whether an update by a gradient up to `gradient` might make a parameter or a state infinite; of NaN it might."""
+    cdef double rate = rate_of(u), decay = u.numbers.weight_decay
+    if rate > LARGE_RATE or decay > LARGE_DECAY or rate * decay > LARGE_DECAY:
+        return True
+    if u.numbers.rule == FBP_ADAM and u.numbers.epsilon < SMALL_EPSILON:
+        return True
+    return not (gradient < LARGE_NUMBER and decay * most.w < LARGE_NUMBER and most.first < LARGE_NUMBER and
+                most.second < LARGE_NUMBER)
+
+
+cdef void add_update(const Update *u, double gradient, Largest *most) noexcept nogil:
+    """Make them bounds of what there is after an update by a gradient up to `gradient`."""
+    cdef double g = gradient + u.numbers.weight_decay * most.w, mu = u.numbers.momentum
+    if u.first == NULL:
+        return
+    if u.numbers.rule == FBP_ADAM:
+        most.first, most.second = max(most.first, g), max(most.second, g * g)
+        most.w += rate_of(u) * most.first / u.numbers.epsilon
+    else:
+        most.first = mu * most.first + g
+        most.w += rate_of(u) * (g + mu * most.first if u.numbers.nesterov else most.first)
 
 
 cdef int update_on_trial(Net *net, Matrix x, const Update *u, fbp_team *team) except -1 nogil:
     """Make the update; if anything is not finite after it take it back and return 0, else 1."""
     cdef Py_ssize_t bytes = net.count * net.element
     cdef char *vectors[3]
-    cdef char *copy = <char *>malloc(4 * bytes)
-    cdef char *g = copy + 3 * bytes
+    cdef char *g
     cdef bint finite
     cdef int i
-    if copy == NULL:
-        with gil:
-            raise MemoryError(f"no memory for a trial update of {net.count} parameters")
-    try:
-        form_gradient(net, x, g, team)
-        finite = isfinite(net.k.largest_magnitude(net.count, g, NULL))
-        vectors[0], vectors[1], vectors[2] = net.w, u.first, u.second
-        for i in range(3):
-            if vectors[i] != NULL:
-                memcpy(copy + i * bytes, vectors[i], bytes)
-        update_parameters(u, net.k, net.element, net.count, g, net.w, 0, team)
-        for i in range(3):
-            finite = finite and (vectors[i] == NULL or isfinite(net.k.largest_magnitude(net.count, vectors[i], NULL)))
-        for i in range(3):
-            if vectors[i] != NULL and not finite:
-                memcpy(vectors[i], copy + i * bytes, bytes)
-    finally:
-        free(copy)
+    prepare_trial(net)
+    g = net.trial + 3 * bytes
+    form_gradient(net, x, g, team)
+    finite = isfinite(net.k.largest_magnitude(net.count, g, NULL))
+    vectors[0], vectors[1], vectors[2] = net.w, u.first, u.second
+    for i in range(3):
+        if vectors[i] != NULL:
+            memcpy(net.trial + i * bytes, vectors[i], bytes)
+    update_parameters(u, net.k, net.element, net.count, g, net.w, 0, team)
+    for i in range(3):
+        finite = finite and (vectors[i] == NULL or isfinite(net.k.largest_magnitude(net.count, vectors[i], NULL)))
+    for i in range(3):
+        if vectors[i] != NULL and not finite:
+            memcpy(vectors[i], net.trial + i * bytes, bytes)
     return finite
 
 
 cdef int train_batches(Call *c, fbp_team *team) except -1 nogil:
     cdef Net *net = c.net
     cdef Matrix x = c.x, t = c.t
-    cdef bint careful = may_overflow(net, c.u)
-    cdef double loss, most, next_report = 0
+    cdef Largest most = measured(net, c.u)
+    cdef double loss, largest, bound, next_report = 0
+    cdef bint trial
     if c.order != NULL:
         x.data, x.row = net.batch_x, x.columns * x.element
         t.data, t.row = net.batch_t, t.columns * t.element
@@ -210,20 +238,25 @@ cdef int train_batches(Call *c, fbp_team *team) except -1 nogil:
             c.failure = LOSS
             return 0
         set_step(c.u, c.first_step + c.done)
-        if not careful:
-            most = largest_input(net, 0, x) if c.order == NULL else largest_of(x.rows, net.batch_most)
-            careful = not gradient_bound(net, x, most) < LARGE_NUMBER
-        if not careful:
+        largest = largest_input(net, 0, x) if c.order == NULL else largest_of(x.rows, net.batch_most)
+        bound = gradient_bound(net, x, largest)
+        trial = may_overflow(c.u, bound, &most)
+        if trial:  # or the bounds have only grown too far from what they bound
+            most = measured(net, c.u)
+            trial = may_overflow(c.u, bound, &most)
+        if not trial:
             update(net, x, c.u, team)
         elif not update_on_trial(net, x, c.u, team):
             c.failure = GRADIENT
             return 0
+        add_update(c.u, bound, &most)
         c.loss += loss * x.rows
         c.start += x.rows
         c.done += 1
         if poll(&net.unpolled, 0) and c.report != NULL:
             with gil:
                 if perf_counter() >= next_report:
+                    (<object>c.optimizer).steps = c.first_step + c.done - 1
                     (<object>c.report)(c.done, c.loss / c.start)
                     next_report = perf_counter() + REPORT_SECONDS
     return 0
@@ -231,12 +264,14 @@ cdef int train_batches(Call *c, fbp_team *team) except -1 nogil:
 
 cdef int step_once(Call *c, fbp_team *team) except -1 nogil:
     """One update, or none: then `done` stays 0."""
-    cdef double most
+    cdef Largest most
+    cdef double bound
     c.loss = deltas(c.net, c.x, c.t, c.net.gradient, team)
     if not isfinite(c.loss):
         return 0
-    most = largest_input(c.net, 0, c.x)
-    if gradient_bound(c.net, c.x, most) < LARGE_NUMBER and not may_overflow(c.net, c.u):
+    bound = gradient_bound(c.net, c.x, largest_input(c.net, 0, c.x))
+    most = measured(c.net, c.u)
+    if not may_overflow(c.u, bound, &most):
         update(c.net, c.x, c.u, team)
         c.done = 1
     return 0
@@ -257,20 +292,37 @@ cdef int find_logits(Call *c, fbp_team *team) except -1 nogil:
     return 0
 
 
+cdef bint overlaps(const Matrix *m, const char *vector, Py_ssize_t bytes) noexcept nogil:
+    return vector != NULL and m.data < vector + bytes and vector < m.data + m.rows * m.row
+
+
+cdef bint writeable(cnp.ndarray parameters, tuple state):
+    for vector in state:
+        if not cnp.PyArray_ISWRITEABLE(vector):
+            return False
+    return cnp.PyArray_ISWRITEABLE(parameters)
+
+
 cdef class Network:
     cdef readonly tuple layer_sizes
     cdef readonly str activation, loss
-    cdef readonly object parameters
-    cdef readonly int n_threads
+    cdef readonly cnp.ndarray parameters
+    cdef readonly object n_threads  # or None: as many as max_threads() says when a call begins
     cdef object dtype
     cdef bint by_class              # the targets may be labels
     cdef double largest_target
-    cdef bint busy                  # a call is under way: it owns the work space
+    cdef PyThread_type_lock turn    # of a call: it owns the work space, and the fields below;
+    cdef unsigned long owner        # the thread that made the call, or 0
     cdef Net net
     cdef object rates, state        # of the optimizer of the last step,
     cdef Update last_update         # and its update
 
-    def __init__(self, layer_sizes, str activation, str loss, parameters, int n_threads):
+    def __cinit__(self):
+        self.turn = PyThread_allocate_lock()
+        if self.turn == NULL:
+            raise MemoryError("no memory for a lock")
+
+    def __init__(self, layer_sizes, str activation, str loss, parameters, n_threads):
         cdef Net *net = &self.net
         cdef Layer *layer
         cdef Py_ssize_t at = 0
@@ -278,7 +330,7 @@ cdef class Network:
         self.parameters, self.n_threads = parameters, n_threads
         self.dtype, self.by_class = np.dtype(parameters.dtype.type), loss == "softmax_cross_entropy"
         self.largest_target = largest_target(loss)
-        net.element, net.count, net.n_threads = parameters.itemsize, parameters.size, n_threads
+        net.element, net.count = parameters.itemsize, parameters.size
         net.k = kernels_for(net.element)
         net.w = vector_of(parameters, WRITE)
         net.kind, net.error = activation_kind(activation), row_error_named(loss)
@@ -295,23 +347,57 @@ cdef class Network:
             at = layer.bias + layer.outputs * net.element
 
     def __dealloc__(self):
+        give_back(&self.net)
         free(self.net.layers)
-        free(self.net.memory)
+        if self.turn != NULL:
+            PyThread_free_lock(self.turn)
+
+    cdef int take_turn(self) except -1:
+        cdef unsigned long me = PyThread_get_thread_ident()
+        if not PyThread_acquire_lock(self.turn, NOWAIT_LOCK):
+            if self.owner == me:
+                raise RuntimeError("network: got a call during another one, from a callback or a signal handler; "
+                                   "expected it to be over")
+            self.wait_for_turn()
+        self.owner = me
+        return 0
+
+    cdef int wait_for_turn(self) except -1:
+        cdef PyLockStatus status = PY_LOCK_INTR
+        while status == PY_LOCK_INTR:
+            with nogil:
+                status = PyThread_acquire_lock_timed(self.turn, -1, True)
+            if status == PY_LOCK_INTR:
+                PyErr_CheckSignals()
+        return 0
+
+    cdef void end_turn(self) noexcept:
+        self.owner = 0
+        PyThread_release_lock(self.turn)
 
     cdef int run(self, Call *call, Work work, Py_ssize_t rows, double nanoseconds) except -1:
-        """work(call) in a work space for `rows` rows, on as many threads as pay."""
-        if self.busy:
-            raise RuntimeError("network: got a call during another one, from a callback, a signal handler or a thread; expected "
-                               "it to be over")
-        self.busy = True
+        """work(call) in a work space for `rows` rows, on as many threads as pay. It is this thread's turn."""
+        cdef int threads = threads_for(2, nanoseconds)  # how many it may use is not asked where one is enough
+        if threads > 1:
+            threads = threads_for(plain_threads(self.n_threads), nanoseconds)
+        prepare(&self.net, rows, call.t.columns * call.t.element, threads)
+        call.net = &self.net
         try:
-            prepare(&self.net, rows, call.t.columns * call.t.element)
-            call.net = &self.net
             with nogil:
-                on_team(work, call, threads_for(self.n_threads, nanoseconds))
+                on_team(work, call, threads)
         finally:
-            self.busy = False
+            tidy(&self.net, rows)
         return 0
+
+    def snapshot(self):
+        """A copy of the parameters as they are between two updates; from a callback or a signal handler, too."""
+        if self.owner == PyThread_get_thread_ident():
+            return self.parameters.copy()
+        self.take_turn()
+        try:
+            return self.parameters.copy()
+        finally:
+            self.end_turn()
 
     def logits(self, x, out):
         cdef Matrix to = matrix_of(out, WRITE)
@@ -319,33 +405,53 @@ cdef class Network:
         memset(&call, 0, sizeof(call))
         call.x, call.out, call.out_row = matrix_of(x, READ), to.data, to.row
         cdef Py_ssize_t rows = min(call.x.rows, PREDICTION_ROWS)
-        self.run(&call, <Work>find_logits, rows, forward_work(&self.net, rows))
+        self.take_turn()
+        try:
+            self.run(&call, <Work>find_logits, rows, forward_work(&self.net, rows))
+        finally:
+            self.end_turn()
 
     def gradient(self, x, targets, gradient) -> float:
         cdef Call call
         memset(&call, 0, sizeof(call))
         call.x, call.t, call.out = matrix_of(x, READ), matrix_of(targets, READ), vector_of(gradient, WRITE)
-        self.run(&call, <Work>find_gradient, call.x.rows, step_work(&self.net, call.x.rows))
+        self.take_turn()
+        try:
+            self.run(&call, <Work>find_gradient, call.x.rows, step_work(&self.net, call.x.rows))
+        finally:
+            self.end_turn()
         return call.loss
 
     def train(self, x, targets, const int64_t[::1] order, Py_ssize_t batch_size, optimizer, report):
         cdef Call call
-        cdef Update u = update_of(optimizer, self.parameters)
         memset(&call, 0, sizeof(call))
-        call.x, call.t, call.batch_size, call.u = matrix_of(x, READ), matrix_of(targets, READ), batch_size, &u
-        call.count, call.first_step = call.x.rows, optimizer.steps + 1
+        call.x, call.t, call.batch_size = matrix_of(x, READ), matrix_of(targets, READ), batch_size
+        call.count = call.x.rows
         if order is not None:
             call.count = order.shape[0]
             if call.count > 0:
                 call.order = &order[0]
+        call.optimizer = <void *>optimizer
         if report is not None:
             call.report = <void *>report
         cdef Py_ssize_t rows = min(batch_size, call.count)
+        self.take_turn()
         try:
-            self.run(&call, <Work>train_batches, rows, step_work(&self.net, rows))
+            self.train_in_turn(&call, rows, optimizer)
         finally:
-            optimizer.steps += call.done
+            self.end_turn()
         return call.loss / call.start if call.start > 0 else NAN, call.done, FAILURES[<int>call.failure]
+
+    cdef int train_in_turn(self, Call *call, Py_ssize_t rows, optimizer) except -1:
+        rates = optimizer.hyper_parameters(self.dtype)
+        state = optimizer.state(self.parameters)  # kept, though a callback may reset the optimizer
+        cdef Update u = update_of(optimizer, rates, state)
+        call.u, call.first_step = &u, optimizer.steps + 1
+        try:
+            self.run(call, <Work>train_batches, rows, step_work(&self.net, rows))
+        finally:
+            optimizer.steps = call.first_step + call.done - 1
+        return 0
 
     def step(self, x, targets, optimizer) -> float | None:
         """Train on one batch and return its mean error; None, and nothing is done, unless all is in order at first sight."""
@@ -360,16 +466,31 @@ cdef class Network:
             return None
         if not (isnan(self.largest_target) or targets_within(call.t, self.largest_target)):
             return None
+        self.take_turn()
+        try:
+            self.step_in_turn(&call, optimizer)
+        finally:
+            self.end_turn()
+        return call.loss if call.done > 0 else None
+
+    cdef int step_in_turn(self, Call *call, optimizer) except -1:
+        cdef tuple rates = optimizer.hyper_parameters(self.dtype), state = optimizer.state(self.parameters)
+        if rates != self.rates or state is not self.state:
+            self.last_update, self.rates, self.state = update_of(optimizer, rates, state), rates, state
+        if not writeable(self.parameters, state) or self.is_written(&call.x) or self.is_written(&call.t):
+            return 0
         steps = optimizer.steps
         if type(steps) is not int or not 0 <= steps <= MOST_STEPS:
-            return None
-        rates, state = optimizer.hyper_parameters(self.dtype), optimizer.state(self.parameters)
-        if rates != self.rates or state is not self.state:
-            self.last_update, self.rates, self.state = update_of(optimizer, self.parameters), rates, state
+            return 0
         call.u, call.first_step = &self.last_update, steps + 1
         set_step(call.u, call.first_step)
-        self.run(&call, <Work>step_once, call.x.rows, step_work(&self.net, call.x.rows))
-        if call.done == 0:
-            return None
-        optimizer.steps = steps + 1
-        return call.loss
+        self.run(call, <Work>step_once, call.x.rows, step_work(&self.net, call.x.rows))
+        if call.done > 0:
+            optimizer.steps = steps + 1
+        return 0
+
+    cdef bint is_written(self, const Matrix *m) noexcept:
+        """Whether an update writes into it: part of it is a parameter, or of the optimizer's state."""
+        cdef Py_ssize_t bytes = self.net.count * self.net.element
+        return overlaps(m, self.net.w, bytes) or overlaps(m, self.last_update.first, bytes) or \
+            overlaps(m, self.last_update.second, bytes)

@@ -9,6 +9,9 @@ cdef struct Update:
     char *first                   # SGD: velocity or NULL; Adam: first moment
     char *second                  # Adam: second moment
 
+# What an optimizer of fastbp.optimizers does at these rates, with the state vectors that it keeps: the caller keeps them alive.
+cdef Update update_of(optimizer, tuple rates, tuple state) except *
+
 # Before an update: which step it is, from 1.
 cdef void set_step(Update *u, int64_t step) noexcept nogil
 

@@ -24,9 +24,10 @@ cdef struct Net:
     int depth, kind              # number of layers; the hidden layers' activation
     bint keeps_input             # the activation's slope is a function of its input
     RowError error
-    int n_threads
+    int n_threads                # of the call under way
 
     Py_ssize_t capacity
+    int most_threads             # for which the scratch is large enough
     Py_ssize_t target_row        # bytes of a row of targets
     char *memory
     Py_ssize_t used
@@ -35,13 +36,20 @@ cdef struct Net:
     double *batch_most           # the largest magnitude of each of its rows
     char *bias_gradients         # (outputs) of all layers, one after another
     char *gradient               # (count), or NULL where no batch needs it
+    char *trial                  # (4, count) for updates on trial: NULL until there is one
+    Py_ssize_t usual             # rows of the last call
     char *formed                 # the gradient in which that of the last layer stands already, since the deltas; or NULL
     char *scratch                # of a product, or of the error
     double unpolled              # nanoseconds of work since the last look at pending signals
 
-# Make sure that the work space holds `rows` rows, with targets of so many bytes each, and that the primitives are those of the
-# instruction set in use.
-cdef int prepare(Net *net, Py_ssize_t rows, Py_ssize_t target_row) except -1
+# Before a call on `rows` rows: make sure that the work space holds them, with targets of so many bytes each, and scratch for
+# n_threads, and that the primitives are those of the instruction set in use. After it, and at the end: give memory back.
+cdef int prepare(Net *net, Py_ssize_t rows, Py_ssize_t target_row, int n_threads) except -1
+cdef void tidy(Net *net, Py_ssize_t rows) noexcept nogil
+cdef void give_back(Net *net) noexcept nogil
+
+# Memory for updates on trial.
+cdef int prepare_trial(Net *net) except -1 nogil
 
 # Nanoseconds that one thread needs for the forward pass, and for a whole step.
 cdef double forward_work(Net *net, Py_ssize_t rows) noexcept nogil

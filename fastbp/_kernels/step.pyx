@@ -1,7 +1,7 @@
 """One training step of a dense network: forward, error, deltas; then, from them, gradient or update.
 
 A. One block of memory holds everything that a step needs, and grows only when a larger batch comes. In a step nothing is
-   allocated and no Python runs.
+   allocated and no Python runs. A large block is kept only while batches of about that size come.
 B. Addresses without a dtype: a step is written once for float32 and float64.
 C. All deltas come first, then all gradients. So it is known that an update is finite before the first parameter changes, and the
    recursion has passed through every weight before it does.
@@ -32,6 +32,8 @@ from fastbp._kernels.team cimport poll
 cdef double UPDATE_PER_COLUMN = 2.5e8  # multiply-adds of a thread, for each column of a tile, in which no signal is looked for
 cdef Py_ssize_t SLICE = 1024**2  # elements of an activation, or whose maximum is found, between two looks at signals
 cdef double ELEMENT_WORK = 20    # nanoseconds, at most, that an activation takes for each
+cdef Py_ssize_t LARGE_SPACE = 64 * 1024 * 1024  # bytes of a work space that are not kept for the sake of a single call,
+cdef Py_ssize_t UNUSUAL = 8  # one of so many times the rows of another
 cdef Py_ssize_t MOST_LOGITS = 64 * 1024 * 1024  # bytes of them that are held at a time, as in linear_softmax_cross_entropy
 
 
@@ -51,7 +53,7 @@ cdef bint by_blocks(Net *net, Py_ssize_t rows) noexcept nogil:
 cdef Py_ssize_t most_scratch(Net *net, Product *p) noexcept nogil:
     """Of the product in pieces or not: with a row less it may be the other."""
     p.epilogue.in_pieces = True
-    return product_scratch(p, net.n_threads)
+    return product_scratch(p, net.most_threads)
 
 
 cdef void lay_out(Net *net, char *base, Py_ssize_t rows) noexcept nogil:
@@ -69,7 +71,7 @@ cdef void lay_out(Net *net, char *base, Py_ssize_t rows) noexcept nogil:
     none.rows = min(rows, most_rows(net))
     set_last_layer(net, &whole, none, none, net.w)
     whole.in_pieces = True
-    scratch = block_scratch(&whole, none.rows, net.n_threads)
+    scratch = block_scratch(&whole, none.rows, net.most_threads)
     last.a = last.z = last.delta = take(base, &net.used, lay_out_blocks(&whole, most_rows(net), NULL, &blocks))
     none.rows = rows
     for i in range(net.depth):
@@ -93,17 +95,28 @@ cdef void lay_out(Net *net, char *base, Py_ssize_t rows) noexcept nogil:
     net.batch_most = <double *>take(base, &net.used, times(rows, sizeof(double)))
     net.bias_gradients = take(base, &net.used, outputs * net.element)
     net.gradient = NULL
-    if by_blocks(net, rows) or not fused(net, rows):
+    if by_blocks(net, rows) or not fused(net, rows, 1):
         net.gradient = take(base, &net.used, net.count * net.element)
     net.scratch = take(base, &net.used, scratch)
 
 
-cdef int prepare(Net *net, Py_ssize_t rows, Py_ssize_t target_row) except -1:
+cdef void give_back(Net *net) noexcept nogil:
+    free(net.memory)
+    free(net.trial)
+    net.memory = net.trial = NULL
+    net.capacity = net.target_row = net.used = net.most_threads = 0
+
+
+cdef int prepare(Net *net, Py_ssize_t rows, Py_ssize_t target_row, int n_threads) except -1:
     cdef const fbp_kernels *k = kernels_for(net.element)
-    if rows <= net.capacity and target_row <= net.target_row and k == net.k:
+    net.n_threads = n_threads
+    if net.used > LARGE_SPACE and net.capacity // UNUSUAL > rows:
+        give_back(net)
+    if rows <= net.capacity and target_row <= net.target_row and n_threads <= net.most_threads and k == net.k:
         return 0
     net.k = k
     rows, net.target_row = max(rows, net.capacity), max(target_row, net.target_row)
+    net.most_threads = max(n_threads, net.most_threads)
     lay_out(net, NULL, rows)
     free(net.memory)
     net.capacity = 0
@@ -112,6 +125,24 @@ cdef int prepare(Net *net, Py_ssize_t rows, Py_ssize_t target_row) except -1:
         raise MemoryError(f"no memory for a batch of {rows} rows: {net.used} bytes of work space")
     lay_out(net, space_start(net.memory, net.used), rows)
     net.capacity = rows
+    return 0
+
+
+cdef void tidy(Net *net, Py_ssize_t rows) noexcept nogil:
+    if net.used > LARGE_SPACE and rows // UNUSUAL > net.usual:
+        give_back(net)
+    elif net.trial != NULL and 4 * net.count * net.element > LARGE_SPACE:
+        free(net.trial)
+        net.trial = NULL
+    net.usual = rows
+
+
+cdef int prepare_trial(Net *net) except -1 nogil:
+    if net.trial == NULL:
+        net.trial = <char *>malloc(4 * net.count * net.element)
+    if net.trial == NULL:
+        with gil:
+            raise MemoryError(f"no memory for a trial update of {net.count} parameters")
     return 0
 
 
@@ -353,7 +384,7 @@ cdef double gradient_bound(Net *net, Matrix x, double most) except? -1 nogil:
     return bound
 
 
-cdef bint fused(Net *net, Py_ssize_t rows) noexcept nogil:
+cdef bint fused(Net *net, Py_ssize_t rows, int n_threads) noexcept nogil:
     """Whether updates go without a gradient in memory, where it does not come with the deltas: its sums are of one block, and all
     of it takes less than 0.2 s, for it is not to be torn by a signal."""
     cdef double number = 0
@@ -365,7 +396,7 @@ cdef bint fused(Net *net, Py_ssize_t rows) noexcept nogil:
     for i in range(net.depth - by_blocks(net, rows)):
         set_gradient(net, &p, i, none, NULL)
         number += operations(&p)
-    return rows <= net.k.tile_depth() and number < UPDATE_PER_COLUMN * net.k.tile_columns() * net.n_threads
+    return rows <= net.k.tile_depth() and number < UPDATE_PER_COLUMN * net.k.tile_columns() * n_threads
 
 
 cdef int update(Net *net, Matrix x, const Update *u, fbp_team *team) except -1 nogil:
@@ -373,7 +404,7 @@ cdef int update(Net *net, Matrix x, const Update *u, fbp_team *team) except -1 n
     cdef Product p
     cdef char *bias_gradient = net.bias_gradients
     cdef Py_ssize_t i
-    if not fused(net, x.rows):
+    if not fused(net, x.rows, net.n_threads):
         gradient(net, x, net.gradient, team)
         update_parameters(u, net.k, net.element, net.count, net.gradient, net.w, 0, team)
         return 0
