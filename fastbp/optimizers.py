@@ -8,6 +8,7 @@ the place of g.
 from __future__ import annotations
 
 import weakref
+from abc import abstractmethod
 from collections.abc import Callable
 from typing import Any
 
@@ -193,11 +194,13 @@ class Optimizer:
         self._state: tuple[np.ndarray, ...] = ()
         self._owner = None
 
+    @abstractmethod
     def hyper_parameters(self, dtype: np.dtype | None = None) -> tuple[float, ...]:
-        raise NotImplementedError
+        """The rates, checked, as the kernel takes them."""
 
+    @abstractmethod
     def state(self, parameters: np.ndarray) -> tuple[np.ndarray, ...]:
-        raise NotImplementedError
+        """The vectors that go with `parameters`, in the order of `vectors`, or none."""
 
     def update(self, parameters: np.ndarray, gradient: ArrayLike, *, n_threads: int | None = None) -> None:
         """One step, in place: parameters, state and `steps` change together, or not at all.
