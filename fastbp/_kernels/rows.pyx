@@ -194,7 +194,7 @@ cdef void set_class_weight(Rows *r, const double *weight) noexcept nogil:
 
 
 cdef double class_unit(const Rows *r) noexcept nogil:
-    return ldexp(1, -r.class_exponent)
+    return 1 if r.class_exponent == 0 else ldexp(1, -r.class_exponent)
 
 
 cdef double class_weight_of(const Rows *r, const Scratch *s, Py_ssize_t n) noexcept nogil:
