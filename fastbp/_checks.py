@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -305,10 +305,23 @@ def _cast(given: np.ndarray, dtype: np.dtype | None) -> np.ndarray:
     if given.nbytes <= _CAST_BYTES:
         return np.array(given, dtype, order="C")
     new = np.empty(given.shape, dtype or given.dtype)
-    step = max(1, len(given) * _CAST_BYTES // given.nbytes)
+    step = _rows_at_a_time(given)
     for start in range(0, len(given), step):
         new[start : start + step] = given[start : start + step]
     return new
+
+
+def _rows_at_a_time(given: np.ndarray) -> int:
+    return max(1, len(given) * _CAST_BYTES // given.nbytes)
+
+
+def blocks(given: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+    """All different rows, in blocks with their first row's number; of rows that are the same memory there is one."""
+    if given.size:
+        distinct = given if given.strides[0] else given[:1]
+        step = _rows_at_a_time(distinct)
+        for start in range(0, len(distinct), step):
+            yield start, distinct[start : start + step]
 
 
 # Targets and weights ----------------------------------------------------------------------------------------

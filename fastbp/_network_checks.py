@@ -16,6 +16,7 @@ from fastbp._checks import (
     Interval,
     TargetIndexError,
     array,
+    blocks,
     integer,
     integers,
     reals,
@@ -80,22 +81,22 @@ def some_examples(name: str, given: np.ndarray) -> np.ndarray:
 
 def finite_rows(name: str, value: Any, given: np.ndarray) -> np.ndarray:
     """`given`, rows of floats, if all are finite; the error quotes `value`, from which they were cast."""
-    if not _all_finite(given):
-        row, column = first_where(~np.isfinite(given))
-        number = np.asarray(value)[row, column]
-        raise ValueError(
-            f"{name}: row {row} has {number} in column {column}, expected numbers that are finite in {given.dtype}"
-        )
+    for start, block in blocks(given):
+        if not _all_finite(block):
+            row, column = first_where(~np.isfinite(block))
+            got = f"row {start + row} has {np.asarray(value)[start + row, column]} in column {column}"
+            raise ValueError(f"{name}: {got}, expected numbers that are finite in {given.dtype}")
     return given
 
 
 def decided_rows(name: str, logits: np.ndarray) -> np.ndarray:
     """`logits` of the rows of `name`, if none is NaN, of which no prediction could be made."""
-    if not _all_finite(logits) and np.isnan(logits).any():
-        row, _ = first_where(np.isnan(logits))
-        raise ValueError(
-            f"{name}: row {row} gives NaN, expected parameters that are finite and not too large"
-        )
+    for start, block in blocks(logits):
+        if not _all_finite(block) and np.isnan(block).any():
+            row = start + first_where(np.isnan(block))[0]
+            raise ValueError(
+                f"{name}: row {row} gives NaN, expected parameters that are finite and not too large"
+            )
     return logits
 
 
@@ -129,19 +130,21 @@ def targets(
         expected = f"({n}, {n_outputs}){other}, one target for each row of inputs"
         raise ValueError(f"{name}: got shape {given.shape}, expected {expected}")
     checked = rows(reals(name, given), inputs.dtype)
-    if allowed is not None and checked.size:
+    if allowed is not None:
         _within(name, given, checked, allowed)
     return checked
 
 
 def _within(name: str, given: np.ndarray, checked: np.ndarray, allowed: Interval) -> None:
     """Refuse targets outside `allowed`, as NaN is; `checked` is what `given` was cast to."""
-    if not (float(checked.min()) >= allowed.low and float(checked.max()) <= allowed.high):
-        wide = checked.astype(np.float64)  # as `high` is
-        row, column = first_where(~((wide >= allowed.low) & (wide <= allowed.high)))
-        place = f" in column {column}" if given.shape[1] > 1 else ""
-        held = f" that {checked.dtype} can hold" if np.isinf(checked[row, column]) else ""
-        raise ValueError(f"{name}: row {row} is {given[row, column]}{place}, expected {allowed.text}{held}")
+    for start, block in blocks(checked):
+        if not (float(block.min()) >= allowed.low and float(block.max()) <= allowed.high):
+            wide = block.astype(np.float64)  # as `high` is
+            row, column = first_where(~((wide >= allowed.low) & (wide <= allowed.high)))
+            place = f" in column {column}" if given.shape[1] > 1 else ""
+            held = f" that {checked.dtype} can hold" if np.isinf(block[row, column]) else ""
+            got = f"row {start + row} is {given[start + row, column]}{place}"
+            raise ValueError(f"{name}: {got}, expected {allowed.text}{held}")
 
 
 def _classes(name: str, given: np.ndarray, n: int, n_classes: int) -> np.ndarray:
