@@ -103,6 +103,13 @@ def test_only_code_is_changed(path: str) -> None:
         assert all(part in wrong for part in kept), wrong
 
 
+def test_unrolled_loops_do_not_go_on() -> None:
+    source = "void f(void) { UNROLL for (int i = 0; i < 4; i++) x[i] = a < b; }"
+    found = {source[: f.start] + f.replacement + source[f.end :] for f in faults_of("a.c", source)}
+    assert any("i < 4 - 1;" in each for each in found) and any("a <= b" in each for each in found)
+    assert not any("i <= 4;" in each or "i < 4 + 1;" in each for each in found)
+
+
 def test_python_stays_python() -> None:
     for wrong in mutants("scale.py"):
         ast.parse(wrong)

@@ -36,29 +36,22 @@ from pathlib import Path
 import numpy
 from faults import Fault, faults_of
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "tests"))
+from quick import ROOMS, rooms_of  # noqa: E402
+
 LEFT_OUT = {
-    "src_c/fastbp.h",
-    "src_c/permission.h",
-}  # declarations; what asks the system for its leave to use tiles
+    "src_c/fastbp.h",  # declarations
+    "src_c/core.h",  # on which core a thread runs
+    "src_c/permission.h",  # for a tile unit: what asks the system for leave to use it,
+    "src_c/gemm/amx.h",  # products on it,
+    "src_c/gemm/product.h",  # and which products go there
+}
 MEMORY = 16 << 30  # bytes of address space of a test run: a fault must not take the machine with it
 KINDS, FOLDERS = (".py", ".pyx", ".pxd", ".h", ".c", ".def"), ("fastbp", "src_c", "tests")
 
-# Which test files are likely to notice first, by a part of the path; all others follow, and the slow ones come last.
-LIKELY = {
-    r"softmax|many_classes|loss|rows": "losses_at_once many_classes losses losses_edges losses_options",
-    r"last_layer": "linear_softmax_cross_entropy",
-    r"activation|math/|simd/": "activations losses layers",
-    r"optimizer": "optimizers optimizer_calls",
-    r"gemm/|linear|layers": "layers linear_softmax_cross_entropy network_kernels",
-    r"step|network|optimizer|model|training": "network_kernels model fit persistence",
-    r"_checks": "bad_calls unusual_calls outputs",
-    r"_reference": "by_hand twin_gradients twin_digits twin_edges",
-    r"team|pool|counts": "threads",
-    r"team|pool|spare|pages|gather|memory|dispatch": "large_arrays outputs backends regressions network_kernels",
-}
 PYTEST = "-m pytest -x -q -n0 --tb=line -p no:cacheprovider -p tools.one_engine"
-SLOW = "twin_digits twin_training docs bench c distribution"
+SLOW = ("twin_training", "docs", "bench", "c", "distribution")  # they come last
 
 
 # -- what may be wrong ---------------------------------------------------------------------------------------------------------
@@ -218,12 +211,13 @@ def build(folder: Path, skips: set[str] = frozenset()) -> bool:
 
 
 def test_files(path: str) -> tuple[list[str], list[str]]:
-    """The test files that are likely to notice a fault in `path`, and all others, slow ones last."""
+    """The test files that are likely to notice a fault in `path`, those of its rooms, and all others, slow ones last."""
     names = [path.stem.removeprefix("test_") for path in sorted(Path("tests").glob("test_*.py"))]
-    likely = [name for part, hints in LIKELY.items() if re.search(part, path) for name in hints.split()]
-    first = [name for name in dict.fromkeys(likely) if name in names]
-    others = sorted(set(names) - set(first), key=lambda name: (name in SLOW.split(), name))
-    return [f"tests/test_{name}.py" for name in first], [f"tests/test_{name}.py" for name in others]
+    likely = dict.fromkeys(
+        name for room in rooms_of(path) for name in ROOMS[room][1].split() if name not in SLOW
+    )
+    others = sorted(set(names) - set(likely), key=lambda name: (name in SLOW, name))
+    return [f"tests/test_{name}.py" for name in likely], [f"tests/test_{name}.py" for name in others]
 
 
 def tested(
