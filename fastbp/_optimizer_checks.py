@@ -81,6 +81,7 @@ def for_network(name: str, optimizer: Any, *kinds: Any) -> Any:
 
 def written(name: str, parameters: np.ndarray, optimizer: Any) -> tuple[np.ndarray, ...]:
     """The vectors that an update of `parameters` writes, if they can be written."""
+    optimizer.hyper_parameters(parameters.dtype)  # the rates tell which state there is
     state: tuple[np.ndarray, ...] = optimizer.state(flat(name, parameters))
     for each, kept in zip(optimizer.vectors, state, strict=False):
         writable(each, kept, parameters.shape, parameters.dtype)
