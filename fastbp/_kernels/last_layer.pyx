@@ -197,6 +197,7 @@ cdef Py_ssize_t choose(const LastLayer *layer, Py_ssize_t start, Py_ssize_t rows
     cdef Py_ssize_t n, found = 0
     for n in range(start, r.N):
         if not is_read(r, n):
+            stayed(r, layer.read == r.N)  # there is no room to gather rows where all were to be read
             unread(layer, n)
         elif found < rows:
             b.order[found] = n
