@@ -1,7 +1,10 @@
 """The compiled kernels: which rows, tiles and layers, in which order, on which threads. The NumPy twin is fastbp._reference."""
 
 # Modules of which only C is used: named here, so that whoever collects a program's modules finds them.
-from fastbp._kernels import memory, rows, step, team  # noqa: F401
+import fastbp._kernels.memory
+import fastbp._kernels.rows
+import fastbp._kernels.step
+import fastbp._kernels.team
 from fastbp._kernels.activation import (
     activation_backward,
     gelu,
