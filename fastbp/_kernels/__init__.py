@@ -4,7 +4,7 @@
 import fastbp._kernels.memory
 import fastbp._kernels.rows
 import fastbp._kernels.step
-import fastbp._kernels.team
+import fastbp._kernels.team  # noqa: F401
 from fastbp._kernels.activation import (
     activation_backward,
     gelu,
