@@ -74,7 +74,7 @@ def extensions() -> list[Extension]:
     """One extension per .pyx. The primitives are linked into `dispatch` alone; the others reach them through its tables."""
     import numpy
 
-    primitives = ["src_c/dispatch.c", *sorted(str(path) for path in VARIANTS.glob("*.c"))]
+    primitives = ["src_c/isa/dispatch.c", *sorted(str(path) for path in VARIANTS.glob("*.c"))]
     modules = [
         Extension(
             f"fastbp._kernels.{path.stem}",

@@ -9,8 +9,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 ALL_KERNELS = (
-    "src_c/simd/* src_c/math/* src_c/variants/* src_c/real.h src_c/fastbp.h src_c/kernels.* src_c/dispatch.c "
-    "src_c/machine.h fastbp/_kernels/dispatch.*"
+    "src_c/simd/* src_c/math/* src_c/variants/* src_c/real.h src_c/fastbp.h src_c/kernels.* src_c/isa/dispatch.c "
+    "src_c/isa/machine.h fastbp/_kernels/dispatch.*"
 )
 
 ROOMS = {  # name: (whose files, which tests); * stands for folders, too
@@ -33,7 +33,7 @@ ROOMS = {  # name: (whose files, which tests); * stands for folders, too
         "optimizers optimizer_calls",
     ),
     "network": (
-        "fastbp/model.py fastbp/_network_checks.py fastbp/_kernels/network.* fastbp/_kernels/step.* src_c/gather.h",
+        "fastbp/model.py fastbp/_network_checks.py fastbp/_kernels/network.* fastbp/_kernels/step.* src_c/memory/gather.h",
         "network_kernels model fit many_classes",
     ),
     "training": ("fastbp/training.py", "fit"),
@@ -41,11 +41,11 @@ ROOMS = {  # name: (whose files, which tests); * stands for folders, too
     "checks": ("fastbp/_checks.py", "bad_calls both_ways outputs unusual_calls sizes losses_at_once"),
     "twin": ("fastbp/_reference.py", "by_hand twin_digits twin_edges twin_gradients twin_training"),
     "threads": (
-        "src_c/team.h src_c/pool.h src_c/core.h src_c/counts.h fastbp/_kernels/team.* fastbp/_kernels/processors.py "
+        "src_c/threads/* fastbp/_kernels/team.* fastbp/_kernels/processors.py "
         "fastbp/_backend.py fastbp/_threadpoolctl.py",
         "backends threads interrupts c",
     ),
-    "memory": ("src_c/spare.h src_c/pages.h fastbp/_kernels/memory.*", "large_arrays"),
+    "memory": ("src_c/memory/spare.h src_c/memory/pages.h fastbp/_kernels/memory.*", "large_arrays"),
     "c": ("src_c/* tests/c/*", "c"),
     "gradient_check": ("fastbp/gradient_check.py", "gradient_check"),
     "command_line": ("fastbp/cli.py fastbp/__main__.py", "cli"),

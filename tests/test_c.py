@@ -112,7 +112,7 @@ NO_GENERIC = '#include "fastbp.h"\nconst fbp_kernels fbp_generic_float32, fbp_ge
 def test_kernels(toolchain: Toolchain, tmp_path: Path) -> None:
     """No warning, no failure, on all instruction sets."""
     toolchain.skip_unless_it_works(tmp_path)
-    sources = [SOURCE / "dispatch.c", ROOT / "tests/c/test_kernels.c"]
+    sources = [SOURCE / "isa/dispatch.c", ROOT / "tests/c/test_kernels.c"]
     sources += (SOURCE / "variants").glob(f"{toolchain.isa or '*'}_*.c")
     if toolchain.isa:  # `generic` is in the list of every processor, and was tested on this one
         sources.append(tmp_path / "generic.c")
@@ -136,7 +136,7 @@ def test_products_on_a_model_of_the_tile_unit(tmp_path: Path) -> None:
     others = tmp_path / "others.c"
     others.write_text(OTHERS)
     sources = [
-        SOURCE / "dispatch.c",
+        SOURCE / "isa/dispatch.c",
         SOURCE / "variants/avx512_float32.c",
         ROOT / "tests/c/test_kernels.c",
         others,

@@ -78,7 +78,7 @@ double sum_of_exponentials(int n, const double *x)
 def sample(tmp_path: Path) -> Path:
     """A source tree that is built in a second or two."""
     folder = tmp_path / "sample"
-    for path in ("fastbp/_kernels", "fastbp/datasets", "fastbp/__pyinstaller", "src_c/variants"):
+    for path in ("fastbp/_kernels", "fastbp/datasets", "fastbp/__pyinstaller", "src_c/variants", "src_c/isa"):
         (folder / path).mkdir(parents=True)
     for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
         shutil.copyfile(ROOT / name, folder / name)
@@ -87,7 +87,7 @@ def sample(tmp_path: Path) -> Path:
         "fastbp/_config.py": '__version__ = "0"',
         "fastbp/_kernels/__init__.py": "",
         "fastbp/_kernels/dispatch.pyx": MODULE,
-        "src_c/dispatch.c": "int fbp_nothing;",
+        "src_c/isa/dispatch.c": "int fbp_nothing;",
         "src_c/variants/generic_float32.c": PRIMITIVE,
         "src_c/sample.h": "double sum_of_exponentials(int n, const double *x);",
     }
@@ -115,7 +115,7 @@ def test_no_compiler_leaves_the_twin(sample):
 
 
 def test_a_compiler_that_fails_makes_the_installation_fail_with_its_message(sample):
-    (sample / "src_c/dispatch.c").write_text("#error what the compiler says\n", encoding="utf-8")
+    (sample / "src_c/isa/dispatch.c").write_text("#error what the compiler says\n", encoding="utf-8")
     done = build(sample, "build_ext", "--inplace")
     assert done.returncode != 0
     assert "what the compiler says" in done.stdout + done.stderr
@@ -168,7 +168,7 @@ def test_other_flags_are_another_folder_and_the_same_ones_compile_nothing_again(
             path.parent.name + "/" + path.name for path, time in objects().items() if time != before.get(path)
         }
 
-    all_of_them = {"_kernels/dispatch.o", "src_c/dispatch.o", "variants/generic_float32.o"}
+    all_of_them = {"_kernels/dispatch.o", "isa/dispatch.o", "variants/generic_float32.o"}
     assert changed_by_a_build() == all_of_them
     assert changed_by_a_build() == set()
     os.utime(sample / "src_c/sample.h", (2e9, 2e9))

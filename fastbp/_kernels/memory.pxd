@@ -75,11 +75,11 @@ cdef inline void set_element(char *x, Py_ssize_t i, Py_ssize_t element, double t
 
 # -- scratch -----------------------------------------------------------------------------------------------------------------
 
-# It is laid out in whole cache lines, from the start of one, or of a large page. See src_c/pages.h.
+# It is laid out in whole cache lines, from the start of one, or of a large page. See src_c/memory/pages.h.
 cdef enum:
     LINE = 64
 
-cdef extern from "pages.h" nogil:
+cdef extern from "memory/pages.h" nogil:
     Py_ssize_t MOST "FBP_MOST_BYTES"
     size_t space_room "fbp_space_room"(size_t bytes)
     char *space_start "fbp_space_start"(char *memory, size_t bytes)

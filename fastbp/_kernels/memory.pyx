@@ -10,7 +10,7 @@ cdef extern from "numpy/arrayobject.h":
     void *descr_of "PyArray_DESCR"(cnp.ndarray)  # in the same words for every NumPy
     object PyArray_Scalar(void *data, void *descr, object base)
 
-cdef extern from "spare.h":
+cdef extern from "memory/spare.h":
     Py_ssize_t LARGE_ARRAY "FBP_LARGE_ARRAY"
     bint large_array_used "fbp_large_array_used"(const void *array) noexcept
     cnp.PyDataMem_Handler *large_array_handler "fbp_large_array_handler"() noexcept
@@ -20,7 +20,7 @@ cnp.import_array()
 cdef object FLOAT32 = cnp.PyArray_DescrFromType(cnp.NPY_FLOAT32), FLOAT64 = cnp.PyArray_DescrFromType(cnp.NPY_FLOAT64)
 cdef object INT64 = cnp.PyArray_DescrFromType(cnp.NPY_INT64)
 
-# Of large new arrays, as NumPy takes it; None where the system has nothing of the kind. See src_c/spare.h.
+# Of large new arrays, as NumPy takes it; None where the system has nothing of the kind. See src_c/memory/spare.h.
 cdef object HANDLER = None if large_array_handler() == NULL else PyCapsule_New(large_array_handler(), "mem_handler", NULL)
 
 

@@ -49,7 +49,7 @@ cdef extern from "pythread.h" nogil:
     void PyThread_release_lock(PyThread_type_lock lock)
     unsigned long PyThread_get_thread_ident()
 
-cdef extern from "gather.h" nogil:
+cdef extern from "memory/gather.h" nogil:
     # `count` rows of `row` bytes, those of `source` named by `order`, one below the other
     void fbp_gather(Py_ssize_t count, Py_ssize_t row, const char *source, Py_ssize_t source_row, const int64_t *order, char *to)
     # the same of rows of n numbers by a function that copies them and returns the largest magnitude, which goes to `most`

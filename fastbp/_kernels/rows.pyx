@@ -6,7 +6,7 @@ B. Everything about a call stands in one struct, `Rows`, without a dtype: the fu
    network trains through the same ones.
 C. A row that is ignored or has weight 0 is not read.
 D. Long calls run in slices, between which pending signals are seen.
-E. Labels are the caller's, who may change them meanwhile: what becomes an address is a copy, in range. See src_c/labels.h.
+E. Labels are the caller's, who may change them meanwhile: what becomes an address is a copy, in range. See src_c/memory/labels.h.
 F. Class weights are in units of a power of 2 near the largest, so that none of them overflows in the dtype, nor all vanish,
    however they are scaled. The units of a mean cancel; a sum is multiplied by them at the end, which rounds nothing.
 """
@@ -20,7 +20,7 @@ from fastbp._kernels.dispatch cimport fbp_cross_entropy
 from fastbp._kernels.memory cimport LINE, element_at, line_start, plus, set_element, times, whole_lines
 from fastbp._kernels.team cimport fbp_team, fbp_team_share
 
-cdef extern from "labels.h" nogil:
+cdef extern from "memory/labels.h" nogil:
     bint fbp_take_labels(Py_ssize_t count, Py_ssize_t classes, const int64_t *labels, int64_t *copy)
     int64_t fbp_label(const int64_t *labels, Py_ssize_t n)
 

@@ -1,6 +1,6 @@
-"""The threads of one call, which share one task after another. See src_c/team.h."""
+"""The threads of one call, which share one task after another. See src_c/threads/team.h."""
 
-cdef extern from "team.h" nogil:
+cdef extern from "threads/team.h" nogil:
     ctypedef void (*fbp_part)(const void *task, Py_ssize_t i, int thread) noexcept nogil
     ctypedef struct fbp_team:
         int threads
@@ -17,7 +17,7 @@ cdef int on_team(Work work, void *call, int threads) except -1 nogil
 # Look at pending signals if, with `work` nanoseconds more, enough has been done since the last time, which `unpolled` counts.
 cdef bint poll(double *unpolled, double work) except -1 nogil
 
-# The threads of a call that does not say how many. See src_c/counts.h.
+# The threads of a call that does not say how many. See src_c/threads/counts.h.
 cdef int default_threads() noexcept nogil
 
 # Whether this is the child of a fork, which has none of its parent's threads: it uses one.

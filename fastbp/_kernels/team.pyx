@@ -11,7 +11,7 @@ from pathlib import Path
 
 from fastbp._kernels import processors
 
-cdef extern from "pool.h" nogil:
+cdef extern from "threads/pool.h" nogil:
     bint FBP_THREADS
     ctypedef struct fbp_cores:
         pass

@@ -1,5 +1,5 @@
 #include "../fastbp.h"
-#include "../machine.h"
+#include "../isa/machine.h"
 #ifdef FBP_X86
 #define FBP_AVX512
 #define FBP_FLOAT64

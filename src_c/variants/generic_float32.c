@@ -1,5 +1,5 @@
 #include "../fastbp.h"
-#include "../machine.h"
+#include "../isa/machine.h"
 #define FBP_GENERIC
 #define FBP_FLOAT32
 #define FBP_TABLE fbp_generic_float32

@@ -1,5 +1,5 @@
 #include "../fastbp.h"
-#include "../machine.h"
+#include "../isa/machine.h"
 #ifdef FBP_ARM
 #define FBP_NEON
 #define FBP_FLOAT32

@@ -2,7 +2,7 @@
  * over; a thread that leaves a core may come back to it; helpers end and are made again; the child of a fork goes on alone;
  * limits hold where they were set. Prints one line per check, exits with 1 if one fails. */
 #define FBP_PATIENCE 20 /* so that helpers end, and teams are dissolved, between the checks and during them */
-#include "pool.h"
+#include "threads/pool.h"
 
 #include <stdio.h>
 #include <string.h>
