@@ -83,6 +83,7 @@ def extensions() -> list[Extension]:
             define_macros=[
                 ("NPY_NO_DEPRECATED_API", "NPY_1_7_API_VERSION"),
                 ("NPY_TARGET_VERSION", "NPY_1_22_API_VERSION"),  # whose are memory handlers
+                *([] if DEBUG else [("NDEBUG", None), ("CYTHON_WITHOUT_ASSERTIONS", None)]),
             ],
         )
         for path in sorted(KERNELS.glob("*.pyx"))
@@ -144,7 +145,8 @@ class BuildKernels(build_ext):
         if not self.force and up_to_date(target, dependencies):
             return str(target)
         if not source.startswith("src_c") and self.compiler.compiler_type != "msvc":
-            compiling = [*compiling, "-Wno-unused-function"]  # Cython converts structs that nobody asks it to
+            # Cython converts structs that nobody asks it to, and leaves variables of assertions that are not there
+            compiling = [*compiling, "-Wno-unused-function", "-Wno-unused-variable"]
             if "-O3" in compiling:
                 compiling += ["-O2"]  # they call the loops: a sixth smaller
         recording = [] if self.compiler.compiler_type == "msvc" else ["-MMD", "-MF", str(dependencies)]

@@ -9,31 +9,34 @@ from __future__ import annotations
 import contextlib
 import os
 import warnings
-from collections.abc import Iterator
-from types import ModuleType
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, cast
 
 from fastbp import _threadpoolctl
 
+if TYPE_CHECKING:
+    from fastbp._kernel_api import Kernels, NativeKernels
+
 name: str
-kernels: ModuleType
+kernels: Kernels
 
 
-def _native() -> ModuleType:
+def _native() -> NativeKernels:
     import fastbp._kernels  # `from fastbp import` would hide that there are none
 
     return fastbp._kernels
 
 
-def _reference() -> ModuleType:
+def _reference() -> Kernels:
     from fastbp import _reference
 
     return _reference
 
 
-_BACKENDS = {"native": _native, "reference": _reference}
+_BACKENDS: dict[str, Callable[[], Kernels]] = {"native": _native, "reference": _reference}
 
 
-def _pick(wanted: str | None) -> tuple[str, ModuleType]:
+def _pick(wanted: str | None) -> tuple[str, Kernels]:
     """The name and the module of the backend asked for; of the best one there is where none was."""
     if wanted:
         if wanted not in _BACKENDS:
@@ -65,12 +68,17 @@ def use(wanted: str) -> Iterator[None]:
         name, kernels = before
 
 
+def native() -> NativeKernels | None:
+    """The kernels in use, if they are the compiled ones."""
+    return cast("NativeKernels", kernels) if name == "native" else None
+
+
 def thread_count(n_threads: int | None) -> int:
     """The number of threads a call may use: what was asked for, else what `show_config()` tells; 1 on the twin."""
-    if name == "reference":
+    compiled = native()
+    if compiled is None:
         return 1
-    threads: int = kernels.max_threads() if n_threads is None else min(n_threads, kernels.thread_limit())
-    return threads
+    return compiled.max_threads() if n_threads is None else min(n_threads, compiled.thread_limit())
 
 
 name, kernels = _pick(os.environ.get("FASTBP_BACKEND"))

@@ -20,11 +20,13 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from fastbp import _backend
+
+_MaybeArray: TypeAlias = np.ndarray | None
 
 FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 IGNORE_INDEX = -100
@@ -384,7 +386,7 @@ def label_to_ignore(ignore_index: Any) -> int:
 
 def softmax_arguments(
     name: str, examples: np.ndarray, n_classes: int, targets: Any, options: tuple[Any, ...]
-) -> tuple[Any, ...]:
+) -> tuple[_MaybeArray, _MaybeArray, _MaybeArray, _MaybeArray, int, float, float, float]:
     """What the kernels of a softmax cross-entropy take of targets and options, for the rows of `examples` (`name`):
     ``(labels, targets, class_weight, sample_weight, ignore_index, label_smoothing, lse_square_scale, softcap)``."""
     class_weight, sample_weight, ignore_index, label_smoothing, lse_square_scale, softcap = options
@@ -497,8 +499,7 @@ def output(
     `in_place` names the one input whose very memory `out` may be, element upon element.
     """
     if out is None:
-        new: np.ndarray = _backend.kernels.new_array(expected, dtype)
-        return new
+        return _backend.kernels.new_array(expected, dtype)
     writable(name, out, expected, dtype)
     for other_name, other in inputs.items():
         apart(name, out, other_name, other, or_equal=other_name == in_place)

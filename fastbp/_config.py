@@ -32,7 +32,7 @@ def show_config() -> dict[str, Any]:
     >>> config["backend"] in ("native", "reference")
     True
     """
-    native = _backend.kernels if _backend.name == "native" else None
+    native = _backend.native()
     config = {
         "version": __version__,
         "backend": _backend.name,

@@ -1,4 +1,4 @@
-# mypy: allow-untyped-defs, allow-untyped-calls
+# mypy: allow-untyped-defs, allow-untyped-calls, disable-error-code=call-arg
 """The NumPy twin: every backend function in plain NumPy; the oracle of the tests, the fallback at run time.
 
 Design decisions, each with its reason:
@@ -6,7 +6,7 @@ Design decisions, each with its reason:
 A. Naive on purpose. Whole-array expressions that read like the formulas of docs/derivation.md, temporaries
    wherever they help the reader, no blocking, no threads (`n_threads` is accepted and not used).
 B. The same names and positional arguments as the compiled package, so that `_backend` can swap the two. The
-   types stand in its stubs and are not said twice. All input arrives checked: rows of one float dtype (N, C),
+   types stand in `_kernel_api` and are not said twice. All input arrives checked: rows of one float dtype (N, C),
    int64 labels (N,), float64 weights or None, outputs allocated.
 C. Arithmetic is done in the dtype that comes in: on float32 the twin is "plain NumPy", on float64 the oracle.
    Never less than float64 are the weights of the examples, their sum and the sum of the examples' errors, by
@@ -31,15 +31,17 @@ import math
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import numpy as np
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
 
 LEAKY_SLOPE = 0.01
 _LARGEST = float(np.finfo(np.float64).max)
 
 
-def _quiet(function):
+def _quiet(function: _Function) -> _Function:
     """Run `function` without floating-point warnings (decision H)."""
 
     @functools.wraps(function)
@@ -47,7 +49,7 @@ def _quiet(function):
         with np.errstate(all="ignore"):
             return function(*args)
 
-    return quiet
+    return cast(_Function, quiet)
 
 
 # ---------------------------------------------------------------------------------------- parts of the errors

@@ -52,7 +52,7 @@ def sigmoid(x: ArrayLike, *, out: np.ndarray | None = None, n_threads: int | Non
     >>> fastbp.sigmoid([-1000.0, 0.0, 1.0]).round(6).tolist()
     [0.0, 0.5, 0.731059]
     """
-    return _apply("sigmoid", x, out, n_threads)
+    return _apply(_backend.kernels.sigmoid, x, out, n_threads)
 
 
 def tanh(x: ArrayLike, *, out: np.ndarray | None = None, n_threads: int | None = None) -> np.ndarray:
@@ -66,7 +66,7 @@ def tanh(x: ArrayLike, *, out: np.ndarray | None = None, n_threads: int | None =
     >>> fastbp.tanh([-1000.0, 0.0, 1.0]).round(6).tolist()
     [-1.0, 0.0, 0.761594]
     """
-    return _apply("tanh", x, out, n_threads)
+    return _apply(_backend.kernels.tanh, x, out, n_threads)
 
 
 def relu(x: ArrayLike, *, out: np.ndarray | None = None, n_threads: int | None = None) -> np.ndarray:
@@ -80,7 +80,7 @@ def relu(x: ArrayLike, *, out: np.ndarray | None = None, n_threads: int | None =
     >>> fastbp.relu([-2.0, 3.0]).tolist()
     [0.0, 3.0]
     """
-    return _apply("relu", x, out, n_threads)
+    return _apply(_backend.kernels.relu, x, out, n_threads)
 
 
 def leaky_relu(x: ArrayLike, *, out: np.ndarray | None = None, n_threads: int | None = None) -> np.ndarray:
@@ -94,7 +94,7 @@ def leaky_relu(x: ArrayLike, *, out: np.ndarray | None = None, n_threads: int | 
     >>> fastbp.leaky_relu([-2.0, 3.0]).tolist()
     [-0.02, 3.0]
     """
-    return _apply("leaky_relu", x, out, n_threads)
+    return _apply(_backend.kernels.leaky_relu, x, out, n_threads)
 
 
 def gelu(x: ArrayLike, *, out: np.ndarray | None = None, n_threads: int | None = None) -> np.ndarray:
@@ -115,7 +115,7 @@ def gelu(x: ArrayLike, *, out: np.ndarray | None = None, n_threads: int | None =
     >>> fastbp.gelu([-1.0, 0.0, 1.0]).round(6).tolist()
     [-0.158655, 0.0, 0.841345]
     """
-    return _apply("gelu", x, out, n_threads)
+    return _apply(_backend.kernels.gelu, x, out, n_threads)
 
 
 def silu(x: ArrayLike, *, out: np.ndarray | None = None, n_threads: int | None = None) -> np.ndarray:
@@ -129,7 +129,7 @@ def silu(x: ArrayLike, *, out: np.ndarray | None = None, n_threads: int | None =
     >>> fastbp.silu([-1.0, 0.0, 1.0]).round(6).tolist()
     [-0.268941, 0.0, 0.731059]
     """
-    return _apply("silu", x, out, n_threads)
+    return _apply(_backend.kernels.silu, x, out, n_threads)
 
 
 def softplus(x: ArrayLike, *, out: np.ndarray | None = None, n_threads: int | None = None) -> np.ndarray:
@@ -143,7 +143,7 @@ def softplus(x: ArrayLike, *, out: np.ndarray | None = None, n_threads: int | No
     >>> fastbp.softplus([-1000.0, 0.0, 1000.0]).round(6).tolist()
     [0.0, 0.693147, 1000.0]
     """
-    return _apply("softplus", x, out, n_threads)
+    return _apply(_backend.kernels.softplus, x, out, n_threads)
 
 
 def softmax(x: ArrayLike, *, out: np.ndarray | None = None, n_threads: int | None = None) -> np.ndarray:
@@ -179,7 +179,7 @@ def softmax(x: ArrayLike, *, out: np.ndarray | None = None, n_threads: int | Non
     >>> fastbp.softmax([[1000.0, 1000.0 + math.log(3.0)]]).round(6).tolist()
     [[0.25, 0.75]]
     """
-    return _apply("softmax", x, out, n_threads, _checks.last_axis)
+    return _apply(_backend.kernels.softmax, x, out, n_threads, _checks.last_axis)
 
 
 def log_softmax(x: ArrayLike, *, out: np.ndarray | None = None, n_threads: int | None = None) -> np.ndarray:
@@ -193,7 +193,7 @@ def log_softmax(x: ArrayLike, *, out: np.ndarray | None = None, n_threads: int |
     >>> fastbp.log_softmax([[0.0, -1000.0]]).tolist()
     [[0.0, -1000.0]]
     """
-    return _apply("log_softmax", x, out, n_threads, _checks.last_axis)
+    return _apply(_backend.kernels.log_softmax, x, out, n_threads, _checks.last_axis)
 
 
 def logsumexp(x: ArrayLike, *, n_threads: int | None = None) -> np.ndarray:
@@ -348,7 +348,7 @@ def softmax_backward(
 
 
 def _apply(
-    kernel: str,
+    kernel: Callable[[np.ndarray, np.ndarray, int], None],
     x: ArrayLike,
     out: np.ndarray | None,
     n_threads: int | None,
@@ -357,8 +357,7 @@ def _apply(
     """What the functions of one array have in common."""
     z = check("x", x)
     result = _checks.output("out", out, z.shape, z.dtype, in_place="x", x=x)
-    call = getattr(_backend.kernels, kernel)
-    call(_checks.rows(z), _checks.rows(result), _checks.threads(n_threads))
+    kernel(_checks.rows(z), _checks.rows(result), _checks.threads(n_threads))
     return _answer(result, out)
 
 

@@ -116,8 +116,8 @@ def _train(x: np.ndarray, y: np.ndarray, progress: bool) -> tuple[fastbp.MLP, fa
 
 def _row(history: fastbp.History, first: fastbp.History) -> tuple[str, ...]:
     """How the training went on the backend in use, beside the one that went first."""
-    native = _backend.name == "native"
-    who, isa = ("compiled kernels", _backend.kernels.isa()) if native else ("NumPy twin", "NumPy's own")
+    native = _backend.native()
+    who, isa = ("compiled kernels", native.isa()) if native else ("NumPy twin", "NumPy's own")
     seconds = sum(history.seconds)
     return who, isa, f"{seconds:.3f} s", f"{seconds / sum(first.seconds):.1f}", f"{history.loss[-1]:.6f}"
 

@@ -18,7 +18,8 @@ PyTorch and scikit-learn, which the docstrings give in brief.
 
 from __future__ import annotations
 
-from typing import Any, Literal, NamedTuple
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple, TypeAlias, TypeVarTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -29,6 +30,10 @@ Reduction = Literal["mean", "sum", "none"]
 _MEAN: Reduction = "mean"
 _REDUCTIONS = (_MEAN, "sum", "none")
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
+_Own = TypeVarTuple("_Own")  # what a kernel takes between the outputs and what they all take
+_Kernel: TypeAlias = Callable[
+    [np.ndarray, *_Own, bool, np.ndarray | None, np.ndarray, int], tuple[float, float]
+]
 _new_tuple = tuple.__new__  # LossGrad(...) from its three fields takes twice as long
 
 
@@ -188,7 +193,7 @@ def softmax_cross_entropy(
     if grad_out is not None:
         inputs = {"targets": targets, "class_weight": class_weight, "sample_weight": sample_weight}
         _checks.output("grad_out", grad_out, z.shape, z.dtype, in_place="logits", logits=logits, **inputs)
-    return _evaluate("softmax_cross_entropy", arguments, z, reduction, grad_out, n_threads)
+    return _evaluate(_backend.kernels.softmax_cross_entropy, arguments, z, reduction, grad_out, n_threads)
 
 
 def sigmoid_cross_entropy(
@@ -276,7 +281,7 @@ def sigmoid_cross_entropy(
     if grad_out is not None:
         inputs = {"targets": targets, "pos_weight": pos_weight, "sample_weight": sample_weight}
         _checks.output("grad_out", grad_out, z.shape, z.dtype, in_place="logits", logits=logits, **inputs)
-    return _evaluate("sigmoid_cross_entropy", arguments, z, reduction, grad_out, n_threads)
+    return _evaluate(_backend.kernels.sigmoid_cross_entropy, arguments, z, reduction, grad_out, n_threads)
 
 
 def squared_error(
@@ -342,7 +347,14 @@ def squared_error(
     (2.5, [[0.5, 0.0], [0.0, 1.5]])
     """
     return _elementwise(
-        "squared_error", "outputs", outputs, targets, sample_weight, reduction, grad_out, n_threads
+        _backend.kernels.squared_error,
+        "outputs",
+        outputs,
+        targets,
+        sample_weight,
+        reduction,
+        grad_out,
+        n_threads,
     )
 
 
@@ -412,7 +424,14 @@ def sigmoid_squared_error(
     (0.125, [[-0.125, 0.0]])
     """
     return _elementwise(
-        "sigmoid_squared_error", "logits", logits, targets, sample_weight, reduction, grad_out, n_threads
+        _backend.kernels.sigmoid_squared_error,
+        "logits",
+        logits,
+        targets,
+        sample_weight,
+        reduction,
+        grad_out,
+        n_threads,
     )
 
 
@@ -481,12 +500,19 @@ def poisson_deviance(
     (1.386294, [[0.0, 1.0, -1.0]])
     """
     return _elementwise(
-        "poisson_deviance", "logits", logits, targets, sample_weight, reduction, grad_out, n_threads
+        _backend.kernels.poisson_deviance,
+        "logits",
+        logits,
+        targets,
+        sample_weight,
+        reduction,
+        grad_out,
+        n_threads,
     )
 
 
 def _elementwise(
-    kernel: str,
+    kernel: _Kernel[np.ndarray, np.ndarray | None],
     name: str,
     outputs: ArrayLike,
     targets: ArrayLike,
@@ -504,8 +530,8 @@ def _elementwise(
 
 
 def _evaluate(
-    kernel: str,
-    arguments: tuple[Any, ...],
+    kernel: _Kernel[*_Own],
+    arguments: tuple[*_Own],
     z: np.ndarray,
     reduction: Reduction,
     grad_out: np.ndarray | None,
@@ -518,8 +544,7 @@ def _evaluate(
     grad = _backend.kernels.new_array(z.shape, dtype) if grad_out is None else grad_out
     losses = np.empty(len(z), dtype) if reduction == "none" else None
     rows = grad if grad.ndim == 2 else grad[:, None]  # (N, O)
-    call = getattr(_backend.kernels, kernel)
-    loss, weight_sum = call(_checks.examples(z), *arguments, reduction == "mean", losses, rows, threads)
+    loss, weight_sum = kernel(_checks.examples(z), *arguments, reduction == "mean", losses, rows, threads)
     error = _in_dtype(loss, dtype) if losses is None else losses
     return _new_tuple(LossGrad, (error, grad, weight_sum))
 

@@ -20,7 +20,7 @@ import copy
 import os
 import weakref
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
@@ -37,6 +37,9 @@ from fastbp import (
 )
 from fastbp.optimizers import SGD, Adam
 from fastbp.training import History
+
+if TYPE_CHECKING:
+    from fastbp._kernel_api import Network
 
 __all__ = ["MLP", "Gradients"]
 
@@ -240,7 +243,7 @@ class MLP:
         self._start(_backend.kernels.Network, n_threads)
         _models.add(self)
 
-    def _start(self, network: Any, n_threads: int | None) -> None:
+    def _start(self, network: type[Network], n_threads: int | None) -> None:
         """Start an engine on the parameters."""
         self._engine = network(self.layer_sizes, self.activation, self.loss_name, self.parameters, n_threads)
 
@@ -410,13 +413,12 @@ class MLP:
         True
         """
         if type(optimizer) in _OPTIMIZERS:
-            at_once: float | None = self._engine.step(x, t, optimizer)
+            at_once = self._engine.step(x, t, optimizer)
             if at_once is not None:
                 return at_once
         inputs, targets = self._to_train_on(*self._examples("x", x, "t", t), optimizer)
         _optimizer_checks.steps(optimizer.steps)
         batch_size = max(len(inputs), 1)
-        loss: float
         loss, _, failure = self._engine.train(inputs, targets, None, batch_size, optimizer, None)
         if failure:
             raise training.divergence(self, inputs, targets, failure)
@@ -589,7 +591,7 @@ class MLP:
         return inputs, _network_checks.targets(t_name, t, inputs, self.layer_sizes[-1], by_class, allowed)
 
     def _logits(self, inputs: np.ndarray) -> np.ndarray:
-        out: np.ndarray = _backend.kernels.new_array((len(inputs), self.layer_sizes[-1]), self.dtype)
+        out = _backend.kernels.new_array((len(inputs), self.layer_sizes[-1]), self.dtype)
         if len(inputs):
             self._engine.logits(inputs, out)
         return out

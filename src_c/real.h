@@ -49,3 +49,5 @@ typedef double real;
 enum { PAGE = 4096 / sizeof(real) }; /* of memory, in elements */
 
 static inline fbp_size smaller(fbp_size a, fbp_size b) { return a < b ? a : b; }
+
+#include "assumptions.h"

@@ -42,7 +42,7 @@ ROOMS = {  # name: (whose files, which tests); * stands for folders, too
     "twin": ("fastbp/_reference.py", "by_hand twin_digits twin_edges twin_gradients twin_training"),
     "threads": (
         "src_c/threads/* fastbp/_kernels/team.* fastbp/_kernels/processors.py "
-        "fastbp/_backend.py fastbp/_threadpoolctl.py",
+        "fastbp/_backend.py fastbp/_kernel_api.py fastbp/_threadpoolctl.py",
         "backends threads interrupts c",
     ),
     "memory": ("src_c/memory/spare.h src_c/memory/pages.h fastbp/_kernels/memory.*", "large_arrays"),

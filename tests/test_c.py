@@ -176,6 +176,33 @@ def test_installed_kernels(tmp_path: Path) -> None:
     _assert_passed(_at_once(run, DTYPES), set(ISAS))
 
 
+WITHOUT_ASSUMPTIONS = {"tile_columns", "tile_depth", "product_in_pieces"}
+
+
+def test_every_primitive_opens_with_what_it_assumes() -> None:
+    primitives = re.findall(
+        r"^FBP_(?:KERNEL|PRODUCT)\(\w+, (\w+)", (SOURCE / "kernels.def").read_text(), re.MULTILINE
+    )
+    bodies = "".join(path.read_text(encoding="utf-8") for path in SOURCE.glob("*/*.h"))
+    opening = re.compile(r"^static \w+ (\w+)\([^)]*\)\n{\n    assert\(", re.MULTILINE)
+    assert set(primitives) - set(opening.findall(bodies)) == WITHOUT_ASSUMPTIONS
+
+
+def test_a_debug_build_asks_what_primitives_assume(tmp_path: Path) -> None:
+    """A call that breaks an assumption ends there, with a message that says which."""
+    toolchain = Toolchain("cc", ("-pthread",), optimize=("-O0", "-UNDEBUG", "-pthread"))
+    toolchain.skip_unless_it_works(tmp_path)
+    program = toolchain.build(
+        [SOURCE / "variants/generic_float32.c", ROOT / "tests/c/test_assumptions.c"], tmp_path
+    )
+    sound, *broken = toolchain.run(program).stdout.split()
+    assert sound == "sound" and len(broken) == 12
+    assert toolchain.run(program, "0").returncode == 0
+    for number, name in enumerate(broken, start=1):
+        done = toolchain.run(program, str(number))
+        assert (done.returncode, "ssertion" in done.stderr) == (3, True), f"{name}: {done}"
+
+
 RACES = "-fsanitize=thread"  # where it is there: a race is a failure
 
 

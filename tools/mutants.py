@@ -42,6 +42,7 @@ from quick import ROOMS, rooms_of  # noqa: E402
 
 LEFT_OUT = {
     "src_c/fastbp.h",  # declarations
+    "src_c/assumptions.h",  # asked in a debug build alone
     "src_c/threads/core.h",  # on which core a thread runs
     "src_c/isa/permission.h",  # for a tile unit: what asks the system for leave to use it,
     "src_c/gemm/amx.h",  # products on it,

@@ -233,6 +233,7 @@ cdef int block(const LastLayer *layer, Py_ssize_t rows, bint first, RowError err
     cdef char *grad_x = b.x
     cdef Py_ssize_t x_row = layer.inputs, grad_x_row = layer.inputs
     cdef ColumnSums sums = ColumnSums(layer, b, rows, first)
+    assert 0 <= start and b.order[rows - 1] < layer.rows.N and (neighbours or layer.read < layer.rows.N)
     if neighbours:
         x, x_row = layer.x + start * layer.x_row * element, layer.x_row
         grad_x, grad_x_row = layer.grad_x + start * layer.grad_x_row * element, layer.grad_x_row
@@ -395,6 +396,7 @@ def linear_softmax_cross_entropy(const real[:, :] inputs, const real[:, :] weigh
         with nogil:
             lay_out(layer, rows, base, &call.blocks)
             call.blocks.scratch = base + used
+            assert <char *>call.blocks.weights < call.blocks.scratch
             on_team(<Work>last_layer_call, &call, threads)
     finally:
         free(memory)

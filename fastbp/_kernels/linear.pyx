@@ -6,11 +6,12 @@ the same side, and a very long sum in parts, so that pending signals are seen.
 """
 
 from cpython.exc cimport PyErr_CheckSignals
+from libc.stdint cimport uintptr_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memset
 
 from fastbp._kernels.dispatch cimport FBP_IDENTITY, activation_kind, kernels_for, real, threads_for
-from fastbp._kernels.memory cimport space_room, space_start, times, whole_lines
+from fastbp._kernels.memory cimport LINE, space_room, space_start, times, whole_lines
 from fastbp._kernels.team cimport Work, fbp_team_share, on_team, poll
 
 cdef double OPERATION_WORK = 0.02  # nanoseconds that one thread needs for a multiply-add, roughly, and half of it in pieces
@@ -160,6 +161,7 @@ cdef int multiply(const Product *p, char *scratch, fbp_team *team) except -1 nog
     cdef Py_ssize_t start = 0
     cdef double unpolled = 0
     cdef Product part
+    assert <uintptr_t>scratch % LINE == 0
     if p.M == 0 or p.N == 0:
         return 0
     if p.K <= LONG_SUM:

@@ -28,8 +28,8 @@ from fastbp._kernels.optimizer cimport Update, set_step, update_of, update_param
 from fastbp._kernels.rows cimport row_error_named
 from fastbp._kernels.step cimport gradient as form_gradient
 from fastbp._kernels.step cimport (
-    Layer, Net, deltas, forward, forward_work, give_back, gradient_bound, largest_input, prepare, prepare_trial, step_work, tidy,
-    update,
+    Layer, Net, deltas, forward, forward_work, give_back, gradient_bound, in_space, largest_input, prepare, prepare_trial,
+    step_work, tidy, update,
 )
 from fastbp._kernels.team cimport Work, fbp_team, fbp_team_share, on_team, poll
 
@@ -139,6 +139,14 @@ cdef void gather(Net *net, Matrix source, const int64_t *order, Matrix to, doubl
     fbp_team_share(team, gather_some, &r, (to.rows + r.count - 1) // r.count)
 
 
+cdef bint are_rows(const int64_t *order, Py_ssize_t n, Py_ssize_t rows) noexcept nogil:
+    cdef Py_ssize_t i
+    for i in range(n):
+        if not 0 <= order[i] < rows:
+            return False
+    return True
+
+
 cdef double largest_of(Py_ssize_t n, const double *x) noexcept nogil:
     """NaN if any is"""
     cdef double most = 0
@@ -231,6 +239,8 @@ cdef int train_batches(Call *c, fbp_team *team) except -1 nogil:
         if c.order == NULL:
             x.data, t.data = c.x.data + c.start * x.row, c.t.data + c.start * t.row
         else:
+            assert are_rows(c.order + c.start, x.rows, c.x.rows)
+            assert in_space(net, x.data, x.rows * x.row) and in_space(net, t.data, t.rows * t.row)
             gather(net, c.x, c.order + c.start, x, net.batch_most, team)
             gather(net, c.t, c.order + c.start, t, NULL, team)
         loss = deltas(net, x, t, net.gradient, team)

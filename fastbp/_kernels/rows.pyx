@@ -296,6 +296,24 @@ cdef Scratch divided(const Rows *r, char *memory, int threads, bint *astray) noe
     return s
 
 
+cdef bint fits(const Rows *r, const Scratch *s, int threads) noexcept nogil:
+    """Whether the parts of the scratch follow one another, and end within scratch_bytes()"""
+    cdef const char *end = <const char *>(s.errors + r.N)
+    if s.weight != NULL:
+        if s.weight < end:
+            return False
+        end = s.weight + r.C * r.element
+    if r.softcap != 0:
+        if s.slopes < end:
+            return False
+        end = s.slopes + threads * row_bytes(r)
+    if s.exponentials != NULL:
+        if s.exponentials < end:
+            return False
+        end = s.exponentials + threads * row_bytes(r)
+    return end <= <const char *>s.errors + scratch_bytes(r, threads)
+
+
 cdef double row_work(const Rows *r) noexcept nogil:
     return ELEMENT_WORK * (r.C + 16)
 
@@ -324,6 +342,7 @@ cdef int over_rows(RowError error, const Rows *r, const Scratch *s, double divis
     """All rows, in slices, and a slice in pieces"""
     cdef Slice slice = Slice(error, r, s, divisor, 0, 0, 0)
     cdef Py_ssize_t step = (<Py_ssize_t>(SLICE / row_work(r)) + 1) * team.threads
+    assert fits(r, s, team.threads) and r.z_row % r.element == 0 and r.d_row % r.element == 0
     while slice.start < r.N:
         slice.stop = min(slice.start + step, r.N)
         slice.pieces = 1 if team.threads == 1 else PIECES * team.threads

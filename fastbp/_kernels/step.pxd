@@ -48,6 +48,9 @@ cdef int prepare(Net *net, Py_ssize_t rows, Py_ssize_t target_row, int n_threads
 cdef void tidy(Net *net, Py_ssize_t rows) noexcept nogil
 cdef void give_back(Net *net) noexcept nogil
 
+# Whether so many bytes from `part` on are in the work space.
+cdef bint in_space(Net *net, const char *part, Py_ssize_t bytes) noexcept nogil
+
 # Memory for updates on trial.
 cdef int prepare_trial(Net *net) except -1 nogil
 

@@ -14,7 +14,7 @@ F. Pending signals are looked for between matrix products and inside long ones, 
 """
 
 from libc.math cimport fmax
-from libc.stdint cimport int64_t
+from libc.stdint cimport int64_t, uintptr_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
 
@@ -24,9 +24,9 @@ from fastbp._kernels.last_layer cimport lay_out as lay_out_blocks
 from fastbp._kernels.linear cimport (
     Product, column_sums, multiply, multiply_at_once, operations, product_scratch, product_work,
 )
-from fastbp._kernels.memory cimport Matrix, space_room, space_start, take, times
+from fastbp._kernels.memory cimport LINE, Matrix, space_room, space_start, take, times
 from fastbp._kernels.optimizer cimport update_parameters
-from fastbp._kernels.rows cimport Rows, error_work, reduced
+from fastbp._kernels.rows cimport Rows, error_work, reduced, scratch_bytes
 from fastbp._kernels.team cimport poll
 
 cdef double UPDATE_PER_COLUMN = 2.5e8  # multiply-adds of a thread, for each column of a tile, in which no signal is looked for
@@ -100,6 +100,11 @@ cdef void lay_out(Net *net, char *base, Py_ssize_t rows) noexcept nogil:
     net.scratch = take(base, &net.used, scratch)
 
 
+cdef bint in_space(Net *net, const char *part, Py_ssize_t bytes) noexcept nogil:
+    cdef const char *start = space_start(net.memory, net.used)
+    return start <= part and part + bytes <= start + net.used
+
+
 cdef void give_back(Net *net) noexcept nogil:
     free(net.memory)
     free(net.trial)
@@ -125,6 +130,7 @@ cdef int prepare(Net *net, Py_ssize_t rows, Py_ssize_t target_row, int n_threads
         raise MemoryError(f"no memory for a batch of {rows} rows: {net.used} bytes of work space")
     lay_out(net, space_start(net.memory, net.used), rows)
     net.capacity = rows
+    assert <uintptr_t>net.scratch % LINE == 0 and in_space(net, net.scratch, 0)
     return 0
 
 
@@ -197,6 +203,7 @@ cdef void set_gradient(Net *net, Product *p, Py_ssize_t i, Matrix x, char *out) 
 
 
 cdef int run(Net *net, const Product *p, fbp_team *team) except -1 nogil:
+    assert in_space(net, net.scratch, product_scratch(p, team.threads))
     multiply(p, net.scratch, team)
     poll(&net.unpolled, product_work(p))
     return 0
@@ -249,6 +256,7 @@ cdef int forward_hidden(Net *net, Matrix x, fbp_team *team) except -1 nogil:
 
 cdef int forward(Net *net, Matrix x, char *out, Py_ssize_t out_row, fbp_team *team) except -1 nogil:
     cdef Product p
+    assert x.rows <= net.capacity and x.columns == net.layers[0].inputs
     forward_hidden(net, x, team)
     set_forward(net, &p, net.depth - 1, x, out, out_row)
     return run(net, &p, team)
@@ -272,6 +280,7 @@ cdef double error(Net *net, Matrix t, fbp_team *team) except? -1 nogil:
     set_rows(net, &r, t)
     r.z, r.d = layer.a, layer.delta
     r.z_row = r.d_row = layer.outputs * net.element
+    assert in_space(net, layer.a, r.N * r.z_row) and in_space(net, net.scratch, scratch_bytes(&r, team.threads))
     return reduced(&r, net.error, True, team, net.scratch, &weight_sum)
 
 
@@ -299,6 +308,8 @@ cdef double error_by_blocks(Net *net, Matrix x, Matrix t, char *to, fbp_team *te
     set_last_layer(net, &l, x, t, to)
     lay_out_blocks(&l, most_rows(net), net.layers[net.depth - 1].a, &blocks)
     blocks.scratch = net.scratch
+    assert in_space(net, <char *>blocks.weights, sizeof(double))
+    assert in_space(net, net.scratch, block_scratch(&l, (l.read + blocks.count - 1) // blocks.count, team.threads))
     return last_layer(&l, net.error, True, &blocks, team, &weight_sum)
 
 
@@ -308,6 +319,7 @@ cdef double deltas(Net *net, Matrix x, Matrix t, char *to, fbp_team *team) excep
     cdef double loss
     cdef Py_ssize_t i, known = net.depth - 1  # the lowest layer whose delta is known
     net.formed = NULL
+    assert x.rows == t.rows <= net.capacity and x.columns == net.layers[0].inputs and team.threads <= net.most_threads
     if by_blocks(net, x.rows):
         forward_hidden(net, x, team)
         loss = error_by_blocks(net, x, t, to, team)
@@ -405,6 +417,7 @@ cdef int update(Net *net, Matrix x, const Update *u, fbp_team *team) except -1 n
     cdef char *bias_gradient = net.bias_gradients
     cdef Py_ssize_t i
     if not fused(net, x.rows, net.n_threads):
+        assert in_space(net, net.gradient, net.count * net.element)
         gradient(net, x, net.gradient, team)
         update_parameters(u, net.k, net.element, net.count, net.gradient, net.w, 0, team)
         return 0
@@ -418,6 +431,7 @@ cdef int update(Net *net, Matrix x, const Update *u, fbp_team *team) except -1 n
         p.epilogue.update = &u.numbers
         p.epilogue.first = NULL if u.first == NULL else u.first + layer.weight
         p.epilogue.second = NULL if u.second == NULL else u.second + layer.weight
+        assert in_space(net, net.scratch, product_scratch(&p, team.threads))
         multiply_at_once(&p, net.scratch, team)
         update_parameters(u, net.k, net.element, layer.outputs, bias_gradient, net.w, layer.bias, team)
         bias_gradient += layer.outputs * net.element

@@ -501,6 +501,8 @@ static void multiply_pieces(fbp_size M, fbp_size N, fbp_size K, const real *A, f
     ending tiles[2] = {{.rows = 0}, {.rows = 0}};
     int turn = 0;
     fbp_size round = 0;
+    assert(ordinary - scratch + ordinary_scratch(SIDE, K) <= pieces_scratch(M, N, K));
+    assert(!e->update || K <= full_depth);
     configure_tiles();
     begin_panel(&next_passing, &passing, !keeps_a, 0, 0, smaller(full_depth, K), packed[0]);
     for (fbp_size k = 0; k < K; k += full_depth) {

@@ -69,6 +69,7 @@ static void pack_any(fbp_size count, fbp_size K, int width, const real *x, fbp_s
 
 static void pack(fbp_size count, fbp_size K, int width, const real *x, fbp_size x_line, fbp_size x_k, real *panel)
 {
+    assert(count > 0 && count <= width && width % W == 0);
     if (x_line == 1 && count == width)
         pack_neighbours(width, K, width, x, x_k, panel);
     else if (x_line == 1)
@@ -224,6 +225,7 @@ static int compute_tile(fbp_size rows, int by_line, fbp_size K, const real *a, f
                         const tile *t)
 {
     enum { EIGHT = TILE_ROWS > 8 ? 8 : TILE_ROWS };
+    assert(rows > 0 && t->n > 0 && t->n <= TILE_COLUMNS);
     if (rows >= TILE_ROWS) {
         tile_of_height(TILE_ROWS, by_line, K, a, a_stride, b, b_stride, t);
         return TILE_ROWS;
@@ -304,6 +306,8 @@ static void multiply_ordinarily(fbp_size M, fbp_size N, fbp_size K, const real *
     real *packed_b = scratch, *other_b = packed_b + full_depth * TILE_COLUMNS, *packed_a = other_b + full_depth * TILE_COLUMNS;
     real buffer[TILE_ROWS * TILE_COLUMNS];
     fbp_size k = 0;
+    assert(packed_a - scratch + block_rows / TILE_ROWS * A_ROOM * full_depth <= ordinary_scratch(M, K));
+    assert(!e->update || K <= full_depth);
     do { /* once for K = 0 as well */
         fbp_size depth = smaller(full_depth, K - k);
         const int adds = k > 0 || e->accumulate || plain_update, buffered = follows && k + depth == K;
@@ -356,6 +360,7 @@ static void multiply_ordinarily(fbp_size M, fbp_size N, fbp_size K, const real *
  * Σ |x_no|, roughly, and not a finite number if not all x_no are. */
 static double column_sums(fbp_size N, fbp_size O, const real *x, fbp_size x_row, int accumulate, real *sums)
 {
+    assert(N >= 0 && are_elements(sums, O) && (N == 0 || are_elements(x, O)) && apart_from_rows(O, sums, N, O, x, x_row));
     enum { VECTORS = 4 };
     vec magnitude[VECTORS];
     UNROLL for (int j = 0; j < VECTORS; j++) magnitude[j] = v_all(0);
@@ -381,6 +386,7 @@ static double column_sums(fbp_size N, fbp_size O, const real *x, fbp_size x_row,
 /* The machine's peak, for comparison: 12 independent chains of multiply-adds in registers. Returns the number of operations. */
 static double multiply_adds(int64_t repetitions)
 {
+    assert(repetitions >= 0);
     enum { CHAINS = 12 };
     vec chain[CHAINS];
     const vec a = v_all((real)0.999), b = v_all((real)0.001);

@@ -4,12 +4,16 @@ static int product_in_pieces(fbp_size M, fbp_size N, fbp_size K) { return (void)
 
 static fbp_size matrix_product_scratch(fbp_size M, fbp_size N, fbp_size K, int in_pieces)
 {
+    assert(M >= 0 && N >= 0 && K >= 0);
     return (void)N, (void)in_pieces, ordinary_scratch(M, K);
 }
 
 static void matrix_product(fbp_size M, fbp_size N, fbp_size K, const real *A, fbp_size A_row, fbp_size A_column, const real *B,
                            fbp_size B_row, fbp_size B_column, const fbp_epilogue *e, real *scratch, real *C, fbp_size C_row)
 {
+    assert(are_operands(M, N, K, A, B, C, C_row) && is_epilogue(M, N, e, C, C_row));
+    assert(!e->update || K <= tile_depth());
+    assert(is_scratch(ordinary_scratch(M, K), scratch, M, N, K, A, A_row, A_column, B, B_row, B_column, C, C_row));
     multiply_ordinarily(M, N, K, A, A_row, A_column, B, B_row, B_column, e, scratch, C, C_row);
 }
 
@@ -23,6 +27,7 @@ static int product_in_pieces_on_tiles(fbp_size M, fbp_size N, fbp_size K) { retu
  * smaller one. */
 static fbp_size matrix_product_scratch_on_tiles(fbp_size M, fbp_size N, fbp_size K, int in_pieces)
 {
+    assert(M >= 0 && N >= 0 && K >= 0);
     const fbp_size ordinary = ordinary_scratch(M, K), pieces = in_pieces ? pieces_scratch(M, N, K) : 0;
     return ordinary > pieces ? ordinary : pieces;
 }
@@ -30,6 +35,10 @@ static fbp_size matrix_product_scratch_on_tiles(fbp_size M, fbp_size N, fbp_size
 static void matrix_product_on_tiles(fbp_size M, fbp_size N, fbp_size K, const real *A, fbp_size A_row, fbp_size A_column, const real *B,
                                     fbp_size B_row, fbp_size B_column, const fbp_epilogue *e, real *scratch, real *C, fbp_size C_row)
 {
+    assert(are_operands(M, N, K, A, B, C, C_row) && is_epilogue(M, N, e, C, C_row));
+    assert(!e->update || K <= tile_depth());
+    assert(is_scratch(matrix_product_scratch_on_tiles(M, N, K, e->in_pieces), scratch, M, N, K, A, A_row, A_column, B, B_row,
+                      B_column, C, C_row));
     if (e->in_pieces && K > 0)
         multiply_pieces(M, N, K, A, A_row, A_column, B, B_row, B_column, e, scratch, C, C_row);
     else

@@ -2,6 +2,7 @@
 #ifndef FASTBP_GATHER_H
 #define FASTBP_GATHER_H
 
+#include <assert.h>
 #include <stdint.h>
 #include <string.h>
 
@@ -25,6 +26,7 @@ static inline void fbp_ask_for_row(const char *from, fbp_size row)
 /* Row i of `to` (count, row bytes) is row order[i] of `from`, whose rows are from_row bytes apart. */
 static inline void fbp_gather(fbp_size count, fbp_size row, const char *from, fbp_size from_row, const int64_t *order, char *to)
 {
+    assert(count >= 0 && row > 0);
     if (row == sizeof(int64_t)) { /* labels: each a single load and store */
         for (fbp_size i = 0; i < count; i++) memcpy(to + i * (fbp_size)sizeof(int64_t), from + order[i] * from_row, sizeof(int64_t));
         return;
@@ -39,6 +41,7 @@ static inline void fbp_gather(fbp_size count, fbp_size row, const char *from, fb
 static inline void fbp_gather_numbers(fbp_size count, fbp_size n, fbp_size row, const char *from, fbp_size from_row, const int64_t *order,
                                       char *to, double (*copy)(fbp_size n, const void *x, void *y), double *most)
 {
+    assert(count >= 0 && n > 0 && n <= row);
     for (fbp_size i = 0; i < count; i++) {
         if (i + FBP_AHEAD < count) fbp_ask_for_row(from + order[i + FBP_AHEAD] * from_row, row);
         most[i] = copy(n, from + order[i] * from_row, to + i * row);

@@ -3,6 +3,7 @@
 #ifndef FASTBP_LABELS_H
 #define FASTBP_LABELS_H
 
+#include <assert.h>
 #include <stdint.h>
 #include <string.h>
 
@@ -17,6 +18,7 @@
 /* Whether all of them are in [0, classes); `copy` is theirs. */
 static inline int fbp_take_labels(fbp_size count, fbp_size classes, const int64_t *labels, int64_t *copy)
 {
+    assert(count >= 0 && classes > 0);
     uint64_t beyond = 0;
     memcpy(copy, labels, (size_t)count * sizeof(int64_t));
     FBP_NOT_READ_AGAIN();

@@ -4,6 +4,7 @@
 #ifndef FASTBP_PAGES_H
 #define FASTBP_PAGES_H
 
+#include <assert.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -32,6 +33,7 @@ static inline char *fbp_space_start(char *memory, size_t bytes)
 {
     const size_t alignment = fbp_space_alignment(bytes);
     char *start = memory + (alignment - (uintptr_t)memory % alignment) % alignment;
+    assert(memory && (uintptr_t)start % FBP_LINE == 0 && start + bytes <= memory + fbp_space_room(bytes));
     if (alignment == FBP_LARGE_PAGE) fbp_ask_for_large_pages(start, bytes);
     return start;
 }

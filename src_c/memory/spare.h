@@ -34,6 +34,7 @@ static inline fbp_large *fbp_large_mapped(size_t bytes)
     if (mapping == MAP_FAILED) return NULL;
     char *array = fbp_space_start(mapping + sizeof(fbp_large), bytes);
     fbp_large *large = fbp_large_of(array);
+    assert((char *)large >= mapping && array + bytes <= mapping + mapped);
     *large = (fbp_large){mapping, mapped, bytes, 0};
     return large;
 }
@@ -57,6 +58,7 @@ static inline void *fbp_large_array(size_t bytes)
 static inline void fbp_free_large_array(void *array)
 {
     fbp_large *large = fbp_large_of(array);
+    assert(large->mapping < (char *)array && (char *)array + large->bytes <= large->mapping + large->mapped);
     large->used = 1;
     const int kept = madvise(array, large->bytes, MADV_FREE) == 0;
     fbp_large_unmapped(kept ? atomic_exchange(&fbp_spare, large) : large);

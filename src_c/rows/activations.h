@@ -7,6 +7,8 @@ static ALWAYS_INLINE vec v_leaky_relu(vec x) { return v_select(v_lt(x, v_all(0))
 
 static void activate(int kind, fbp_size n, const real *x, real *y)
 {
+    assert(is_activation(kind));
+    assert(are_elements(x, n) && are_elements(y, n) && are_same_or_apart(n, x, y));
     switch (kind) {
     case FBP_SIGMOID: map_each(n, x, y, v_sigmoid_each); break;
     case FBP_TANH: map_each(n, x, y, v_tanh_each); break;
@@ -77,6 +79,9 @@ static void activate_backward_rows(int kind, fbp_size rows, fbp_size n, const re
 
 static void activate_backward(int kind, fbp_size n, const real *g, const real *a, real *d)
 {
+    assert(is_activation(kind));
+    assert(are_elements(g, n) && are_elements(a, n) && are_elements(d, n));
+    assert(are_same_or_apart(n, g, d) && are_same_or_apart(n, a, d));
     activate_backward_rows(kind, 1, n, g, 0, a, 0, d, 0);
 }
 
@@ -151,6 +156,7 @@ static ALWAYS_INLINE void softmax_through(fbp_size C, const real *z, real *y, re
 }
 static void softmax_row(fbp_size C, const real *z, real *y)
 {
+    assert(are_elements(z, C) && are_elements(y, C) && are_same_or_apart(C, z, y));
     real e[BLOCK];
     if (C <= BLOCK)
         softmax_through(C, z, y, e, 1);
@@ -161,6 +167,7 @@ static void softmax_row(fbp_size C, const real *z, real *y)
 /* ln y_c = (z_c - m) - ln Σ */
 static void log_softmax_row(fbp_size C, const real *z, real *y)
 {
+    assert(are_elements(z, C) && are_elements(y, C) && are_same_or_apart(C, z, y));
     real m = row_max(C, z);
     if (!isfinite(m)) {
         fill(C, NAN, y);
@@ -174,6 +181,7 @@ static void log_softmax_row(fbp_size C, const real *z, real *y)
 /* m + ln Σ; of a row without a finite maximum: NaN if it holds one, else that maximum */
 static double logsumexp_row(fbp_size C, const real *z)
 {
+    assert(are_elements(z, C));
     real m = row_max(C, z);
     if (isfinite(m)) return (double)m + log1p(exp_rest(C, z, m, NULL, 0));
     for (fbp_size c = 0; c < C; c++)
@@ -190,6 +198,8 @@ static ALWAYS_INLINE void products(const void *row, int n, fbp_size i, fbp_size 
 }
 static void softmax_backward_row(fbp_size C, const real *g, const real *y, real *d)
 {
+    assert(are_elements(g, C) && are_elements(y, C) && are_elements(d, C));
+    assert(are_same_or_apart(C, g, d) && are_same_or_apart(C, y, d));
     pair row = {g, y};
     const vec mean = v_all((real)sum_row(C, products, &row));
     for (fbp_size i = 0; i < C; i += W) {

@@ -40,6 +40,9 @@ static ALWAYS_INLINE void sigmoid_cross_entropy_terms(const void *row, int n, fb
 static double sigmoid_cross_entropy_row(fbp_size O, const real *z, const real *t, const real *pos_weight, double smoothing,
                                         double scale, real *d)
 {
+    assert(are_elements(z, O) && are_elements(t, O) && are_elements(d, O));
+    assert(are_same_or_apart(O, z, d) && are_apart(O, t, O, d));
+    assert(!pos_weight || (are_elements(pos_weight, O) && are_apart(O, pos_weight, O, d)));
     output_row row = {z, t, pos_weight, (real)(1 - smoothing), (real)(smoothing / 2), (real)scale, d};
     return sum_row(O, sigmoid_cross_entropy_terms, &row);
 }
@@ -56,6 +59,8 @@ static ALWAYS_INLINE void squared_error_terms(const void *row, int n, fbp_size i
 }
 static double squared_error_row(fbp_size O, const real *y, const real *t, double scale, real *d)
 {
+    assert(are_elements(y, O) && are_elements(t, O) && are_elements(d, O));
+    assert(are_same_or_apart(O, y, d) && are_apart(O, t, O, d));
     output_row row = {y, t, NULL, 1, 0, (real)scale, d};
     return sum_row(O, squared_error_terms, &row);
 }
@@ -78,6 +83,8 @@ static ALWAYS_INLINE void sigmoid_squared_error_terms(const void *row, int n, fb
 }
 static double sigmoid_squared_error_row(fbp_size O, const real *z, const real *t, double scale, real *d)
 {
+    assert(are_elements(z, O) && are_elements(t, O) && are_elements(d, O));
+    assert(are_same_or_apart(O, z, d) && are_apart(O, t, O, d));
     output_row row = {z, t, NULL, 1, 0, (real)scale, d};
     return sum_row(O, sigmoid_squared_error_terms, &row);
 }
@@ -102,6 +109,8 @@ static ALWAYS_INLINE void poisson_deviance_terms(const void *row, int n, fbp_siz
 }
 static double poisson_deviance_row(fbp_size O, const real *z, const real *t, double scale, real *d)
 {
+    assert(are_elements(z, O) && are_elements(t, O) && are_elements(d, O));
+    assert(are_same_or_apart(O, z, d) && are_apart(O, t, O, d));
     output_row row = {z, t, NULL, 1, 0, (real)scale, d};
     return sum_row(O, poisson_deviance_terms, &row);
 }

@@ -188,6 +188,7 @@ static ALWAYS_INLINE void new_part(int form, int capped, const logit_row *r, con
 {
     s->maximum = logit_of(capped, r, z > -LARGEST ? z : -LARGEST);
     s->lane = v_all(0);
+    assert(g->parts < MOST_PARTS);
     g->start[g->parts] = start;
     g->factor[g->parts] = (double)first_lane(s->maximum.x);
     if (start > 0) {

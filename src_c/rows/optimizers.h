@@ -70,12 +70,17 @@ static void update_rows(fbp_size rows, fbp_size n, const real *g, fbp_size g_row
 
 static void update(fbp_size n, const real *g, const fbp_update *u, real *first, real *second, real *w)
 {
+    assert(is_update(u, first, second));
+    assert(are_elements(g, n) && are_elements(w, n) && are_apart(n, g, n, w));
+    assert(!first || (are_elements(first, n) && are_apart(n, first, n, w) && are_apart(n, first, n, g)));
+    assert(!second || (are_elements(second, n) && are_apart(n, second, n, w) && are_apart(n, second, n, g)));
     update_rows(1, n, g, 0, u, first, second, w, 0);
 }
 
 /* max |x_i|; NaN if any x_i is. Unless y is NULL, x is copied there on the way. */
 static double largest_magnitude(fbp_size n, const real *x, real *y)
 {
+    assert(are_elements(x, n) && (!y || (are_elements(y, n) && are_same_or_apart(n, x, y))));
     vec most[IN_STEP], nan[IN_STEP];
     UNROLL for (int j = 0; j < IN_STEP; j++) most[j] = nan[j] = v_all(0);
     for (fbp_size i = 0; i < n; i += IN_STEP * W) {

@@ -46,6 +46,7 @@ static ALWAYS_INLINE void map_each(fbp_size n, const real *x, real *y, void (*f)
  * comes from the same operations whatever n is. */
 static ALWAYS_INLINE void store_each(int n, vec (*f)(vec, vec), vec *x, real *y)
 {
+    assert(n > 0 && W % n == 0);
     const int apart = W / n; /* lanes from one result to the next */
     real lanes[W];
     UNROLL for (int left = W / 2; left > 0; left /= 2) {

@@ -164,6 +164,7 @@ static ALWAYS_INLINE void few_classes(const labelled_rows *p, int V, row_numbers
 {
     enum { REST = (int)W < (int)IN_STEP ? (int)W : (int)IN_STEP }; /* rows of a block where fewer than W are left */
     const fbp_size N = p->N, C = p->C, filled = (N + IN_STEP - 1) / IN_STEP * IN_STEP;
+    assert(N <= TOGETHER && C <= V * W && C > (V - 1) * W);
     few_rows of;
     fbp_size n;
     few_inputs(p, filled, &of);

@@ -113,6 +113,10 @@ static void finish_leaving(const real *t, const fbp_cross_entropy *how, gradient
 static double softmax_cross_entropy_row(fbp_size C, const real *z, const real *t, fbp_size label, const fbp_cross_entropy *how,
                                         double scale, real *slope, real *e, real *d)
 {
+    assert(C > 0 && are_options(C, how, slope, e));
+    assert(are_elements(z, C) && are_elements(d, C) && are_same_or_apart(C, z, d));
+    assert(t ? are_elements(t, C) && are_apart(C, t, C, d) : label >= 0 && label < C);
+    assert(!e || (z != d && are_apart(C, e, C, d)));
     gradient_row rows[2], *leaving = e ? no_gradient(&rows[1]) : NULL;
     next_block next = {0};
     const double error = error_of(&(optional_row){C, z, t, label, how, scale, slope, e ? e : d, d, &rows[0], leaving, NULL, &next});
@@ -291,6 +295,10 @@ static void softmax_cross_entropy_rows(fbp_size N, fbp_size C, const real *z, fb
                                        const double *weights, double divisor, const fbp_cross_entropy *how, real *slope, real *e,
                                        real *d, fbp_size d_row, double *errors)
 {
+    assert(N == 0 || (C > 0 && labels && errors && are_elements(z, C)));
+    assert(are_labels(N, C, labels) && are_options(C, how, slope, e));
+    assert(are_rows(N, C, d, d_row) && each_same_or_apart(N, C, z, z_row, d, d_row));
+    assert(!e || (z != d && apart_from_rows(C, e, N, C, d, d_row)));
     if (!how) {
         plain_rows(N, C, z, z_row, labels, weights, divisor, e, d, d_row, errors);
         return;

@@ -138,6 +138,7 @@ static fbp_crew *fbp_idle_crew(void)
  * fork. */
 static fbp_team *fbp_hire(int threads)
 {
+    assert(threads > 0);
     fbp_crew *crew = fbp_pool.forked ? NULL : fbp_idle_crew();
     if (!crew) return NULL;
     fbp_look();
@@ -150,6 +151,7 @@ static fbp_team *fbp_hire(int threads)
 static void fbp_give_back(fbp_team *team)
 {
     fbp_crew *crew = (fbp_crew *)team;
+    assert(crew->hired && team->threads <= crew->helpers + 1);
     const uint32_t tasks = atomic_load(&team->generation);
     pthread_mutex_lock(&fbp_pool.lock);
     fbp_pool.threads = team->threads;

@@ -14,6 +14,7 @@
 
 #include "core.h" /* first: it asks the system headers for more */
 
+#include <assert.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -87,6 +88,7 @@ static inline void fbp_team_wake(fbp_team *team)
 static inline void fbp_team_share(fbp_team *team, fbp_part part, const void *task, ptrdiff_t parts)
 {
     const ptrdiff_t most = (1 << FBP_PARTS_BITS) - 1;
+    assert(parts >= 0 && team->threads > 0 && team->threads < 1 << FBP_THREADS_BITS);
     while (team->threads == 1 ? parts > 0 : parts == 1 || parts > most) part(task, --parts, 0);
     if (parts == 0) return;
     team->part = part;
@@ -142,6 +144,7 @@ typedef struct { int threads; } fbp_team;
 
 static inline void fbp_team_share(fbp_team *team, fbp_part part, const void *task, ptrdiff_t parts)
 {
+    assert(parts >= 0 && team->threads == 1);
     (void)team;
     while (parts > 0) part(task, --parts, 0);
 }
