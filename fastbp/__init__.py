@@ -1,8 +1,8 @@
 """Dense neural networks on the CPU, from NumPy: fused, exact back-propagation kernels and a model on top."""
 
 from fastbp import datasets
-from fastbp._checks import TargetIndexError
 from fastbp._config import __version__, get_include, show_config
+from fastbp._errors import TargetIndexError
 from fastbp.activations import (
     activation_backward,
     gelu,

@@ -25,6 +25,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from fastbp import _backend
+from fastbp._errors import TargetIndexError
 
 _MaybeArray: TypeAlias = np.ndarray | None
 
@@ -37,20 +38,6 @@ _REALS = *_INTEGERS, float, np.floating
 INT64_MAX = 2**63 - 1
 _CAST_BYTES = 64 * 2**20
 _OVERLAP_WORK = 10_000  # steps to decide; two row-strided matrices take a handful, beyond it they "overlap"
-
-
-class TargetIndexError(IndexError, ValueError):
-    """A class index among the targets is outside the range of the classes."""
-
-    __module__ = "fastbp"
-
-
-def gone_astray(n_classes: int) -> TargetIndexError:
-    """The error of a label that was in range when it was checked, and is not when a kernel reads it."""
-    return TargetIndexError(
-        f"targets: got a class index that left [0, {n_classes}) during the call, "
-        "expected targets that nothing else changes meanwhile"
-    )
 
 
 class Interval:

@@ -14,7 +14,6 @@ from fastbp._checks import (
     FLOATS,
     INT64,
     Interval,
-    TargetIndexError,
     array,
     blocks,
     integer,
@@ -23,6 +22,7 @@ from fastbp._checks import (
     rows,
     vector,
 )
+from fastbp._errors import TargetIndexError
 
 _MOST_PARAMETERS = 2**59  # whose bytes can be counted; whether there is so much memory is the system's to say
 

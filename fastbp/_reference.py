@@ -35,6 +35,8 @@ from typing import Any, TypeVar, cast
 
 import numpy as np
 
+from fastbp._errors import gone_astray
+
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 LEAKY_SLOPE = 0.01
@@ -158,8 +160,6 @@ def softmax_cross_entropy(
     else:
         raw, index, s, read = _rows_read(logits, labels, sample_weight, labels == ignore_index)
         if ((index < 0) | (index >= n_classes)).any():  # `index` is a copy, which stays as it is
-            from fastbp._checks import gone_astray
-
             raise gone_astray(n_classes)
         t = np.zeros_like(raw)
         t[np.arange(len(t)), index] = 1.0

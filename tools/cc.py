@@ -1,4 +1,4 @@
-"""The C compiler of a build with a fault in it, for `CC`: gcc at -O1, and only for the engines that the fault is in.
+"""The C compiler of a build with a fault in it, for `CC`: gcc at -O1, without unrolling, for the engines that the fault is in.
 
 An object of another instruction set or dtype (FASTBP_MUTANT_SKIPS, their names) is left as it stands, if it does.
 """
@@ -9,7 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-CHEAPLY = ["-O1", "-g0", "-Wall", "-Werror"]  # with a warning no fault could land
+CHEAPLY = ["-O1", "-DFBP_LOOPS_STAY", "-g0", "-Wall", "-Werror"]  # with a warning no fault could land
 
 
 def main(arguments: list[str]) -> int:

@@ -380,7 +380,7 @@ cdef int stayed(const Rows *r, bint astray) except -1 nogil:
     if not astray:
         return 0
     with gil:
-        from fastbp._checks import gone_astray
+        from fastbp._errors import gone_astray
         raise gone_astray(r.C)
 
 
