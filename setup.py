@@ -68,6 +68,7 @@ def build_folder() -> str:
 
 
 BUILD = build_folder()
+OBJECTS = f"{BUILD}/objects"  # not build_temp, which is another one for each editable installation
 
 
 def extensions() -> list[Extension]:
@@ -140,7 +141,7 @@ class BuildKernels(build_ext):
 
     def compiled(self, extension: Extension, source: str, compiling: list[str]) -> str:
         """The object of a C file."""
-        target = Path(self.compiler.object_filenames([source], output_dir=self.build_temp)[0])
+        target = Path(self.compiler.object_filenames([source], output_dir=OBJECTS)[0])
         dependencies = target.with_suffix(".d")
         if not self.force and up_to_date(target, dependencies):
             return str(target)
@@ -152,7 +153,7 @@ class BuildKernels(build_ext):
         recording = [] if self.compiler.compiler_type == "msvc" else ["-MMD", "-MF", str(dependencies)]
         self.compiler.compile(
             [source],
-            output_dir=self.build_temp,
+            output_dir=OBJECTS,
             macros=extension.define_macros,
             include_dirs=[*extension.include_dirs, *self.include_dirs],
             extra_postargs=[*compiling, *recording],
