@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import array
 import copy
+import inspect
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -299,3 +300,17 @@ def test_momentum_may_come_and_go() -> None:
     optimizer.momentum = 0.0
     optimizer.update(w, w.copy())
     assert (optimizer.state(w), optimizer.steps) == ((), 3)
+
+
+def test_defaults():
+    """To the last bit: they are part of the contract, and a rate of another rounding would pass every other test."""
+    adam = {"learning_rate": 1e-3, "beta_1": 0.9, "beta_2": 0.999, "epsilon": 1e-8, "weight_decay": 0.0}
+    sgd = {"learning_rate": 0.1, "momentum": 0.0, "nesterov": False, "weight_decay": 0.0}
+    for function, defaults in (
+        (fastbp.adam_update, adam),
+        (fastbp.Adam, adam),
+        (fastbp.sgd_update, sgd),
+        (fastbp.SGD, sgd),
+    ):
+        given = inspect.signature(function).parameters
+        assert {name: given[name].default for name in defaults} == defaults
