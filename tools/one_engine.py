@@ -4,7 +4,7 @@ import os
 import signal
 
 SKIPPED = set(os.environ["FASTBP_MUTANT_SKIPS"].split())  # the names of the other engines
-SECONDS = 60  # of processor time; beyond it the signal ends this process, even in a loop in C
+SECONDS = 240  # of processor time; beyond it the signal ends this process, even in a loop in C
 
 
 def pytest_collection_modifyitems(config, items):
