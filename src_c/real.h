@@ -19,7 +19,7 @@ typedef double real;
 #define SQRT sqrt
 #endif
 
-/* `generic` is there to be right anywhere and quick to compile: one body of each function, with its loops, takes a thirtieth of the time, and
+/* `generic` is there to be right anywhere and quick to compile: one body of each function, with its loops, takes a twentieth of the time, and
  * runs about as fast, since a compiler that must keep vectors in memory gains little by unrolling. */
 #if defined(__GNUC__)
 #ifdef FBP_GENERIC
