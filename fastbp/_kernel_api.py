@@ -3,7 +3,7 @@
 Nobody imports this at run time. mypy holds every call against it, and the twin; the compiled kernels have no types, and a
 test compares their names and arguments with these.
 
-Everything arrives checked (fastbp/_checks.py): one float dtype per call, matrices whose rows are contiguous, flat vectors,
+Everything arrives checked (fastbp/_checks): one float dtype per call, matrices whose rows are contiguous, flat vectors,
 int64 labels, float64 weights. The formulas stand with the public functions of the same names.
 """
 

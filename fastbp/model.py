@@ -28,8 +28,6 @@ from numpy.typing import ArrayLike, DTypeLike
 from fastbp import (
     _backend,
     _checks,
-    _network_checks,
-    _optimizer_checks,
     activations,
     losses,
     persistence,
@@ -220,7 +218,7 @@ class MLP:
         init: str = "auto",
     ) -> None:
         self._configure(layer_sizes, activation, loss, dtype, n_threads, init)
-        self._generator = np.random.default_rng(_network_checks.seed("seed", seed))
+        self._generator = np.random.default_rng(_checks.networks.seed("seed", seed))
         self._build()
         self._draw_weights()
 
@@ -228,10 +226,10 @@ class MLP:
         self, layer_sizes: Any, activation: str, loss: str, dtype: DTypeLike, n_threads: int | None, init: str
     ) -> None:
         """Check the arguments and keep them."""
-        self.layer_sizes = _network_checks.layer_sizes("layer_sizes", layer_sizes)
+        self.layer_sizes = _checks.networks.layer_sizes("layer_sizes", layer_sizes)
         self.activation = _checks.choice("activation", activation, activations.ACTIVATIONS)
         self.loss_name = _checks.choice("loss", loss, _OUTPUTS)
-        self.dtype = _network_checks.float_dtype("dtype", dtype)
+        self.dtype = _checks.networks.float_dtype("dtype", dtype)
         self.n_threads = n_threads  # checked where it is used
         self.init = _checks.choice("init", init, ("auto", "glorot", "he"))
 
@@ -417,7 +415,7 @@ class MLP:
             if at_once is not None:
                 return at_once
         inputs, targets = self._to_train_on(*self._examples("x", x, "t", t), optimizer)
-        _optimizer_checks.steps(optimizer.steps)
+        _checks.optimizers.steps(optimizer.steps)
         batch_size = max(len(inputs), 1)
         loss, _, failure = self._engine.train(inputs, targets, None, batch_size, optimizer, None)
         if failure:
@@ -583,12 +581,12 @@ class MLP:
     # Between the user and the engine ------------------------------------------------------------------------
 
     def _inputs(self, name: str, x: Any) -> np.ndarray:
-        return _network_checks.inputs(name, x, self.layer_sizes[0], self.dtype)
+        return _checks.networks.inputs(name, x, self.layer_sizes[0], self.dtype)
 
     def _examples(self, x_name: str, x: Any, t_name: str, t: Any) -> tuple[np.ndarray, np.ndarray]:
-        inputs = _network_checks.inputs(x_name, x, self.layer_sizes[0], self.dtype)
+        inputs = _checks.networks.inputs(x_name, x, self.layer_sizes[0], self.dtype)
         by_class, allowed = self.loss_name == "softmax_cross_entropy", _OUTPUTS[self.loss_name].targets
-        return inputs, _network_checks.targets(t_name, t, inputs, self.layer_sizes[-1], by_class, allowed)
+        return inputs, _checks.networks.targets(t_name, t, inputs, self.layer_sizes[-1], by_class, allowed)
 
     def _logits(self, inputs: np.ndarray) -> np.ndarray:
         out = _backend.kernels.new_array((len(inputs), self.layer_sizes[-1]), self.dtype)
@@ -600,8 +598,8 @@ class MLP:
         self, inputs: np.ndarray, targets: np.ndarray, optimizer: SGD | Adam
     ) -> tuple[np.ndarray, np.ndarray]:
         """The examples, copied where `optimizer` would write over them: they may be parameters, or its state."""
-        _optimizer_checks.for_network("optimizer", optimizer, *_OPTIMIZERS)
-        written = _optimizer_checks.written("parameters", self.parameters, optimizer)
+        _checks.optimizers.for_network("optimizer", optimizer, *_OPTIMIZERS)
+        written = _checks.optimizers.written("parameters", self.parameters, optimizer)
         inputs, targets = (
             array.copy() if any(np.may_share_memory(array, vector) for vector in written) else array
             for array in (inputs, targets)
@@ -610,8 +608,8 @@ class MLP:
 
     def _decided(self, name: str, x: Any) -> np.ndarray:
         """The logits at finite inputs, if none is NaN."""
-        inputs = _network_checks.finite_rows(name, x, self._inputs(name, x))
-        return _network_checks.decided_rows(name, self._logits(inputs))
+        inputs = _checks.networks.finite_rows(name, x, self._inputs(name, x))
+        return _checks.networks.decided_rows(name, self._logits(inputs))
 
     def _outputs(self, logits: np.ndarray) -> np.ndarray:
         """What `logits` are as outputs, written over them."""

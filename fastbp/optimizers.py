@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from fastbp import _backend, _checks, _optimizer_checks
+from fastbp import _backend, _checks
 
 
 def sgd_update(
@@ -80,11 +80,11 @@ def sgd_update(
     >>> parameters.tolist(), velocity.tolist()
     ([-0.25, 2.0], [1.5, 0.0])
     """
-    w = _optimizer_checks.flat("parameters", parameters)
-    rates = _optimizer_checks.sgd_hyper_parameters(learning_rate, momentum, nesterov, weight_decay, w.dtype)
-    g = _optimizer_checks.flat_gradient(gradient, w)
+    w = _checks.optimizers.flat("parameters", parameters)
+    rates = _checks.optimizers.sgd_hyper_parameters(learning_rate, momentum, nesterov, weight_decay, w.dtype)
+    g = _checks.optimizers.flat_gradient(gradient, w)
     _checks.apart("parameters", w, "gradient", gradient)
-    v = _optimizer_checks.velocity(velocity, momentum, parameters=w, gradient=gradient)
+    v = _checks.optimizers.velocity(velocity, momentum, parameters=w, gradient=gradient)
     _backend.kernels.sgd_update(w, g, v, *rates, _checks.threads(n_threads))
 
 
@@ -155,14 +155,14 @@ def adam_update(
     >>> parameters.round(6).tolist()  # the first step is η long in each direction
     [0.9, 2.1]
     """
-    w = _optimizer_checks.flat("parameters", parameters)
+    w = _checks.optimizers.flat("parameters", parameters)
     rates = learning_rate, beta_1, beta_2, epsilon, weight_decay
-    rates = _optimizer_checks.adam_hyper_parameters(*rates, w.dtype)
-    t = _optimizer_checks.step_number(step)
-    g = _optimizer_checks.flat_gradient(gradient, w)
+    rates = _checks.optimizers.adam_hyper_parameters(*rates, w.dtype)
+    t = _checks.optimizers.step_number(step)
+    g = _checks.optimizers.flat_gradient(gradient, w)
     _checks.apart("parameters", w, "gradient", gradient)
-    m = _optimizer_checks.flat_like("first_moment", first_moment, w, parameters=w, gradient=gradient)
-    v = _optimizer_checks.flat_like(
+    m = _checks.optimizers.flat_like("first_moment", first_moment, w, parameters=w, gradient=gradient)
+    v = _checks.optimizers.flat_like(
         "second_moment", second_moment, w, parameters=w, gradient=gradient, first_moment=m
     )
     _backend.kernels.adam_update(w, g, m, v, t, *rates, _checks.threads(n_threads))
@@ -207,25 +207,25 @@ class Optimizer:
 
         Arguments and errors are those of `sgd_update` and `adam_update`, and of `state`.
         """
-        _optimizer_checks.steps(self.steps)
+        _checks.optimizers.steps(self.steps)
         threads = _checks.threads(n_threads)
-        w = _optimizer_checks.flat("parameters", parameters)
+        w = _checks.optimizers.flat("parameters", parameters)
         self.hyper_parameters(w.dtype)
-        g = _optimizer_checks.flat_gradient(gradient, w)
+        g = _checks.optimizers.flat_gradient(gradient, w)
         _checks.apart("parameters", w, "gradient", gradient)
         for name, vector in zip(self.vectors, self.state(w), strict=False):
-            _optimizer_checks.flat_like(name, vector, w, parameters=w, gradient=gradient)
+            _checks.optimizers.flat_like(name, vector, w, parameters=w, gradient=gradient)
         _backend.kernels.optimizer_update(self, w, g, threads)
 
     def _state_of(self, parameters: np.ndarray) -> tuple[np.ndarray, ...]:
         """The vectors that go with `parameters`, zeros at first, the same ones at every call."""
         if self._owner is not None and self._owner.last() is parameters:
             return self._state
-        w = _optimizer_checks.flat("parameters", parameters)
+        w = _checks.optimizers.flat("parameters", parameters)
         if not self._state:
             self._state = tuple(np.zeros(w.shape, w.dtype) for _ in self.vectors)
         the_same = self._owner is None or self._owner.is_(w)
-        _optimizer_checks.state_of("parameters", w, self._state[0], the_same, self)
+        _checks.optimizers.state_of("parameters", w, self._state[0], the_same, self)
         self._owner = _Vector(w)
         return self._state
 
@@ -325,7 +325,7 @@ class SGD(Optimizer):
     ) -> None:
         super().__init__()
         self.learning_rate, self.momentum, self.nesterov, self.weight_decay = (
-            _optimizer_checks.sgd_hyper_parameters(learning_rate, momentum, nesterov, weight_decay)
+            _checks.optimizers.sgd_hyper_parameters(learning_rate, momentum, nesterov, weight_decay)
         )
 
     def hyper_parameters(self, dtype: np.dtype | None = None) -> tuple[float, float, bool, float]:
@@ -337,7 +337,7 @@ class SGD(Optimizer):
         rate, momentum, nesterov, decay = rates
         a, b, c, d, e = self._checked
         if rate is not a or momentum is not b or nesterov is not c or decay is not d or dtype is not e:
-            _optimizer_checks.sgd_hyper_parameters(*rates, dtype)
+            _checks.optimizers.sgd_hyper_parameters(*rates, dtype)
             self._checked = *rates, dtype
         return rates
 
@@ -405,7 +405,7 @@ class Adam(Optimizer):
     ) -> None:
         super().__init__()
         self.learning_rate, self.beta_1, self.beta_2, self.epsilon, self.weight_decay = (
-            _optimizer_checks.adam_hyper_parameters(learning_rate, beta_1, beta_2, epsilon, weight_decay)
+            _checks.optimizers.adam_hyper_parameters(learning_rate, beta_1, beta_2, epsilon, weight_decay)
         )
 
     def hyper_parameters(self, dtype: np.dtype | None = None) -> tuple[float, float, float, float, float]:
@@ -417,7 +417,7 @@ class Adam(Optimizer):
         rate, b1, b2, eps, decay = rates
         a, b, c, d, e, f = self._checked
         if rate is not a or b1 is not b or b2 is not c or eps is not d or decay is not e or dtype is not f:
-            _optimizer_checks.adam_hyper_parameters(*rates, dtype)
+            _checks.optimizers.adam_hyper_parameters(*rates, dtype)
             self._checked = *rates, dtype
         return rates
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fastbp import _checks, _network_checks, _optimizer_checks, layers
+from fastbp import _checks, layers
 from fastbp.optimizers import SGD, Adam
 
 if TYPE_CHECKING:
@@ -101,9 +101,9 @@ def fit(
     """
     epochs = _checks.integer("epochs", epochs, 0, math.inf, "an integer >= 0")
     batch_size = _checks.integer("batch_size", batch_size, 1, math.inf, "an integer >= 1")
-    _optimizer_checks.steps(optimizer.steps)
+    _checks.optimizers.steps(optimizer.steps)
     _checks.flag("progress", progress)
-    _network_checks.some_examples("X", x)
+    _checks.networks.some_examples("X", x)
 
     history = History()
     batch_size = min(batch_size, len(x))

@@ -29,17 +29,18 @@ ROOMS = {  # name: (whose files, which tests); * stands for folders, too
         "linear_softmax_cross_entropy many_classes",
     ),
     "optimizers": (
-        "fastbp/*optimizer* src_c/rows/optimizers.h fastbp/_kernels/optimizer.*",
+        "fastbp/optimizers.py fastbp/_checks/optimizers.py fastbp/_reference/updates.py "
+        "src_c/rows/optimizers.h fastbp/_kernels/optimizer.*",
         "optimizers optimizer_calls",
     ),
     "network": (
-        "fastbp/model.py fastbp/_network_checks.py fastbp/_kernels/network.* fastbp/_kernels/step.* src_c/memory/gather.h",
+        "fastbp/model.py fastbp/_checks/networks.py fastbp/_kernels/network.* fastbp/_kernels/step.* src_c/memory/gather.h",
         "network_kernels model fit many_classes",
     ),
     "training": ("fastbp/training.py", "fit"),
     "files": ("fastbp/persistence.py", "persistence"),
-    "checks": ("fastbp/_checks.py", "bad_calls both_ways outputs unusual_calls sizes losses_at_once"),
-    "twin": ("fastbp/_reference.py", "by_hand twin_digits twin_edges twin_gradients twin_training"),
+    "checks": ("fastbp/_checks/*", "bad_calls both_ways outputs unusual_calls sizes losses_at_once"),
+    "twin": ("fastbp/_reference/*", "by_hand twin_digits twin_edges twin_gradients twin_training"),
     "threads": (
         "src_c/threads/* fastbp/_kernels/team.* fastbp/_kernels/processors.py "
         "fastbp/_backend.py fastbp/_kernel_api.py fastbp/_threadpoolctl.py",

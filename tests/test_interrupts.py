@@ -93,7 +93,7 @@ def test_a_large_cast(backend, alarm):
     with pytest.raises(Interrupted) as caught:
         alarm()
         fastbp.linear(x, np.ones((1, 1), np.float32))
-    frame = next(entry.frame for entry in caught.traceback if entry.name == "_cast")
+    frame = next(entry.frame for entry in caught.traceback if entry.name == "cast")
     assert frame.f_locals["start"] + frame.f_locals["step"] < len(x)
 
 
@@ -101,7 +101,7 @@ def test_a_large_cast(backend, alarm):
 @pytest.mark.parametrize("rows", [1, 2, 5, 64, 65])
 def test_blocks_of_a_cast_are_those_of_the_array(monkeypatch, dtype_in, rows):
     """Whatever their number, rows in reverse and of other strides too."""
-    monkeypatch.setattr(_checks, "_CAST_BYTES", 100)
+    monkeypatch.setattr(_checks.arrays, "_CAST_BYTES", 100)
     whole = np.arange(2 * rows * 6).reshape(2 * rows, 6).astype(dtype_in)
     for given in (whole, whole[::-2], whole[:, ::2], whole[:, :0], whole.T):
         cast = _checks.rows(given, np.dtype(np.float32))

@@ -68,7 +68,13 @@ def sources() -> list[str]:
     """The files that may be wrong. Like all paths from here on they start at the base, where this process works."""
     files = (
         str(path)
-        for pattern in ("src_c/**/*.[ch]", "fastbp/_kernels/*.pyx", "fastbp/*.py")
+        for pattern in (
+            "src_c/**/*.[ch]",
+            "fastbp/_kernels/*.pyx",
+            "fastbp/*.py",
+            "fastbp/_checks/*.py",
+            "fastbp/_reference/*.py",
+        )
         for path in Path().glob(pattern)
     )
     return sorted(set(files) - LEFT_OUT)

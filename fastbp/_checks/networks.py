@@ -10,18 +10,8 @@ from typing import Any
 import numpy as np
 
 from fastbp import _backend
-from fastbp._checks import (
-    FLOATS,
-    INT64,
-    Interval,
-    array,
-    blocks,
-    integer,
-    integers,
-    reals,
-    rows,
-    vector,
-)
+from fastbp._checks.arrays import FLOATS, INT64, array, blocks, integers, reals, rows, vector
+from fastbp._checks.scalars import Interval, integer
 from fastbp._errors import TargetIndexError
 
 _MOST_PARAMETERS = 2**59  # whose bytes can be counted; whether there is so much memory is the system's to say

@@ -6,24 +6,18 @@ from typing import Any
 
 import numpy as np
 
-from fastbp._checks import (
+from fastbp._checks.arrays import apart, floats, floats_like, ndarray, shape, vector, writable
+from fastbp._checks.scalars import (
     DECAY_RATE,
     FRACTION,
     INT64_MAX,
     NOT_NEGATIVE,
     POSITIVE,
-    apart,
     flag,
-    floats,
-    floats_like,
     instance,
     integer,
-    ndarray,
     number,
     positive_in,
-    shape,
-    vector,
-    writable,
 )
 
 
