@@ -533,12 +533,10 @@ class MLP:
             raise persistence.bad_file(path, _FORMAT, found)
         try:
             generator.bit_generator.state = config.pop("generator")
-            net._configure(
-                **config, n_threads=None
-            )  # which knows what a setting is that older files do not have
+            net._configure(**config, n_threads=None)  # its defaults are for files older than a setting
             net._restore(arrays, generator)
         except (TypeError, ValueError, KeyError, OverflowError) as cause:
-            raise persistence.bad_file(path, _FORMAT, f"a damaged network ({cause})") from cause
+            raise persistence.bad_file(path, _FORMAT, f"a damaged network ({cause!s:.300})") from cause
         return net
 
     def _configuration(self) -> dict[str, Any]:

@@ -36,7 +36,7 @@ __all__ = ["read", "write"]
 _FORMAT_VERSION = (
     2  # raised when an older fastbp could not read the file; 1 held all parameters as one vector
 )
-_LARGEST_HEADER = 2 * 2**20  # characters; parsed JSON takes up to 25 times its text
+_LARGEST_HEADER = 2**20  # characters; parsed JSON takes up to 25 times its text
 _PIECE = 2**20  # bytes read at a time
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_]*(\.[A-Za-z0-9][A-Za-z0-9_]*)*", re.ASCII)
 _DTYPES = {
@@ -61,8 +61,8 @@ def write(path: _Path, kind: str, config: Mapping[str, Any], arrays: Mapping[str
     kind : str
         What the file holds, as in ``"fastbp.MLP"``.
     config : dict
-        Whatever JSON can say, except NaN and infinity. What grows with the length of a training belongs among the
-        arrays: a header has at most two million characters.
+        Whatever JSON can say, except NaN and infinity. What grows with the data or with the length of a training
+        belongs among the arrays (text as its bytes): a header has at most a million characters.
     arrays : dict of arrays
         Of bool, integers or floats up to 64 bits. A name is words of letters, digits and underscores, joined by
         single dots; ``header`` is taken.
