@@ -234,9 +234,12 @@ def _get_npz(file: BinaryIO, size: int) -> tuple[str, _Arrays]:
     if size < 22 or file.read(4) != b"PK\3\4":
         raise ValueError("not an .npz archive")
     file.seek(-22, os.SEEK_END)  # where the record stands that ends an archive without a comment
-    if not re.fullmatch(rb"PK\x05\x06.{16}\x00\x00", file.read(), re.DOTALL):
+    end = re.fullmatch(rb"PK\x05\x06.{6}(..).{8}\x00\x00", file.read(), re.DOTALL)
+    if not end:
         raise ValueError("the archive does not end where the file does")
     archive = zipfile.ZipFile(file)
+    if int.from_bytes(end[1], "little") != min(len(archive.infolist()), 2**16 - 1):
+        raise ValueError("the directory has lost members")  # one may be taken for the comment of another
     members = {member.filename.removesuffix(".npy"): member for member in archive.infolist()}
     if len(members) < len(archive.infolist()):
         raise ValueError("two members of one name")

@@ -75,6 +75,14 @@ def flagged(infos):
     infos[-1].flag_bits |= 1
 
 
+def swallowed(content: bytes) -> bytes:
+    """The archive, whose directory says that the second of two entries is the comment of the first."""
+    first = content.index(b"PK\1\2")
+    second = content.index(b"PK\1\2", first + 1)
+    comment = struct.pack("<H", len(content) - 22 - second)
+    return content[: first + 32] + comment + content[first + 34 :]
+
+
 A = ("a.npy", npy(np.arange(4.0)))
 ZEROS = ("a.npy", npy(np.zeros(2**23)))
 
@@ -126,6 +134,7 @@ ARCHIVES = {
     "directory: smaller": (archive(A, change=size("both", 100)), "damaged"),
     "directory: negative": (archive(A, change=size("both", 0)), "damaged"),
     "directory: another place": (archive(A, change=moved), "damaged"),
+    "directory: a member is another's comment": (swallowed(archive(A)), "lost members"),
     "deflated bomb": (archive(ZEROS, method=zipfile.ZIP_DEFLATED), "compressed or encrypted"),
     "bzip2 bomb": (archive(ZEROS, method=zipfile.ZIP_BZIP2), "compressed or encrypted"),
     "lzma bomb": (archive(ZEROS, method=zipfile.ZIP_LZMA), "compressed or encrypted"),
