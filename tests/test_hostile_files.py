@@ -335,6 +335,20 @@ def test_what_is_no_regular_file_is_refused_and_not_waited_for(tmp_path):
         signal.alarm(0)
 
 
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_a_file_that_shrinks_while_it_is_read(tmp_path, monkeypatch, suffix):
+    path, config = tmp_path / f"file{suffix}", persistence._config
+    persistence.write(path, KIND, {}, {"a": np.zeros(2**17)})
+
+    def cut(*arguments):
+        os.truncate(path, 2**19)
+        return config(*arguments)
+
+    monkeypatch.setattr(persistence, "_config", cut)
+    with pytest.raises(ValueError, match=r"^path: .* a damaged file \("):
+        persistence.read(path, KIND)
+
+
 def test_a_lack_of_memory_is_not_taken_for_damage(tmp_path, monkeypatch):
     persistence.write(tmp_path / "file.npz", KIND, {}, {"a": np.zeros(2)})
 
