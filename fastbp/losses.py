@@ -1,6 +1,6 @@
 """The error functions: each returns the error of a batch and its gradient in one call.
 
-All five have one shape: check the input, allocate the gradient, enter one kernel, pack the answer
+All have one shape: check the input, allocate the gradient, enter one kernel, pack the answer
 (:func:`_evaluate`). The formulas speak of one example; y are outputs, z logits, t targets, and σ is the
 logistic function. What ``reduction`` makes of the N errors E_n is the same everywhere, with s_n the sample
 weight of example n and w_n its whole weight, which is s_n times the class weight of its target, if any::
@@ -347,14 +347,7 @@ def squared_error(
     (2.5, [[0.5, 0.0], [0.0, 1.5]])
     """
     return _elementwise(
-        _backend.kernels.squared_error,
-        "outputs",
-        outputs,
-        targets,
-        sample_weight,
-        reduction,
-        grad_out,
-        n_threads,
+        "squared_error", "outputs", outputs, targets, sample_weight, reduction, grad_out, n_threads
     )
 
 
@@ -424,14 +417,7 @@ def sigmoid_squared_error(
     (0.125, [[-0.125, 0.0]])
     """
     return _elementwise(
-        _backend.kernels.sigmoid_squared_error,
-        "logits",
-        logits,
-        targets,
-        sample_weight,
-        reduction,
-        grad_out,
-        n_threads,
+        "sigmoid_squared_error", "logits", logits, targets, sample_weight, reduction, grad_out, n_threads
     )
 
 
@@ -500,19 +486,12 @@ def poisson_deviance(
     (1.386294, [[0.0, 1.0, -1.0]])
     """
     return _elementwise(
-        _backend.kernels.poisson_deviance,
-        "logits",
-        logits,
-        targets,
-        sample_weight,
-        reduction,
-        grad_out,
-        n_threads,
+        "poisson_deviance", "logits", logits, targets, sample_weight, reduction, grad_out, n_threads
     )
 
 
 def _elementwise(
-    kernel: _Kernel[np.ndarray, np.ndarray | None],
+    error: str,
     name: str,
     outputs: ArrayLike,
     targets: ArrayLike,
@@ -520,13 +499,16 @@ def _elementwise(
     reduction: Reduction,
     grad_out: np.ndarray | None,
     n_threads: int | None,
+    parameter: Callable[[np.dtype], float] | None = None,
 ) -> LossGrad:
-    """The errors that know nothing but outputs (called `name`), targets and sample weights."""
+    """The errors that know nothing but outputs (called `name`), targets, sample weights, and perhaps one parameter,
+    which is checked for the dtype of the outputs."""
     z, t, s = _checks.elementwise(name, outputs, targets, sample_weight)
+    arguments = t, s, error, parameter(z.dtype) if parameter else 0.0
     if grad_out is not None:
         inputs = {name: outputs, "targets": targets, "sample_weight": sample_weight}
         _checks.output("grad_out", grad_out, z.shape, z.dtype, in_place=name, **inputs)
-    return _evaluate(kernel, (t, s), z, reduction, grad_out, n_threads)
+    return _evaluate(_backend.kernels.elementwise_error, arguments, z, reduction, grad_out, n_threads)
 
 
 def _evaluate(

@@ -30,6 +30,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastbp import _reference
+from fastbp._reference.errors import PARAMETERS
 
 Array = np.ndarray
 
@@ -503,8 +504,10 @@ _CURVATURE = {
 
 def _error_of_the_mean(loss: str, z: Array, targets: Array) -> tuple[Array, Bounds]:
     """The delta (N,C) of the mean error at the logits z, and the bounds of that call."""
-    f = getattr(_reference, loss)
+    f = getattr(_reference, loss, _reference.elementwise_error)
     plain = {
+        "error": loss,
+        "parameter": PARAMETERS.get(loss, 0.0),
         "ignore_index": -100,
         "label_smoothing": 0.0,
         "lse_square_scale": 0.0,
@@ -519,7 +522,8 @@ def _error_of_the_mean(loss: str, z: Array, targets: Array) -> tuple[Array, Boun
         "grad": np.empty_like(z),
     }
     _, weight_sum = f(*arguments.values())
-    bounds = BOUNDS[loss](SimpleNamespace(**arguments), SimpleNamespace(weight_sum=weight_sum), False)
+    named = {"logits": z, **arguments}  # as `outputs`, too, where the backend calls them so
+    bounds = BOUNDS[loss](SimpleNamespace(**named), SimpleNamespace(weight_sum=weight_sum), False)
     return arguments["grad"], bounds
 
 

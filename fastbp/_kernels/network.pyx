@@ -12,7 +12,6 @@ D. Threads take turns, for there is one work space. A call takes its turn here, 
 
 cimport numpy as cnp
 from cpython.exc cimport PyErr_CheckSignals
-from libc.float cimport DBL_MAX
 from libc.math cimport NAN, isfinite, isnan
 from libc.stdint cimport int64_t
 from libc.stdlib cimport free, malloc
@@ -71,11 +70,6 @@ cdef int64_t MOST_STEPS = <int64_t>1 << 62  # that an optimizer may have made; t
 
 
 # -- what comes from Python ------------------------------------------------------------------------------------------------
-
-
-cdef double largest_target(str loss):
-    """The largest target of an error whose rows of targets are finite and not negative; NaN of one that takes any."""
-    return 1 if loss in ("sigmoid_cross_entropy", "sigmoid_squared_error") else DBL_MAX if loss == "poisson_deviance" else NAN
 
 
 cdef bint targets_within(Matrix t, double largest) noexcept nogil:
@@ -319,8 +313,6 @@ cdef class Network:
     cdef readonly cnp.ndarray parameters
     cdef readonly object n_threads  # or None: as many as max_threads() says when a call begins
     cdef object dtype
-    cdef bint by_class              # the targets may be labels
-    cdef double largest_target
     cdef PyThread_type_lock turn    # of a call: it owns the work space, and the fields below;
     cdef unsigned long owner        # the thread that made the call, or 0
     cdef Net net
@@ -338,8 +330,7 @@ cdef class Network:
         cdef Py_ssize_t at = 0
         self.layer_sizes, self.activation, self.loss = tuple(layer_sizes), activation, loss
         self.parameters, self.n_threads = parameters, n_threads
-        self.dtype, self.by_class = np.dtype(parameters.dtype.type), loss == "softmax_cross_entropy"
-        self.largest_target = largest_target(loss)
+        self.dtype = np.dtype(parameters.dtype.type)
         net.element, net.count = parameters.itemsize, parameters.size
         net.k = kernels_for(net.element)
         net.w = vector_of(parameters, WRITE)
@@ -469,12 +460,14 @@ cdef class Network:
         memset(&call, 0, sizeof(call))
         if not plain_matrix(x, self.dtype, &call.x) or call.x.columns != self.net.layers[0].inputs:
             return None
-        if not (plain_labels(targets, &call.t) if self.by_class else plain_matrix(targets, self.dtype, &call.t)):
+        cdef bint by_class = self.net.error.by_class
+        if not (plain_labels(targets, &call.t) if by_class else plain_matrix(targets, self.dtype, &call.t)):
             return None
         cdef Py_ssize_t outputs = self.net.layers[self.net.depth - 1].outputs
-        if call.t.rows != call.x.rows or not (labels_within(call.t, outputs, 0) if self.by_class else call.t.columns == outputs):
+        if call.t.rows != call.x.rows or not (labels_within(call.t, outputs, 0) if by_class else call.t.columns == outputs):
             return None
-        if not (isnan(self.largest_target) or targets_within(call.t, self.largest_target)):
+        cdef double largest = self.net.error.largest_target
+        if not (isnan(largest) or targets_within(call.t, largest)):
             return None
         self.take_turn()
         try:

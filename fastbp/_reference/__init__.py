@@ -38,13 +38,11 @@ from fastbp._reference.activations import (
     tanh,
 )
 from fastbp._reference.errors import (
+    elementwise_error,
     first_bad_label,
-    poisson_deviance,
     sigmoid_cross_entropy,
-    sigmoid_squared_error,
     softmax_cross_entropy,
     softmax_cross_entropy_at_once,
-    squared_error,
 )
 from fastbp._reference.layers import (
     linear,
@@ -57,9 +55,9 @@ from fastbp._reference.parts import new_array
 from fastbp._reference.updates import adam_update, optimizer_update, sgd_update
 
 __all__ = [
-    "Network", "activation_backward", "adam_update", "first_bad_label", "gelu", "leaky_relu", "linear",
-    "linear_backward_input", "linear_backward_weight", "linear_softmax_cross_entropy", "log_softmax",
-    "logsumexp", "new_array", "optimizer_update", "poisson_deviance", "relu", "sgd_update", "sigmoid",
-    "sigmoid_cross_entropy", "sigmoid_squared_error", "silu", "softmax", "softmax_backward",
-    "softmax_cross_entropy", "softmax_cross_entropy_at_once", "softplus", "squared_error", "tanh",
+    "Network", "activation_backward", "adam_update", "elementwise_error", "first_bad_label", "gelu",
+    "leaky_relu", "linear", "linear_backward_input", "linear_backward_weight", "linear_softmax_cross_entropy",
+    "log_softmax", "logsumexp", "new_array", "optimizer_update", "relu", "sgd_update", "sigmoid",
+    "sigmoid_cross_entropy", "silu", "softmax", "softmax_backward", "softmax_cross_entropy",
+    "softmax_cross_entropy_at_once", "softplus", "tanh",
 ]  # fmt: skip

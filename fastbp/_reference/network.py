@@ -10,13 +10,7 @@ import time
 import numpy as np
 
 from fastbp._reference.activations import ACTIVATIONS, INPUT_NEEDED
-from fastbp._reference.errors import (
-    poisson_deviance,
-    sigmoid_cross_entropy,
-    sigmoid_squared_error,
-    softmax_cross_entropy,
-    squared_error,
-)
+from fastbp._reference.errors import MEAN_ERRORS
 from fastbp._reference.layers import linear, linear_backward_input, linear_backward_weight
 from fastbp._reference.updates import _keep, _updated
 
@@ -138,11 +132,4 @@ class Network:
 
     def _loss(self, z, targets, delta):
         """Return the mean error of the outputs z (N, C); write its delta (N, C)."""
-        if self.loss == "softmax_cross_entropy":
-            kinds = (targets, None) if targets.ndim == 1 else (None, targets)
-            options = (None, None, -100, 0.0, 0.0, 0.0)
-            return softmax_cross_entropy(z, *kinds, *options, True, None, delta, self.n_threads)[0]
-        if self.loss == "sigmoid_cross_entropy":
-            return sigmoid_cross_entropy(z, targets, None, None, 0.0, True, None, delta, self.n_threads)[0]
-        error = {f.__name__: f for f in (squared_error, sigmoid_squared_error, poisson_deviance)}[self.loss]
-        return error(z, targets, None, True, None, delta, self.n_threads)[0]
+        return MEAN_ERRORS[self.loss](z, targets, delta, self.n_threads)
