@@ -22,6 +22,7 @@ from fastbp.last_layer import LastLayerGrad, linear_softmax_cross_entropy
 from fastbp.layers import WeightGrad, linear, linear_backward_input, linear_backward_weight
 from fastbp.losses import (
     LossGrad,
+    huber,
     poisson_deviance,
     sigmoid_cross_entropy,
     sigmoid_squared_error,
@@ -50,6 +51,7 @@ __all__ = [
     "datasets",
     "gelu",
     "get_include",
+    "huber",
     "leaky_relu",
     "linear",
     "linear_backward_input",

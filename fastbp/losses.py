@@ -19,6 +19,7 @@ PyTorch and scikit-learn, which the docstrings give in brief.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Literal, NamedTuple, TypeAlias, TypeVarTuple
 
 import numpy as np
@@ -487,6 +488,84 @@ def poisson_deviance(
     """
     return _elementwise(
         "poisson_deviance", "logits", logits, targets, sample_weight, reduction, grad_out, n_threads
+    )
+
+
+def huber(
+    outputs: ArrayLike,
+    targets: ArrayLike,
+    *,
+    delta: float = 1.0,
+    sample_weight: ArrayLike | None = None,
+    reduction: Reduction = "mean",
+    grad_out: np.ndarray | None = None,
+    n_threads: int | None = None,
+) -> LossGrad:
+    """Huber's error of linear outputs, with its gradient: squared near the target, linear far from it.
+
+    With r = y - t, the error of one example and its delta are ::
+
+        E     = Σ_k { ½ r_k²            where |r_k| <= δ
+                    { δ (|r_k| - ½ δ)   elsewhere
+        dE/dy = r, brought within ±δ
+
+    So an example that is far off pulls no more than one at a distance of δ: outliers do not rule the fit [1]_.
+
+    Parameters
+    ----------
+    outputs : array of float32 or float64, shape (N, O) or (N,)
+        One row of O outputs for each example; a vector is N examples of one output.
+    targets : array of real numbers, of the shape of `outputs`, or one number
+        Cast to the dtype of `outputs`.
+    delta : float > 0, default 1
+        δ, where the error turns from squared to linear; a number that the dtype of `outputs` can hold.
+    sample_weight : array of shape (N,), optional
+        w_n multiplies the error of example n. A row whose weight is exactly 0 is not read. Not checked for
+        sign.
+    reduction : {"mean", "sum", "none"}, default "mean"
+        Mean over examples weighted by w_n, sum, or the vector w_n E_n. An example's error is the sum over its
+        outputs.
+    grad_out : numpy.ndarray of the shape and dtype of `outputs`, optional
+        Where to write the gradient. It may be `outputs` itself and must not overlap any other input.
+    n_threads : int >= 1, optional
+        The most threads to use; by default as many as ``show_config()`` tells. The result has the same bits for any number.
+
+    Returns
+    -------
+    LossGrad
+        ``(loss, grad, weight_sum)``; `grad` has the shape of `outputs`.
+
+    Raises
+    ------
+    TypeError
+        An argument of the wrong type or dtype.
+    ValueError
+        A wrong shape or value, or a `grad_out` that is read-only, not contiguous in its last axis, or
+        overlaps an input.
+
+    Notes
+    -----
+    No square is formed beyond δ, so that only an error beyond the dtype, or a distance, is +inf; the gradient of an
+    infinite output is ±δ. A NaN makes its example's error NaN, and its own delta. An empty batch, or weights that
+    are all 0: mean NaN, sum 0, gradient exactly 0, `weight_sum` 0.
+
+    In PyTorch: ``huber_loss(y, t, delta=δ)`` averages over outputs as well: divide ours by O. ``smooth_l1_loss(y,
+    t, beta=δ)`` is that over δ.
+
+    References
+    ----------
+    .. [1] P. J. Huber, "Robust estimation of a location parameter", Annals of Mathematical Statistics 35 (1964).
+
+    Examples
+    --------
+    >>> import numpy as np, fastbp
+    >>> loss, grad, _ = fastbp.huber(np.array([[0.5, -3.0]]), [[0.0, 0.0]])
+    >>> float(loss), grad.tolist()  # ½·0.5² + 1·(3 - ½)
+    (2.625, [[0.5, -1.0]])
+    """
+    checked = partial(_checks.positive_in, "delta", delta)
+    return _elementwise(
+        "huber", "outputs", outputs, targets, sample_weight, reduction, grad_out, n_threads, checked
     )
 
 

@@ -107,6 +107,7 @@ class MLP:
         ``squared_error``         Z                  rows (N, O)
         ``sigmoid_squared_error`` 1/(1 + exp(-Z))    rows (N, O) of numbers in [0, 1]
         ``poisson_deviance``      exp(Z)             rows (N, O) of numbers >= 0
+        ``huber``                 Z                  rows (N, O)
         ========================= ================== =================================================
 
         A network of one output also takes targets (N,) for (N, 1), unless its error is that of the softmax. Other

@@ -63,4 +63,5 @@ LOSSES = {
         losses.sigmoid_squared_error, activations.sigmoid, _positive, _checks.FRACTION, "accuracy"
     ),
     "poisson_deviance": Loss(losses.poisson_deviance, _exp, None, _checks.NOT_NEGATIVE, "r2"),
+    "huber": Loss(losses.huber, _identity, None, None, "r2", parameter="delta"),
 }

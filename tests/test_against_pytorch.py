@@ -173,6 +173,19 @@ def test_mean_squared_error(call):
     assert_agree(ours, halved, (miss**2).sum(axis=1), miss, reduction)
 
 
+@examples
+@given(elementwise_calls(), st.sampled_from([0.5, 1.0, 30.0]))
+def test_huber(call, delta):
+    y, t, _, reduction = call
+    ours = fastbp.huber(y, t, delta=delta, reduction=reduction)
+    theirs = pytorch(F.huber_loss, y, t, delta=delta, reduction=reduction)
+    miss = np.abs(y - t)
+    within = np.minimum(miss, delta)
+    assert_agree(
+        ours, per_example(theirs, reduction, y.shape[1]), (within * miss).sum(axis=1), within, reduction
+    )
+
+
 def test_extremes_of_logistic_outputs():
     """In both tails, with the right answer and the wrong one."""
     z = np.array([[800.0, -800, 1e4, -1e4, 1e300, INF, -INF]]).T

@@ -132,7 +132,7 @@ def elementwise_problem(
     if function == "poisson_deviance":
         x = np.minimum(x, 70)  # sums of exp(70) stay within float32, which ends at exp(88.7)
         t = rng.poisson(3, shape) if hard else 5 * t * rng.integers(0, 2, shape)
-    if function == "squared_error":
+    if LOSSES[function].targets is None:
         x[~np.isfinite(x)] = 0
         t = np.where(t < 0.5, x, 20 * rng.standard_normal(shape))
     s, rest = reduced(rng, x, sample_weights, reduction)
@@ -157,6 +157,7 @@ OPTIONS = {
     "squared_error": ELEMENTWISE_OPTIONS,
     "sigmoid_squared_error": ELEMENTWISE_OPTIONS,
     "poisson_deviance": ELEMENTWISE_OPTIONS,
+    "huber": {"parameter": (1.0, 12.5), **ELEMENTWISE_OPTIONS},
 }
 ELEMENTWISE = list(OPTIONS)[1:]
 

@@ -70,12 +70,20 @@ def poisson_deviance(a, z, t):
     return (t * (np.log(some) - z) - t + mu).sum(axis=1), mu - t, 1.0
 
 
+def huber(a, y, t):
+    r = np.abs(y - t)
+    near, far = r <= a.parameter, r > a.parameter
+    errors = near * r**2 / 2 + far * a.parameter * (r - a.parameter / 2)
+    return errors.sum(axis=1), np.sign(y - t) * np.minimum(r, a.parameter), 1.0
+
+
 FORMULAS = (
     softmax_cross_entropy,
     sigmoid_cross_entropy,
     squared_error,
     sigmoid_squared_error,
     poisson_deviance,
+    huber,
 )
 
 

@@ -311,6 +311,18 @@ def poisson_deviance(a, r, fma):
     return _sum_over_outputs(a, r, Bound(entries, EXP + LOG + 4 * ROUNDING), Bound(mu + t, EXP + ROUNDING))
 
 
+@_bound
+def huber(a, r, fma):
+    """c (r - ½ c) with r = y - t and c = r within ±δ. Both are rounded once, relative to themselves; no term of the difference is
+    twice as large as that, so it magnifies neither more than twice; then it and the product are rounded.
+    """
+    miss = np.abs(a.outputs - a.targets)
+    within = np.where(miss > a.parameter, a.parameter, miss)
+    with np.errstate(over="ignore"):
+        entries = within * (miss - within / 2)
+    return _sum_over_outputs(a, r, Bound(entries, 5 * ROUNDING), Bound(within, ROUNDING))
+
+
 # -- activations and their slopes ----------------------------------------------------------------------------------------------
 
 _ACTIVATION_ERROR = {
@@ -498,6 +510,7 @@ _CURVATURE = {
     "squared_error": lambda z: 1.0,
     "sigmoid_squared_error": lambda z: 0.25,  # y²(1-y)² + (y-t) y(1-y)(1-2y), for targets in [0, 1]
     "poisson_deviance": lambda z: np.exp(z),
+    "huber": lambda z: 1.0,
 }
 """How much a delta changes with the logits of its row, at most, by the name of the error."""
 

@@ -80,6 +80,7 @@ ELEMENTWISE_TARGETS = {
     "squared_error": FREE,
     "sigmoid_squared_error": SOFT,
     "poisson_deviance": COUNTS,
+    "huber": FREE,
 }
 
 # Activations and layers.

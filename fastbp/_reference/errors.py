@@ -169,10 +169,19 @@ def _poisson_deviance(z, t, parameter):
     return errors, np.where(t < 0.0, np.nan, mu - t)
 
 
+def _huber(y, t, delta):
+    """With r = y - t: E = Σ_k of ½ r² where |r| <= delta, delta (|r| - ½ delta) elsewhere; dE/dy = r within ±delta."""
+    r = y - t
+    size = np.abs(r)
+    terms = np.where(size <= delta, 0.5 * r**2, delta * (size - 0.5 * delta))
+    return terms, np.clip(r, -delta, delta)
+
+
 TERMS = {  # (outputs (R, O), targets (R, O), parameter) -> the terms of each E and their deltas, both (R, O)
     "squared_error": _squared_error,
     "sigmoid_squared_error": _sigmoid_squared_error,
     "poisson_deviance": _poisson_deviance,
+    "huber": _huber,
 }
 
 
@@ -201,7 +210,7 @@ def _mean_elementwise_error(error, parameter, z, targets, delta, n_threads):
     return elementwise_error(z, targets, None, error, parameter, True, None, delta, n_threads)[0]
 
 
-PARAMETERS: dict[str, float] = {}  # of those errors that have one, what a network takes for it
+PARAMETERS = {"huber": 1.0}  # of those errors that have one, what a network takes for it
 MEAN_ERRORS = {
     "softmax_cross_entropy": _mean_softmax_cross_entropy,
     "sigmoid_cross_entropy": _mean_sigmoid_cross_entropy,

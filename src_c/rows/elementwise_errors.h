@@ -86,6 +86,19 @@ static ALWAYS_INLINE void poisson_deviance_terms(const void *row, int n, fbp_siz
     }
 }
 
+/* With r = y - t and c = r brought within ±δ:  E = c (r - ½ c), which is ½ r² for |r| <= δ and δ (|r| - ½ δ) beyond;  dE/dy = c */
+static ALWAYS_INLINE void huber_terms(const void *row, int n, fbp_size i, fbp_size left, vec *term)
+{
+    const output_row *r = row;
+    const vec delta = v_all((real)r->parameter);
+    UNROLL for (int j = 0; j < n; j++, i += W, left -= W) {
+        vec miss = v_sub(load_at(r->z + i, left, 0), load_at(r->t + i, left, 0));
+        vec within = v_max(v_negative(delta), v_min(delta, miss)); /* NaN stays NaN */
+        store_at(r->d + i, v_mul(within, v_all(r->scale)), left);
+        term[j] = v_mul(within, v_sub(miss, v_mul(within, v_all((real)0.5))));
+    }
+}
+
 static ALWAYS_INLINE output_row row_of(const real *z, const real *t, const fbp_error *error, double scale, real *d)
 {
     const real keep = (real)(1 - error->smoothing), uniform = (real)(error->smoothing / 2);

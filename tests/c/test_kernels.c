@@ -166,6 +166,11 @@ static estimate error_term(const options *o, exact z, exact t, exact p, estimate
         B = t == 0 ? 0 : t * fmaxl(1, fabsl(logl(t))), error = A - t - (t == 0 ? 0 : t * ratio);
         size = t != 0 && fabsl(ratio) < 0.34L ? error + B * fabsl(ratio) : A + t + (t == 0 ? 0 : t * fabsl(z) + B);
         break;
+    case FBP_HUBER:
+        A = fabsl(z - t), B = A > o->parameter ? rounded(o->parameter) : A;
+        d->value = z < t ? -B : B, d->size = B;
+        size = error = B * (A - B / 2);
+        break;
     default: fprintf(stderr, "no formula for error %d\n", o->kind), exit(2);
     }
     return (estimate){error, size, 1};
@@ -539,6 +544,8 @@ static const line LINES[] = {
     ERROR(squared_error, "zg", SUM + 3 * ROUNDING, {{.kind = FBP_SQUARED_ERROR, .scale = 0.3}}),
     ERROR(sigmoid_squared_error, "zt", 2 * SIGMOID + SUM, {{.kind = FBP_SIGMOID_SQUARED_ERROR, .scale = 0.3}}),
     ERROR(poisson_deviance, "zc", EXP + LOG + SUM + 2 * ROUNDING, {{.kind = FBP_POISSON_DEVIANCE, .scale = 0.3}}),
+    ERROR(huber, "zg", SUM + 4 * ROUNDING,
+          {{.kind = FBP_HUBER, .scale = 0.3, .parameter = 1}, {.kind = FBP_HUBER, .scale = 1, .parameter = 0.3}}),
     {"update, SGD", is_update, expect_update, "zgg", 2, UPDATES, 10 * ROUNDING, /* three scalars, seven operations */
          {{0}, {.scale = 1, .momentum = 0.9}, {.scale = 1, .momentum = 0.9, .nesterov = 1, .decay = 0.01}}, 0},
     {"update, Adam", is_update, expect_update, "zggw", 3, UPDATES, 20 * ROUNDING, /* eight scalars, twelve operations on the longest path */
