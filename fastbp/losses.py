@@ -26,6 +26,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from fastbp import _backend, _checks
+from fastbp._checks.scalars import OPEN_FRACTION
 
 Reduction = Literal["mean", "sum", "none"]
 _MEAN: Reduction = "mean"
@@ -566,6 +567,84 @@ def huber(
     checked = partial(_checks.positive_in, "delta", delta)
     return _elementwise(
         "huber", "outputs", outputs, targets, sample_weight, reduction, grad_out, n_threads, checked
+    )
+
+
+def quantile(
+    outputs: ArrayLike,
+    targets: ArrayLike,
+    *,
+    tau: float = 0.5,
+    sample_weight: ArrayLike | None = None,
+    reduction: Reduction = "mean",
+    grad_out: np.ndarray | None = None,
+    n_threads: int | None = None,
+) -> LossGrad:
+    """The quantile error ("pinball loss") of linear outputs, with its gradient.
+
+    The error of one example and its delta are ::
+
+        E     = Σ_k max(τ (t_k - y_k), (τ - 1) (t_k - y_k))
+        dE/dy = -τ where y < t, 1 - τ where y > t, 0 where y = t
+
+    It is smallest where a share τ of the targets lies below the output: with the default at their median, where it is half
+    the absolute error; with 0.1 and 0.9 at the ends of an interval that holds 80 % of them [1]_. At y = t it has a kink: any
+    number in [-τ, 1 - τ] would do for the derivative there.
+
+    Parameters
+    ----------
+    outputs : array of float32 or float64, shape (N, O) or (N,)
+        One row of O outputs for each example; a vector is N examples of one output.
+    targets : array of real numbers, of the shape of `outputs`, or one number
+        Cast to the dtype of `outputs`.
+    tau : float in (0, 1), default 0.5
+        τ, the share of the targets that are to lie below the outputs; a number that the dtype of `outputs` can hold.
+    sample_weight : array of shape (N,), optional
+        w_n multiplies the error of example n. A row whose weight is exactly 0 is not read. Not checked for
+        sign.
+    reduction : {"mean", "sum", "none"}, default "mean"
+        Mean over examples weighted by w_n, sum, or the vector w_n E_n. An example's error is the sum over its
+        outputs.
+    grad_out : numpy.ndarray of the shape and dtype of `outputs`, optional
+        Where to write the gradient. It may be `outputs` itself and must not overlap any other input.
+    n_threads : int >= 1, optional
+        The most threads to use; by default as many as ``show_config()`` tells. The result has the same bits for any number.
+
+    Returns
+    -------
+    LossGrad
+        ``(loss, grad, weight_sum)``; `grad` has the shape of `outputs`.
+
+    Raises
+    ------
+    TypeError
+        An argument of the wrong type or dtype.
+    ValueError
+        A wrong shape or value, or a `grad_out` that is read-only, not contiguous in its last axis, or
+        overlaps an input.
+
+    Notes
+    -----
+    An infinite output costs +inf, and its gradient is finite. A NaN makes its example's error NaN, and its own delta. An
+    empty batch, or weights that are all 0: mean NaN, sum 0, gradient exactly 0, `weight_sum` 0.
+
+    In scikit-learn: ``mean_pinball_loss(t, y, alpha=τ)`` averages over outputs as well: divide ours by O. In PyTorch:
+    ``l1_loss(y, t)`` is twice our error at τ = ½, over O.
+
+    References
+    ----------
+    .. [1] R. Koenker, G. Bassett, "Regression quantiles", Econometrica 46 (1978).
+
+    Examples
+    --------
+    >>> import numpy as np, fastbp
+    >>> loss, grad, _ = fastbp.quantile(np.array([[0.0, 4.0]]), [[2.0, 3.0]], tau=0.75)
+    >>> float(loss), grad.tolist()  # 0.75·2 + 0.25·1
+    (1.75, [[-0.75, 0.25]])
+    """
+    checked = partial(_checks.positive_in, "tau", tau, interval=OPEN_FRACTION)
+    return _elementwise(
+        "quantile", "outputs", outputs, targets, sample_weight, reduction, grad_out, n_threads, checked
     )
 
 

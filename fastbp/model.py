@@ -108,7 +108,10 @@ class MLP:
         ``sigmoid_squared_error`` 1/(1 + exp(-Z))    rows (N, O) of numbers in [0, 1]
         ``poisson_deviance``      exp(Z)             rows (N, O) of numbers >= 0
         ``huber``                 Z                  rows (N, O)
+        ``quantile``              Z                  rows (N, O)
         ========================= ================== =================================================
+
+        ``huber`` turns linear at δ = 1, ``quantile`` is that of τ = ½.
 
         A network of one output also takes targets (N,) for (N, 1), unless its error is that of the softmax. Other
         targets are refused: at them the error has no minimum.

@@ -64,4 +64,5 @@ LOSSES = {
     ),
     "poisson_deviance": Loss(losses.poisson_deviance, _exp, None, _checks.NOT_NEGATIVE, "r2"),
     "huber": Loss(losses.huber, _identity, None, None, "r2", parameter="delta"),
+    "quantile": Loss(losses.quantile, _identity, None, None, "r2", parameter="tau"),
 }

@@ -112,7 +112,7 @@ def good_calls() -> Iterator[tuple[str, Call]]:
     yield "sigmoid_cross_entropy", Call(fastbp.sigmoid_cross_entropy, arguments, *in_place)
     for function in (fastbp.sigmoid_squared_error, fastbp.poisson_deviance):
         yield function.__name__, Call(function, {"logits": z, "targets": t, **tail}, *in_place)
-    for function in (fastbp.squared_error, fastbp.huber):
+    for function in (fastbp.squared_error, fastbp.huber, fastbp.quantile):
         arguments = {"outputs": z, "targets": t, **tail}
         yield function.__name__, Call(function, arguments, ("grad_out",), ("outputs", "grad_out"))
 

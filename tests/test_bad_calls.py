@@ -179,6 +179,7 @@ def bad_numbers() -> Iterator[Row]:
             (-0.1, 1.1, 2),
             [(softmax, "label_smoothing"), (sigmoid, "label_smoothing"), (sgd, "momentum")],
         ),
+        "a number in (0, 1)": ((-0.1, 0, 1, 1.1), [("quantile", "tau")]),
         "a number in [0, 1)": ((-0.1, 1.0, 1), [(adam, "beta_1"), (adam, "beta_2")]),
         "a finite number > 0": (
             (0.0, 0, -1.0),
@@ -205,6 +206,7 @@ def bad_numbers() -> Iterator[Row]:
     for value in (1e-46, 1e39):
         text = f"expected a number that float32 can hold, {np.finfo(F32).tiny} to {np.finfo(F32).max}"
         yield "huber", "delta", value, ValueError, f"got {value}, {text}"
+    yield "quantile", "tau", 1e-46, ValueError, f"got 1e-46, {text}"
     for value in (0, -1, 2**63):
         yield adam, "step", value, ValueError, f"got {value}, expected an integer in [1, 2**63)"
     for value in (1.0, None, True):

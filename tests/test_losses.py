@@ -158,6 +158,7 @@ OPTIONS = {
     "sigmoid_squared_error": ELEMENTWISE_OPTIONS,
     "poisson_deviance": ELEMENTWISE_OPTIONS,
     "huber": {"parameter": (1.0, 12.5), **ELEMENTWISE_OPTIONS},
+    "quantile": {"parameter": (0.5, 0.9), **ELEMENTWISE_OPTIONS},
 }
 ELEMENTWISE = list(OPTIONS)[1:]
 

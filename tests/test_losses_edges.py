@@ -214,6 +214,19 @@ def test_huber_at_infinity_and_where_it_turns(dtype, engine):
     assert answer.grad[[0, 1, 3, 4, 5]].tolist() == [y[3], y[4], y[3], y[4], 0]
 
 
+def test_quantile_at_the_edges(dtype, engine):
+    """Infinite outputs, the largest numbers, the target itself; and shares next to 0 and 1, whose other part is as exact."""
+    most = float(np.finfo(dtype).max)
+    y, t = np.array([INF, -INF, INF, most, -most, 3.0], dtype), np.array([0, 0, INF, 0, 0, 3.0], dtype)
+    for tau in (0.5, 0.9, float(np.finfo(dtype).tiny), 1 - 2.0**-40):
+        answer = fastbp.quantile(y, t, tau=tau, reduction="none")
+        assert answer.loss[:2].tolist() == [INF, INF] and np.isnan([answer.loss[2], answer.grad[2]]).all()
+        assert_near(answer.loss[3:5] / most, [1 - tau, tau])
+        above, below = dtype(1 - tau), dtype(-tau)
+        assert answer.grad[[0, 1, 3, 4]].tolist() == [above, below, above, below]
+        assert answer.loss[5] == answer.grad[5] == 0
+
+
 # -- where there is no weight ----------------------------------------------------------------------------------------------------
 
 

@@ -77,6 +77,12 @@ def huber(a, y, t):
     return errors.sum(axis=1), np.sign(y - t) * np.minimum(r, a.parameter), 1.0
 
 
+def quantile(a, y, t):
+    over, under = np.maximum(y - t, 0), np.maximum(t - y, 0)
+    errors = (1 - a.parameter) * over + a.parameter * under
+    return errors.sum(axis=1), (1 - a.parameter) * (y > t) - a.parameter * (y < t), 1.0
+
+
 FORMULAS = (
     softmax_cross_entropy,
     sigmoid_cross_entropy,
@@ -84,6 +90,7 @@ FORMULAS = (
     sigmoid_squared_error,
     poisson_deviance,
     huber,
+    quantile,
 )
 
 

@@ -63,6 +63,7 @@ def test_forward_turns_logits_into_outputs(loss, dtype):
         "sigmoid_squared_error": e / (1 + e),
         "poisson_deviance": e,
         "huber": z,
+        "quantile": z,
     }[loss]
     y = net.forward(X)
     assert y.dtype == dtype

@@ -218,6 +218,7 @@ NETWORK_TARGETS = {
     "sigmoid_squared_error": SOFT[:, :2],
     "poisson_deviance": COUNTS[:, :2],
     "huber": FREE[:, :2],
+    "quantile": FREE[:, :2],
 }
 
 

@@ -323,6 +323,14 @@ def huber(a, r, fma):
     return _sum_over_outputs(a, r, Bound(entries, 5 * ROUNDING), Bound(within, ROUNDING))
 
 
+@_bound
+def quantile(a, r, fma):
+    """-τ or 1 - τ, rounded once, times y - t, whose sign is known exactly."""
+    miss = a.outputs - a.targets
+    slope = np.where(miss < 0, a.parameter, np.where(miss > 0, 1 - a.parameter, 0))
+    return _sum_over_outputs(a, r, Bound(slope * np.abs(miss), 3 * ROUNDING), Bound(slope, ROUNDING))
+
+
 # -- activations and their slopes ----------------------------------------------------------------------------------------------
 
 _ACTIVATION_ERROR = {
@@ -511,6 +519,7 @@ _CURVATURE = {
     "sigmoid_squared_error": lambda z: 0.25,  # y²(1-y)² + (y-t) y(1-y)(1-2y), for targets in [0, 1]
     "poisson_deviance": lambda z: np.exp(z),
     "huber": lambda z: 1.0,
+    "quantile": lambda z: 0.0,  # but for the jump at the target, where no output of a test lies
 }
 """How much a delta changes with the logits of its row, at most, by the name of the error."""
 

@@ -81,6 +81,7 @@ ELEMENTWISE_TARGETS = {
     "sigmoid_squared_error": SOFT,
     "poisson_deviance": COUNTS,
     "huber": FREE,
+    "quantile": FREE,
 }
 
 # Activations and layers.

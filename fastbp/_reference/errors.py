@@ -177,11 +177,18 @@ def _huber(y, t, delta):
     return terms, np.clip(r, -delta, delta)
 
 
+def _quantile(y, t, tau):
+    """E = Σ_k max(tau (t - y), (tau - 1) (t - y)); dE/dy = -tau for y < t, 1 - tau for y > t, 0 at y = t."""
+    r = y - t
+    return np.maximum(-tau * r, (1.0 - tau) * r), np.where(r < 0.0, -tau, np.where(r > 0.0, 1.0 - tau, r))
+
+
 TERMS = {  # (outputs (R, O), targets (R, O), parameter) -> the terms of each E and their deltas, both (R, O)
     "squared_error": _squared_error,
     "sigmoid_squared_error": _sigmoid_squared_error,
     "poisson_deviance": _poisson_deviance,
     "huber": _huber,
+    "quantile": _quantile,
 }
 
 
@@ -210,7 +217,7 @@ def _mean_elementwise_error(error, parameter, z, targets, delta, n_threads):
     return elementwise_error(z, targets, None, error, parameter, True, None, delta, n_threads)[0]
 
 
-PARAMETERS = {"huber": 1.0}  # of those errors that have one, what a network takes for it
+PARAMETERS = {"huber": 1.0, "quantile": 0.5}  # of those errors that have one, what a network takes for it
 MEAN_ERRORS = {
     "softmax_cross_entropy": _mean_softmax_cross_entropy,
     "sigmoid_cross_entropy": _mean_sigmoid_cross_entropy,

@@ -3,7 +3,7 @@
 typedef struct {
     const real *z, *t, *pos_weight; /* the logits or outputs, the targets, the weights of t = 1 or NULL */
     real keep, uniform;             /* smoothing: t becomes keep t + uniform, 1 - t likewise */
-    double parameter;               /* of an error that has one */
+    double parameter;               /* of an error that has one; 1 - τ, too, is rounded once */
     real scale;
     real *d;
 } output_row;
@@ -96,6 +96,19 @@ static ALWAYS_INLINE void huber_terms(const void *row, int n, fbp_size i, fbp_si
         vec within = v_max(v_negative(delta), v_min(delta, miss)); /* NaN stays NaN */
         store_at(r->d + i, v_mul(within, v_all(r->scale)), left);
         term[j] = v_mul(within, v_sub(miss, v_mul(within, v_all((real)0.5))));
+    }
+}
+
+/* With r = y - t:  dE/dy = 1 - τ for r > 0, -τ for r < 0, 0 at r = 0;  E = r dE/dy */
+static ALWAYS_INLINE void quantile_terms(const void *row, int n, fbp_size i, fbp_size left, vec *term)
+{
+    const output_row *r = row;
+    const vec zero = v_all(0), above = v_all((real)(1 - r->parameter)), below = v_all((real)-r->parameter);
+    UNROLL for (int j = 0; j < n; j++, i += W, left -= W) {
+        vec miss = v_sub(load_at(r->z + i, left, 0), load_at(r->t + i, left, 0));
+        vec slope = v_select(v_lt(miss, zero), below, v_select(v_lt(zero, miss), above, miss)); /* NaN stays NaN */
+        store_at(r->d + i, v_mul(slope, v_all(r->scale)), left);
+        term[j] = v_mul(slope, miss);
     }
 }
 

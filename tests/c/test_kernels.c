@@ -171,6 +171,11 @@ static estimate error_term(const options *o, exact z, exact t, exact p, estimate
         d->value = z < t ? -B : B, d->size = B;
         size = error = B * (A - B / 2);
         break;
+    case FBP_QUANTILE:
+        A = z - t;
+        d->value = A > 0 ? 1 - (exact)o->parameter : A < 0 ? -(exact)o->parameter : A, d->size = fabsl(d->value);
+        size = error = d->value * A;
+        break;
     default: fprintf(stderr, "no formula for error %d\n", o->kind), exit(2);
     }
     return (estimate){error, size, 1};
@@ -546,6 +551,8 @@ static const line LINES[] = {
     ERROR(poisson_deviance, "zc", EXP + LOG + SUM + 2 * ROUNDING, {{.kind = FBP_POISSON_DEVIANCE, .scale = 0.3}}),
     ERROR(huber, "zg", SUM + 4 * ROUNDING,
           {{.kind = FBP_HUBER, .scale = 0.3, .parameter = 1}, {.kind = FBP_HUBER, .scale = 1, .parameter = 0.3}}),
+    ERROR(quantile, "zg", SUM + 3 * ROUNDING,
+          {{.kind = FBP_QUANTILE, .scale = 0.3, .parameter = 0.5}, {.kind = FBP_QUANTILE, .scale = 1, .parameter = 0.9}}),
     {"update, SGD", is_update, expect_update, "zgg", 2, UPDATES, 10 * ROUNDING, /* three scalars, seven operations */
          {{0}, {.scale = 1, .momentum = 0.9}, {.scale = 1, .momentum = 0.9, .nesterov = 1, .decay = 0.01}}, 0},
     {"update, Adam", is_update, expect_update, "zggw", 3, UPDATES, 20 * ROUNDING, /* eight scalars, twelve operations on the longest path */
