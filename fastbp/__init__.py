@@ -22,7 +22,9 @@ from fastbp.last_layer import LastLayerGrad, linear_softmax_cross_entropy
 from fastbp.layers import WeightGrad, linear, linear_backward_input, linear_backward_weight
 from fastbp.losses import (
     LossGrad,
+    huber,
     poisson_deviance,
+    quantile,
     sigmoid_cross_entropy,
     sigmoid_squared_error,
     softmax_cross_entropy,
@@ -50,6 +52,7 @@ __all__ = [
     "datasets",
     "gelu",
     "get_include",
+    "huber",
     "leaky_relu",
     "linear",
     "linear_backward_input",
@@ -58,6 +61,7 @@ __all__ = [
     "log_softmax",
     "logsumexp",
     "poisson_deviance",
+    "quantile",
     "relu",
     "sgd_update",
     "show_config",

@@ -105,31 +105,13 @@ class Kernels(Protocol):
         grad: _Array,
         n_threads: int,
     ) -> tuple[float, float]: ...
-    def squared_error(
+    def elementwise_error(
         self,
         outputs: _Array,
         targets: _Array,
         sample_weight: _Weights,
-        mean: bool,
-        losses: _Array | None,
-        grad: _Array,
-        n_threads: int,
-    ) -> tuple[float, float]: ...
-    def sigmoid_squared_error(
-        self,
-        logits: _Array,
-        targets: _Array,
-        sample_weight: _Weights,
-        mean: bool,
-        losses: _Array | None,
-        grad: _Array,
-        n_threads: int,
-    ) -> tuple[float, float]: ...
-    def poisson_deviance(
-        self,
-        logits: _Array,
-        targets: _Array,
-        sample_weight: _Weights,
+        error: str,
+        parameter: float,
         mean: bool,
         losses: _Array | None,
         grad: _Array,

@@ -8,7 +8,7 @@ B. That array is created once and stays: the engine holds it. It is written into
    anything else that the engine was made from.
 C. The engine (``Network`` of the backend in use when the model is made) does a whole training step, and a
    whole epoch, in one call. What a model does around it is to check and convert.
-D. The output layer is linear; the error acts on its logits. What the user sees as outputs (:data:`_OUTPUTS`)
+D. The output layer is linear; the error acts on its logits. What the user sees as outputs (`outputs`)
    is formed from logits only when asked for.
 
 Letters: N examples, I inputs and O outputs of a layer, C classes.
@@ -20,7 +20,6 @@ import copy
 import inspect
 import os
 import weakref
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -30,11 +29,11 @@ from fastbp import (
     _backend,
     _checks,
     activations,
-    losses,
     persistence,
     training,
 )
 from fastbp.optimizers import OPTIMIZERS, SGD, Optimizer
+from fastbp.outputs import LOSSES
 from fastbp.training import History
 
 if TYPE_CHECKING:
@@ -55,45 +54,6 @@ _FIXED = dict.fromkeys(
     "parameters": "the values to be written into the live array: net.parameters[:] = ...",
     "weights": "the values to be written into the live arrays: net.weights[0][:] = ...",
     "biases": "the values to be written into the live arrays: net.biases[0][:] = ...",
-}
-
-
-def _identity(logits: np.ndarray, **_: Any) -> np.ndarray:
-    return logits
-
-
-def _exp(logits: np.ndarray, out: np.ndarray, n_threads: int | None) -> np.ndarray:
-    with np.errstate(over="ignore", under="ignore"):
-        np.exp(logits, out=out)
-    return out
-
-
-class _Output(NamedTuple):
-    """What a network of some loss puts out."""
-
-    outputs: Callable[..., np.ndarray]
-    """(logits, out, n_threads) -> what `forward` returns."""
-    decide: Callable[[np.ndarray], np.ndarray] | None
-    """logits -> what `predict` returns; None where the outputs themselves are the prediction."""
-    targets: _checks.Interval | None
-    """What an entry of a row of targets may be; None where the error is defined for all numbers."""
-
-
-def _largest(logits: np.ndarray) -> np.ndarray:
-    classes: np.ndarray = logits.argmax(axis=1)
-    return classes.astype(np.int64, copy=False)
-
-
-def _positive(logits: np.ndarray) -> np.ndarray:
-    return (logits > 0).astype(np.int64)  # a logit above 0 is a probability above 1/2
-
-
-_OUTPUTS = {
-    "softmax_cross_entropy": _Output(activations.softmax, _largest, _checks.NOT_NEGATIVE),
-    "sigmoid_cross_entropy": _Output(activations.sigmoid, _positive, _checks.FRACTION),
-    "squared_error": _Output(_identity, None, None),
-    "sigmoid_squared_error": _Output(activations.sigmoid, _positive, _checks.FRACTION),
-    "poisson_deviance": _Output(_exp, None, _checks.NOT_NEGATIVE),
 }
 
 
@@ -147,7 +107,11 @@ class MLP:
         ``squared_error``         Z                  rows (N, O)
         ``sigmoid_squared_error`` 1/(1 + exp(-Z))    rows (N, O) of numbers in [0, 1]
         ``poisson_deviance``      exp(Z)             rows (N, O) of numbers >= 0
+        ``huber``                 Z                  rows (N, O)
+        ``quantile``              Z                  rows (N, O)
         ========================= ================== =================================================
+
+        ``huber`` turns linear at δ = 1, ``quantile`` is that of τ = ½.
 
         A network of one output also takes targets (N,) for (N, 1), unless its error is that of the softmax. Other
         targets are refused: at them the error has no minimum.
@@ -228,7 +192,7 @@ class MLP:
         """Check the arguments and keep them."""
         self.layer_sizes = _checks.networks.layer_sizes("layer_sizes", layer_sizes)
         self.activation = _checks.choice("activation", activation, activations.ACTIVATIONS)
-        self.loss_name = _checks.choice("loss", loss, _OUTPUTS)
+        self.loss_name = _checks.choice("loss", loss, LOSSES)
         self.dtype = _checks.networks.float_dtype("dtype", dtype)
         self.n_threads = n_threads  # checked where it is used
         self.init = _checks.choice("init", init, ("auto", "glorot", "he"))
@@ -308,8 +272,7 @@ class MLP:
         """The mean error over the examples `x` (N, I) with the targets `t`; NaN where there are none."""
         inputs, targets = self._examples("x", x, "t", t)
         z = self._logits(inputs)
-        error = getattr(losses, self.loss_name)
-        return float(error(z, targets, grad_out=z, n_threads=self.n_threads).loss)
+        return float(LOSSES[self.loss_name].error(z, targets, grad_out=z, n_threads=self.n_threads).loss)
 
     def gradients(self, x: ArrayLike, t: ArrayLike) -> Gradients:
         """The mean error over the examples and its gradient in every parameter, by back-propagation.
@@ -364,7 +327,7 @@ class MLP:
             If an example holds NaN or infinity, or its outputs are NaN.
         """
         z = self._decided("X", X)
-        decide = _OUTPUTS[self.loss_name].decide
+        decide = LOSSES[self.loss_name].decide
         return self._outputs(z) if decide is None else decide(z)
 
     def predict_proba(self, X: ArrayLike) -> np.ndarray:
@@ -373,11 +336,11 @@ class MLP:
         Raises
         ------
         ValueError
-            If the outputs are no probabilities: those of ``squared_error`` and ``poisson_deviance``. If an example
+            If the outputs are no probabilities, as those of ``squared_error`` and ``poisson_deviance``. If an example
             holds NaN or infinity, or its outputs are NaN.
         """
-        if _OUTPUTS[self.loss_name].decide is None:
-            expected = ", ".join(name for name, output in _OUTPUTS.items() if output.decide)
+        if LOSSES[self.loss_name].decide is None:
+            expected = ", ".join(name for name, loss in LOSSES.items() if loss.decide)
             raise ValueError(f"predict_proba: got the loss {self.loss_name}, expected one of {expected}")
         return self._outputs(self._decided("X", X))
 
@@ -608,8 +571,10 @@ class MLP:
 
     def _examples(self, x_name: str, x: Any, t_name: str, t: Any) -> tuple[np.ndarray, np.ndarray]:
         inputs = _checks.networks.inputs(x_name, x, self.layer_sizes[0], self.dtype)
-        by_class, allowed = self.loss_name == "softmax_cross_entropy", _OUTPUTS[self.loss_name].targets
-        return inputs, _checks.networks.targets(t_name, t, inputs, self.layer_sizes[-1], by_class, allowed)
+        loss = LOSSES[self.loss_name]
+        return inputs, _checks.networks.targets(
+            t_name, t, inputs, self.layer_sizes[-1], loss.by_class, loss.targets
+        )
 
     def _logits(self, inputs: np.ndarray) -> np.ndarray:
         out = _backend.kernels.new_array((len(inputs), self.layer_sizes[-1]), self.dtype)
@@ -636,7 +601,7 @@ class MLP:
 
     def _outputs(self, logits: np.ndarray) -> np.ndarray:
         """What `logits` are as outputs, written over them."""
-        return _OUTPUTS[self.loss_name].outputs(logits, out=logits, n_threads=self.n_threads)
+        return LOSSES[self.loss_name].outputs(logits, out=logits, n_threads=self.n_threads)
 
 
 _models: weakref.WeakSet[MLP] = weakref.WeakSet()

@@ -62,6 +62,20 @@ typedef struct {
     int share_of_0;           /* whether some w_c smoothing / C may be 0 in the dtype, with smoothing > 0 */
 } fbp_cross_entropy;
 
+/* Errors whose outputs do not interact, by the names of fastbp's functions */
+enum {
+#define FBP_ERROR(NUMBER, name, largest_target, parameter) FBP_##NUMBER,
+#include "errors.def"
+#undef FBP_ERROR
+    FBP_ERRORS
+};
+typedef struct {
+    int kind;               /* one of these */
+    const void *pos_weight; /* of FBP_SIGMOID_CROSS_ENTROPY: p (O), by which the terms in t are multiplied; or NULL */
+    double smoothing;       /* of the same:  (1 - smoothing) t + smoothing / 2  takes the place of t */
+    double parameter;       /* of an error that has one */
+} fbp_error;
+
 #define REAL void
 typedef struct {
 #define FBP_KERNEL(result, name, parameters, arguments) result(*name) parameters;

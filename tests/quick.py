@@ -15,7 +15,7 @@ ALL_KERNELS = (
 
 ROOMS = {  # name: (whose files, which tests); * stands for folders, too
     "losses": (
-        "fastbp/losses.py src_c/rows/*err* src_c/rows/soft* src_c/rows/many* src_c/rows/row.h "
+        "fastbp/losses.py src_c/errors.def src_c/rows/*err* src_c/rows/soft* src_c/rows/many* src_c/rows/row.h "
         "fastbp/_kernels/loss.* fastbp/_kernels/rows.*",
         "losses losses_at_once losses_edges losses_many_digits losses_options changed_during_a_call",
     ),
@@ -34,7 +34,8 @@ ROOMS = {  # name: (whose files, which tests); * stands for folders, too
         "optimizers optimizer_calls",
     ),
     "network": (
-        "fastbp/model.py fastbp/_checks/networks.py fastbp/_kernels/network.* fastbp/_kernels/step.* src_c/memory/gather.h",
+        "fastbp/model.py fastbp/outputs.py fastbp/_checks/networks.py fastbp/_kernels/network.* fastbp/_kernels/step.* "
+        "src_c/memory/gather.h",
         "network_kernels model fit many_classes",
     ),
     "training": ("fastbp/training.py", "fit"),

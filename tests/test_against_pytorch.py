@@ -173,6 +173,37 @@ def test_mean_squared_error(call):
     assert_agree(ours, halved, (miss**2).sum(axis=1), miss, reduction)
 
 
+@examples
+@given(elementwise_calls(), st.sampled_from([0.5, 1.0, 30.0]))
+def test_huber(call, delta):
+    y, t, _, reduction = call
+    ours = fastbp.huber(y, t, delta=delta, reduction=reduction)
+    theirs = pytorch(F.huber_loss, y, t, delta=delta, reduction=reduction)
+    miss = np.abs(y - t)
+    within = np.minimum(miss, delta)
+    assert_agree(
+        ours, per_example(theirs, reduction, y.shape[1]), (within * miss).sum(axis=1), within, reduction
+    )
+
+
+@examples
+@given(elementwise_calls(), st.sampled_from([0.5, 0.1, 0.99]))
+def test_quantile(call, tau):
+    """PyTorch has it for τ = ½ only, as the absolute error; by hand for the others. It, too, takes 0 at the target."""
+    y, t, _, reduction = call
+    ours = fastbp.quantile(y, t, tau=tau, reduction=reduction)
+
+    def pinball(y, t, reduction):
+        r = y - t
+        errors = (
+            (1 - tau) * F.relu(r) + tau * F.relu(-r) if tau != 0.5 else F.l1_loss(y, t, reduction="none") / 2
+        )
+        return errors if reduction == "none" else getattr(errors, reduction)()
+
+    theirs = per_example(pytorch(pinball, y, t, reduction=reduction), reduction, y.shape[1])
+    assert_agree(ours, theirs, np.abs(y - t).sum(axis=1), np.ones_like(y), reduction)
+
+
 def test_extremes_of_logistic_outputs():
     """In both tails, with the right answer and the wrong one."""
     z = np.array([[800.0, -800, 1e4, -1e4, 1e300, INF, -INF]]).T

@@ -128,6 +128,24 @@ CASES = [
         dw1=[[-1.0, 0.9], [-0.5, 0.45], [0.5, -0.45]],
         dw2=[[-0.5, 1.0], [-0.75, 1.5]],
     ),
+    # Linear outputs, Huber's error with δ = 1: y = (0, ln 3), t = (3, ln 3 - 1/4), so y - t = (-3, 1/4).
+    # E = 1 (3 - 1/2) + 1/2 · 1/16 = 2.53125;  d2 = (-1, 1/4)
+    # d2 W2ᵀ = (-0.4 - 0.2, -0.8 + 0.4) = (-0.6, -0.4);  d1 = (-0.15, -0.075)
+    Case(
+        "huber", [[3, LN3 - 0.25]], [[0, LN3]], 2.53125,
+        d2=[[-1, 0.25]], d1=[[-0.15, -0.075]],
+        dw1=[[-0.3, -0.15], [-0.15, -0.075], [0.15, 0.075]],
+        dw2=[[-0.5, 0.125], [-0.75, 0.1875]],
+    ),
+    # Linear outputs, quantile error with τ = 1/2: the same y and t.
+    # E = (3 + 1/4)/2 = 1.625;  d2 = (-1/2, 1/2)
+    # d2 W2ᵀ = (-0.2 - 0.4, -0.4 + 0.8) = (-0.6, 0.4);  d1 = (-0.15, 0.075)
+    Case(
+        "quantile", [[3, LN3 - 0.25]], [[0, LN3]], 1.625,
+        d2=[[-0.5, 0.5]], d1=[[-0.15, 0.075]],
+        dw1=[[-0.3, 0.15], [-0.15, 0.075], [0.15, -0.075]],
+        dw2=[[-0.25, 0.25], [-0.375, 0.375]],
+    ),
 ]  # fmt: skip
 each_case = pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.loss}-{np.ndim(case.targets)}d")
 
@@ -368,6 +386,27 @@ def test_poisson_without_a_count(array):
     loss, grad, _ = fastbp.poisson_deviance(array([[LN3, LN3]]), array([[0, 3]]))
     close(loss, 3.0)
     close(grad, [[3, 0]])
+
+
+def test_huber_far_from_the_target_and_near_it(array):
+    # δ = 2: at a distance of 5 E = 2 (5 - 1) = 8, at 2 from both sides 2, at 1/2 E = 1/8
+    losses, grad, _ = fastbp.huber(array([5, -2, 0.5]), 0, delta=2.0, reduction="none")
+    close(losses, [8, 2, 1 / 8])
+    close(grad, [2, -2, 0.5])
+
+
+def test_quantiles_on_both_sides_and_at_the_target(array):
+    # τ = 0.9: 0.9 · 2 below, 0.1 · 5 above, and nothing at the target
+    losses, grad, _ = fastbp.quantile(array([-2, 5, 7]), array([0, 0, 7]), tau=0.9, reduction="none")
+    close(losses, [1.8, 0.5, 0])
+    close(grad, [-0.9, 0.1, 0])
+
+
+def test_the_quantile_error_is_smallest_at_the_quantile(array):
+    # Of 0, 1, …, 10 a share of 0.3 lies below 3: the mean error of one output for all of them is smallest there.
+    t = array(range(11))
+    errors = [fastbp.quantile(array([y] * 11), t, tau=0.3).loss for y in range(11)]
+    assert min(errors) == errors[3]
 
 
 # ---------------------------------------------------------------------------------------- activations and kin

@@ -124,7 +124,7 @@ def test_sigmoid_cross_entropy_gradient(options, targets):
     check_gradient("sigmoid_cross_entropy", targets, options)
 
 
-@pytest.mark.parametrize("loss", ["squared_error", "sigmoid_squared_error", "poisson_deviance"])
+@pytest.mark.parametrize("loss", [loss for loss in ELEMENTWISE_TARGETS if loss != "sigmoid_cross_entropy"])
 @each(sample_weight=SAMPLE_WEIGHT)
 def test_elementwise_gradient(options, loss):
     check_gradient(loss, ELEMENTWISE_TARGETS[loss], options)
@@ -217,6 +217,8 @@ NETWORK_TARGETS = {
     "squared_error": FREE[:, :2],
     "sigmoid_squared_error": SOFT[:, :2],
     "poisson_deviance": COUNTS[:, :2],
+    "huber": FREE[:, :2],
+    "quantile": FREE[:, :2],
 }
 
 

@@ -30,6 +30,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastbp import _reference
+from fastbp._reference.errors import PARAMETERS
 
 Array = np.ndarray
 
@@ -310,6 +311,26 @@ def poisson_deviance(a, r, fma):
     return _sum_over_outputs(a, r, Bound(entries, EXP + LOG + 4 * ROUNDING), Bound(mu + t, EXP + ROUNDING))
 
 
+@_bound
+def huber(a, r, fma):
+    """c (r - ½ c) with r = y - t and c = r within ±δ. Both are rounded once, relative to themselves; no term of the difference is
+    twice as large as that, so it magnifies neither more than twice; then it and the product are rounded.
+    """
+    miss = np.abs(a.outputs - a.targets)
+    within = np.where(miss > a.parameter, a.parameter, miss)
+    with np.errstate(over="ignore"):
+        entries = within * (miss - within / 2)
+    return _sum_over_outputs(a, r, Bound(entries, 5 * ROUNDING), Bound(within, ROUNDING))
+
+
+@_bound
+def quantile(a, r, fma):
+    """-τ or 1 - τ, rounded once, times y - t, whose sign is known exactly."""
+    miss = a.outputs - a.targets
+    slope = np.where(miss < 0, a.parameter, np.where(miss > 0, 1 - a.parameter, 0))
+    return _sum_over_outputs(a, r, Bound(slope * np.abs(miss), 3 * ROUNDING), Bound(slope, ROUNDING))
+
+
 # -- activations and their slopes ----------------------------------------------------------------------------------------------
 
 _ACTIVATION_ERROR = {
@@ -497,14 +518,18 @@ _CURVATURE = {
     "squared_error": lambda z: 1.0,
     "sigmoid_squared_error": lambda z: 0.25,  # y²(1-y)² + (y-t) y(1-y)(1-2y), for targets in [0, 1]
     "poisson_deviance": lambda z: np.exp(z),
+    "huber": lambda z: 1.0,
+    "quantile": lambda z: 0.0,  # but for the jump at the target, where no output of a test lies
 }
 """How much a delta changes with the logits of its row, at most, by the name of the error."""
 
 
 def _error_of_the_mean(loss: str, z: Array, targets: Array) -> tuple[Array, Bounds]:
     """The delta (N,C) of the mean error at the logits z, and the bounds of that call."""
-    f = getattr(_reference, loss)
+    f = getattr(_reference, loss, _reference.elementwise_error)
     plain = {
+        "error": loss,
+        "parameter": PARAMETERS.get(loss, 0.0),
         "ignore_index": -100,
         "label_smoothing": 0.0,
         "lse_square_scale": 0.0,
@@ -519,7 +544,8 @@ def _error_of_the_mean(loss: str, z: Array, targets: Array) -> tuple[Array, Boun
         "grad": np.empty_like(z),
     }
     _, weight_sum = f(*arguments.values())
-    bounds = BOUNDS[loss](SimpleNamespace(**arguments), SimpleNamespace(weight_sum=weight_sum), False)
+    named = {"logits": z, **arguments}  # as `outputs`, too, where the backend calls them so
+    bounds = BOUNDS[loss](SimpleNamespace(**named), SimpleNamespace(weight_sum=weight_sum), False)
     return arguments["grad"], bounds
 
 

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 
 from fastbp import _reference as twin
+from fastbp._reference.errors import PARAMETERS
 
 EPS = float(np.finfo(np.float64).eps)
 TINY = float(np.finfo(np.float64).smallest_normal)
@@ -17,9 +18,9 @@ def generator(seed=0):
     return np.random.default_rng(seed)
 
 
-def evaluate(loss, z, targets, *, mean=False, **options):
-    """Call an error function of the twin; returns loss, weight_sum, losses (N,), grad (N, C)."""
-    losses, grad = np.full(len(z), 7.0, z.dtype), np.full_like(z, 7.0)
+def evaluate(loss, z, targets, *, mean=False, grad=None, **options):
+    """Call an error function of the twin; returns loss, weight_sum, losses (N,), grad (N, C), which may be given."""
+    losses, grad = np.full(len(z), 7.0, z.dtype), np.full_like(z, 7.0) if grad is None else grad
     sample_weight = options.get("sample_weight")
     if loss == "softmax_cross_entropy":
         pair = (targets, None) if targets.ndim == 1 else (None, targets)
@@ -35,8 +36,9 @@ def evaluate(loss, z, targets, *, mean=False, **options):
     elif loss == "sigmoid_cross_entropy":
         arguments = (targets, options.get("pos_weight"), sample_weight, options.get("label_smoothing", 0.0))
     else:
-        arguments = (targets, sample_weight)
-    value, weight_sum = getattr(twin, loss)(z, *arguments, mean, losses, grad, 1)
+        arguments = (targets, sample_weight, loss, options.get("parameter", PARAMETERS.get(loss, 0.0)))
+    function = getattr(twin, loss, twin.elementwise_error)
+    value, weight_sum = function(z, *arguments, mean, losses, grad, 1)
     return SimpleNamespace(loss=value, weight_sum=weight_sum, losses=losses, grad=grad)
 
 
@@ -78,6 +80,8 @@ ELEMENTWISE_TARGETS = {
     "squared_error": FREE,
     "sigmoid_squared_error": SOFT,
     "poisson_deviance": COUNTS,
+    "huber": FREE,
+    "quantile": FREE,
 }
 
 # Activations and layers.

@@ -31,13 +31,11 @@ from fastbp._kernels.dispatch import (
 from fastbp._kernels.last_layer import linear_softmax_cross_entropy
 from fastbp._kernels.layer import linear, linear_backward_input, linear_backward_weight
 from fastbp._kernels.loss import (
+    elementwise_error,
     first_bad_label,
-    poisson_deviance,
     sigmoid_cross_entropy,
-    sigmoid_squared_error,
     softmax_cross_entropy,
     softmax_cross_entropy_at_once,
-    squared_error,
 )
 from fastbp._kernels.memory import new_array
 from fastbp._kernels.network import Network
@@ -49,6 +47,7 @@ __all__ = [
     "activation_backward",
     "available_isas",
     "compiler",
+    "elementwise_error",
     "first_bad_label",
     "fma_rate",
     "gelu",
@@ -64,18 +63,15 @@ __all__ = [
     "max_threads",
     "new_array",
     "optimizer_update",
-    "poisson_deviance",
     "relu",
     "sigmoid",
     "sigmoid_cross_entropy",
-    "sigmoid_squared_error",
     "silu",
     "softmax",
     "softmax_backward",
     "softmax_cross_entropy",
     "softmax_cross_entropy_at_once",
     "softplus",
-    "squared_error",
     "tanh",
     "thread_limit",
     "update",

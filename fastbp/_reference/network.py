@@ -10,13 +10,7 @@ import time
 import numpy as np
 
 from fastbp._reference.activations import ACTIVATIONS, INPUT_NEEDED
-from fastbp._reference.errors import (
-    poisson_deviance,
-    sigmoid_cross_entropy,
-    sigmoid_squared_error,
-    softmax_cross_entropy,
-    squared_error,
-)
+from fastbp._reference.errors import MEAN_ERRORS
 from fastbp._reference.layers import linear, linear_backward_input, linear_backward_weight
 from fastbp._reference.random import dropout_factors, step_key
 from fastbp._reference.updates import keep, update_segment
@@ -172,13 +166,4 @@ class Network:
 
     def _loss(self, z, targets, weights, delta):
         """Return the mean error of the outputs z (N, C) and the sum of the weights; write its delta (N, C)."""
-        if self.loss == "softmax_cross_entropy":
-            kinds = (targets, None) if targets.ndim == 1 else (None, targets)
-            options = (None, weights, -100, self.label_smoothing, 0.0, 0.0)
-            return softmax_cross_entropy(z, *kinds, *options, True, None, delta, self.n_threads)
-        if self.loss == "sigmoid_cross_entropy":
-            return sigmoid_cross_entropy(
-                z, targets, None, weights, self.label_smoothing, True, None, delta, self.n_threads
-            )
-        error = {f.__name__: f for f in (squared_error, sigmoid_squared_error, poisson_deviance)}[self.loss]
-        return error(z, targets, weights, True, None, delta, self.n_threads)
+        return MEAN_ERRORS[self.loss](z, targets, weights, self.label_smoothing, delta, self.n_threads)
