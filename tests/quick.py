@@ -20,7 +20,7 @@ ROOMS = {  # name: (whose files, which tests); * stands for folders, too
         "losses losses_at_once losses_edges losses_many_digits losses_options changed_during_a_call",
     ),
     "activations": (
-        "fastbp/activations.py src_c/rows/activations.h src_c/rows/row.h fastbp/_kernels/activation.*",
+        "fastbp/activations.py src_c/rows/activations.h src_c/rows/softmax.h src_c/rows/row.h fastbp/_kernels/activation.*",
         "activations",
     ),
     "layers": ("fastbp/layers.py src_c/gemm/* fastbp/_kernels/linear.*", "layers"),
