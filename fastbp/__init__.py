@@ -6,6 +6,7 @@ from fastbp._errors import TargetIndexError
 from fastbp.activations import (
     activation_backward,
     gelu,
+    identity,
     leaky_relu,
     log_softmax,
     logsumexp,
@@ -50,6 +51,7 @@ __all__ = [
     "datasets",
     "gelu",
     "get_include",
+    "identity",
     "leaky_relu",
     "linear",
     "linear_backward_input",

@@ -42,7 +42,6 @@ if TYPE_CHECKING:
 __all__ = ["MLP", "Gradients"]
 
 _ALIGNMENT = 64  # bytes: a cache line, and the widest vector register
-_RELU_LIKE = ("relu", "leaky_relu", "gelu", "silu", "softplus")  # unbounded above, (nearly) 0 below
 
 
 # What the engine was made from stays for life, and how to do what an assignment was meant to do.
@@ -265,7 +264,7 @@ class MLP:
 
     def _draw_weights(self) -> None:
         """Initial weights, drawn in float64 so that a seed means the same network in both dtypes."""
-        he = self.init == "he" or (self.init == "auto" and self.activation in _RELU_LIKE)
+        he = (activations.ACTIVATIONS[self.activation].weights if self.init == "auto" else self.init) == "he"
         for weight, bias in zip(self.weights, self.biases, strict=True):
             i, o = weight.shape
             if he:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 ALL_KERNELS = (
-    "src_c/simd/* src_c/math/* src_c/variants/* src_c/real.h src_c/fastbp.h src_c/kernels.* src_c/isa/dispatch.c "
+    "src_c/simd/* src_c/math/* src_c/variants/* src_c/real.h src_c/fastbp.h src_c/*.def src_c/kernels.h src_c/isa/dispatch.c "
     "src_c/isa/machine.h fastbp/_kernels/dispatch.*"
 )
 

@@ -375,6 +375,7 @@ def test_poisson_without_a_count(array):
 # tanh(ln 3) = (3 - 1/3)/(3 + 1/3) = 8/10.  Φ(1) = 0.841345 and φ(1) = 0.241971 are in every table.
 PHI_1, DENSITY_1 = 0.8413447460685429, 0.24197072451914337
 VALUES = {
+    "identity": ([-2, 0, 3], [-2, 0, 3]),
     "sigmoid": ([-LN3, 0, LN3], [1 / 4, 1 / 2, 3 / 4]),
     "tanh": ([-LN3, 0, LN2], [-0.8, 0, 0.6]),
     "relu": ([-2, 0, 3], [0, 0, 3]),

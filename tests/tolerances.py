@@ -22,7 +22,6 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable, Sequence
-from functools import partial
 from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -322,7 +321,10 @@ _ACTIVATION_ERROR = {
     "silu": SIGMOID + ROUNDING,
     "gelu": GELU,
 }
-ACTIVATIONS = tuple(name for name in _ACTIVATION_ERROR if name != "identity")
+ACTIVATIONS = tuple(_ACTIVATION_ERROR)
+
+FROM_INPUT = ("gelu", "silu")
+"""The activations whose slope is computed from their input; that of the others is, from their output."""
 
 STEEPEST = 1.13
 """The largest |f'| of any activation: that of gelu, at sqrt(2)."""
@@ -363,11 +365,10 @@ def _slope(name: str, a: Array, fma: bool) -> Bound:
     return Bound(magnitude, coefficient)
 
 
-def _activation(name, a, r, fma):
-    return {"out": _activated(name, a.x, r.out, fma)}
-
-
-BOUNDS.update({name: partial(_activation, name) for name in ACTIVATIONS})
+@_bound
+def activate(a, r, fma):
+    """f(x)."""
+    return {"out": _activated(a.name, a.x, r.out, fma)}
 
 
 @_bound
@@ -544,13 +545,12 @@ def network(a, r, fma):
         (x, x_off), size = inputs[-1], np.abs(weight)
         z = x @ weight + bias
         z_off = x_off @ size + product_of(len(weight)) * (np.abs(x) @ size + np.abs(bias))
-        y = z.copy()
-        if a.activation != "identity":
-            getattr(_reference, a.activation)(z, y, 1)
+        y = np.empty_like(z)
+        _reference.activate(a.activation, z, y, 1)
         f = _activated(a.activation, z, y, fma)
         y_off = STEEPEST * z_off + f.coefficient * f.magnitude
         inputs.append((y, y_off))
-        slopes.append((z, z_off) if a.activation in ("gelu", "silu") else (y, y_off))
+        slopes.append((z, z_off) if a.activation in FROM_INPUT else (y, y_off))
 
     delta, bounds = _error_of_the_mean(a.loss, z, a.targets)
     delta_off = bounds["grad"].coefficient * bounds["grad"].magnitude

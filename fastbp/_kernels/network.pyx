@@ -19,7 +19,7 @@ from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
 
 from fastbp._kernels.dispatch cimport (
-    FBP_ADAM, FBP_GELU, FBP_SILU, activation_kind, fbp_kernels, kernels_for, plain_threads, threads_for,
+    FBP_ADAM, FBP_OF_INPUT, activation_kind, fbp_activation_facts, fbp_kernels, kernels_for, plain_threads, threads_for,
 )
 from fastbp._kernels.memory cimport (
     READ, WRITE, Matrix, element_at, labels_within, matrix_of, plain_labels, plain_matrix, vector_of,
@@ -344,7 +344,7 @@ cdef class Network:
         net.k = kernels_for(net.element)
         net.w = vector_of(parameters, WRITE)
         net.kind, net.error = activation_kind(activation), row_error_named(loss)
-        net.keeps_input = net.kind == FBP_GELU or net.kind == FBP_SILU
+        net.keeps_input = fbp_activation_facts(net.kind).slope == FBP_OF_INPUT
         net.depth = len(layer_sizes) - 1
         free(net.layers)
         net.layers = <Layer *>malloc(net.depth * sizeof(Layer))

@@ -24,18 +24,13 @@ Shapes: N rows (examples), R of them read, I inputs and O outputs of a layer, C 
 """
 
 from fastbp._reference.activations import (
+    activate,
     activation_backward,
-    gelu,
-    leaky_relu,
+    activation_facts,
     log_softmax,
     logsumexp,
-    relu,
-    sigmoid,
-    silu,
     softmax,
     softmax_backward,
-    softplus,
-    tanh,
 )
 from fastbp._reference.errors import (
     first_bad_label,
@@ -57,9 +52,9 @@ from fastbp._reference.parts import new_array
 from fastbp._reference.updates import adam_update, optimizer_update, sgd_update
 
 __all__ = [
-    "Network", "activation_backward", "adam_update", "first_bad_label", "gelu", "leaky_relu", "linear",
-    "linear_backward_input", "linear_backward_weight", "linear_softmax_cross_entropy", "log_softmax",
-    "logsumexp", "new_array", "optimizer_update", "poisson_deviance", "relu", "sgd_update", "sigmoid",
-    "sigmoid_cross_entropy", "sigmoid_squared_error", "silu", "softmax", "softmax_backward",
-    "softmax_cross_entropy", "softmax_cross_entropy_at_once", "softplus", "squared_error", "tanh",
+    "Network", "activate", "activation_backward", "activation_facts", "adam_update", "first_bad_label",
+    "linear", "linear_backward_input", "linear_backward_weight", "linear_softmax_cross_entropy",
+    "log_softmax", "logsumexp", "new_array", "optimizer_update", "poisson_deviance", "sgd_update",
+    "sigmoid_cross_entropy", "sigmoid_squared_error", "softmax", "softmax_backward",
+    "softmax_cross_entropy", "softmax_cross_entropy_at_once", "squared_error",
 ]  # fmt: skip

@@ -9,7 +9,7 @@ import time
 
 import numpy as np
 
-from fastbp._reference.activations import ACTIVATIONS, INPUT_NEEDED
+from fastbp._reference.activations import ACTIVATIONS, activate
 from fastbp._reference.errors import (
     poisson_deviance,
     sigmoid_cross_entropy,
@@ -127,11 +127,10 @@ class Network:
         for weight, bias in hidden:
             z = np.empty((len(x), weight.shape[1]), x.dtype)
             linear(inputs[-1], weight, bias, "identity", z, self.n_threads)
-            a = z.copy()
-            if self.activation != "identity":
-                ACTIVATIONS[self.activation](z, a, self.n_threads)
+            a = np.empty_like(z)
+            activate(self.activation, z, a, self.n_threads)
             inputs.append(a)
-            slopes_from.append(z if self.activation in INPUT_NEEDED else a)
+            slopes_from.append(z if ACTIVATIONS[self.activation].slope_of_input else a)
         z = np.empty((len(x), last[0].shape[1]), x.dtype)
         linear(inputs[-1], *last, "identity", z, self.n_threads)
         return z, inputs, slopes_from
