@@ -158,6 +158,24 @@ def silu(x: ArrayLike, *, out: np.ndarray | None = None, n_threads: int | None =
     return _activate("silu", x, out, n_threads)
 
 
+def mish(x: ArrayLike, *, out: np.ndarray | None = None, n_threads: int | None = None) -> np.ndarray:
+    """x·tanh(softplus(x)), computed as x·n / (n + 2) with n = exp(x)(exp(x) + 2).
+
+    Parameters, result and errors are those of :func:`sigmoid`. 0 at -inf.
+
+    References
+    ----------
+    D. Misra: Mish: A Self Regularized Non-Monotonic Activation Function, arXiv:1908.08681.
+
+    Examples
+    --------
+    >>> import fastbp
+    >>> fastbp.mish([-1.0, 0.0, 1.0]).round(6).tolist()
+    [-0.303401, 0.0, 0.865098]
+    """
+    return _activate("mish", x, out, n_threads)
+
+
 def softplus(x: ArrayLike, *, out: np.ndarray | None = None, n_threads: int | None = None) -> np.ndarray:
     """The smooth rectifier, ln(1 + exp(x)), computed as max(x, 0) + log1p(exp(-|x|)).
 
@@ -272,10 +290,11 @@ def activation_backward(
     softplus      1 - exp(-a)                     the output f(z)
     gelu          Φ(z) + z·φ(z)                   **the input z**
     silu          σ(z)(1 + z(1 - σ(z)))           **the input z**
+    mish          T + z(1 - T²)σ(z)               **the input z**
     ============  ==============================  ======================
 
-    The outputs of gelu and silu do not determine their slopes, so these two take the input. The slopes of a
-    softmax are a matrix, not a vector: see `softmax_backward`.
+    T is tanh(softplus(z)). The outputs of gelu, silu and mish do not determine their slopes, so these three take
+    the input. The slopes of a softmax are a matrix, not a vector: see `softmax_backward`.
 
     Parameters
     ----------

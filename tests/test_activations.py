@@ -211,6 +211,7 @@ LIMITS = {  # name: (f(-inf), f(inf), slope at -inf, slope at inf)
     "leaky_relu": (-INF, INF, 0.01, 1),
     "gelu": (0, INF, 0, 1),
     "silu": (0, INF, 0, 1),
+    "mish": (0, INF, 0, 1),
     "softplus": (0, INF, 0, 1),
 }
 

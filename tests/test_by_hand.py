@@ -382,6 +382,7 @@ VALUES = {
     "leaky_relu": ([-2, 0, 3], [-0.02, 0, 3]),
     "gelu": ([-1, 0, 1], [PHI_1 - 1, 0, PHI_1]),  # x Φ(x), and Φ(-1) = 1 - Φ(1)
     "silu": ([-LN3, 0, LN3], [-0.25 * LN3, 0, 0.75 * LN3]),
+    "mish": ([-LN2, 0, LN2], [-5 / 13 * LN2, 0, 0.8 * LN2]),  # n/(n + 2) with n = e(e + 2), e = 1/2, 1, 2
     "softplus": ([-LN3, 0, LN3], [LN4 - LN3, LN2, LN4]),  # ln(1 + 1/3), ln(1 + 1), ln(1 + 3)
     "softmax": ([0, LN2, LN5], [1 / 8, 2 / 8, 5 / 8]),
     "log_softmax": ([0, LN2, LN5], [-3 * LN2, -2 * LN2, LN5 - 3 * LN2]),
@@ -401,7 +402,7 @@ def test_logsumexp(array):
     close(fastbp.logsumexp(array([[0, LN2, LN5], [1, 1 + LN2, 1 + LN5]])), [3 * LN2, 1 + 3 * LN2])
 
 
-# f', from the output a, except for gelu and silu, which are given their input z
+# f', from the output a, except for gelu, silu and mish, which are given their input z
 SLOPES = {
     "identity": ([-2, 0, 3], [1, 1, 1]),
     "sigmoid": ([1 / 4, 1 / 2, 3 / 4], [3 / 16, 1 / 4, 3 / 16]),
@@ -410,6 +411,7 @@ SLOPES = {
     "leaky_relu": ([-0.02, -0.01, 3], [0.01, 0.01, 1]),
     "gelu": ([-1, 0, 1], [1 - PHI_1 - DENSITY_1, 0.5, PHI_1 + DENSITY_1]),  # Φ(z) + z φ(z)
     "silu": ([-LN3, 0, LN3], [1 / 4 - LN3 * 3 / 16, 1 / 2, 3 / 4 + LN3 * 3 / 16]),  # y + z y(1 - y)
+    "mish": ([-LN2, 0, LN2], [5 / 13 - LN2 * 48 / 169, 0.6, 0.8 + LN2 * 0.24]),  # T + 4 z e(e + 1)/(n + 2)²
     "softplus": ([LN4 - LN3, LN2, LN4], [1 / 4, 1 / 2, 3 / 4]),  # σ(z) = 1 - exp(-a)
 }
 

@@ -58,6 +58,10 @@ SOFTPLUS = EXP + LOG + 2 * ROUNDING
 GELU = 8.0
 """x Φ(x) with Φ(-x) = exp(-x²/2) times a rational function: each a few roundings, the two products."""
 
+MISH = EXP + 5 * ROUNDING
+"""x n/d, where a relative error of e = exp(-|x|) becomes at most the same one of n/d; n, d, the quotient and the product, and what is
+left of the square in n or d."""
+
 WEIGHTING = 6 * ROUNDING
 """What an error or a delta is multiplied by, each rounded and applied: class weight, sample weight, 1/weight_sum."""
 
@@ -320,10 +324,11 @@ _ACTIVATION_ERROR = {
     "softplus": SOFTPLUS,
     "silu": SIGMOID + ROUNDING,
     "gelu": GELU,
+    "mish": MISH,
 }
 ACTIVATIONS = tuple(_ACTIVATION_ERROR)
 
-FROM_INPUT = ("gelu", "silu")
+FROM_INPUT = ("gelu", "silu", "mish")
 """The activations whose slope is computed from their input; that of the others is, from their output."""
 
 STEEPEST = 1.13
@@ -336,7 +341,7 @@ STEEPEST_SLOPE = 2.0
 def _activated(name: str, x: Array, y: Array, fma: bool) -> Bound:
     """f(x), relative to itself. Only gelu magnifies: exp(-x²/2) errs by x²/2 times the rounding of x², if that is not put back.
 
-    That part is nothing at positive x, since there Φ(x) = 1 - tail. silu and gelu multiply what underflows by x.
+    That part is nothing at positive x, since there Φ(x) = 1 - tail. silu, mish and gelu multiply what underflows by x.
     """
     lost = np.where(x < 0, x * x / 2, 0) if name == "gelu" and not fma else 0.0
     return Bound(np.abs(y) * (1 + lost), _ACTIVATION_ERROR[name], UNDERFLOW * (1 + np.abs(x)))
@@ -354,6 +359,11 @@ def _slope(name: str, a: Array, fma: bool) -> Bound:
     if name == "silu":  # s (1 + x (1 - s)), which changes sign near -1.28
         s, not_s = 1 / (1 + np.exp(-a)), 1 / (1 + np.exp(a))
         return Bound(s * (1 + np.abs(a) * not_s), 2 * SIGMOID + 3 * ROUNDING, underflow)
+    if name == "mish":  # T + x (1 - T²) σ, which changes sign near -1.19: two factors of e, eight operations
+        s = np.logaddexp(0, a)
+        return Bound(
+            np.tanh(s) + np.abs(a) / ((1 + np.exp(-a)) * np.cosh(s) ** 2), 2 * EXP + 8 * ROUNDING, underflow
+        )
     magnitude, coefficient = {
         "identity": (np.ones_like(a), 0.0),
         "relu": (np.where(a > 0, 1, 0), 0.0),

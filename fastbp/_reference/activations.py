@@ -88,6 +88,18 @@ def _softplus_slope(a):
     return -np.expm1(-a)  # sigmoid(z) = 1 - exp(-softplus(z))
 
 
+def _mish(x):
+    """x tanh(softplus(x)); 0 at -inf."""
+    return np.maximum(x, np.finfo(x.dtype).min) * np.tanh(_softplus(x))
+
+
+def _mish_slope(z):
+    """T + z (1 - T²) sigmoid(z), where T = tanh(softplus(z)) and 1 - T² = 1 / cosh²(softplus(z))."""
+    z = np.clip(z, np.finfo(z.dtype).min, np.finfo(z.dtype).max)
+    s = _softplus(z)
+    return np.tanh(s) + z * _sigmoid(z) / np.cosh(s) ** 2
+
+
 class Activation(NamedTuple):
     """One row for each activation; the facts are those of src_c/activations.def."""
 
@@ -106,6 +118,7 @@ ACTIVATIONS = {
     "leaky_relu": Activation(_leaky_relu, _leaky_relu_slope, False, math.inf, "he"),
     "gelu": Activation(_gelu, _gelu_slope, True, math.inf, "he"),
     "silu": Activation(_silu, _silu_slope, True, math.inf, "he"),
+    "mish": Activation(_mish, _mish_slope, True, math.inf, "he"),
     "softplus": Activation(_softplus, _softplus_slope, False, math.inf, "he"),
 }
 

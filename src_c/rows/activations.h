@@ -27,9 +27,10 @@ static ALWAYS_INLINE vec v_leaky_relu(vec x) { return v_select(v_lt(x, v_all(0))
 static ALWAYS_INLINE void activate_leaky_relu(fbp_size n, const real *x, real *y) { map(n, x, y, v_leaky_relu); }
 static ALWAYS_INLINE vec v_leaky_relu_slope(vec a) { return v_one_above_zero(a, (real)0.01); }
 
-/* v_gelu_slope and v_silu_slope are in math/elementary.h, too */
+/* Their slopes are in math/elementary.h, too. */
 static ALWAYS_INLINE void activate_gelu(fbp_size n, const real *x, real *y) { map(n, x, y, v_gelu); }
 static ALWAYS_INLINE void activate_silu(fbp_size n, const real *x, real *y) { map(n, x, y, v_silu); }
+static ALWAYS_INLINE void activate_mish(fbp_size n, const real *x, real *y) { map(n, x, y, v_mish); }
 
 static ALWAYS_INLINE void activate_softplus(fbp_size n, const real *x, real *y) { map(n, x, y, v_softplus); }
 static ALWAYS_INLINE vec v_softplus_slope(vec a)
