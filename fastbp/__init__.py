@@ -5,6 +5,7 @@ from fastbp._config import __version__, get_include, show_config
 from fastbp._errors import TargetIndexError
 from fastbp.activations import (
     activation_backward,
+    elu,
     gelu,
     identity,
     leaky_relu,
@@ -50,6 +51,7 @@ __all__ = [
     "adam_update",
     "check_gradient",
     "datasets",
+    "elu",
     "gelu",
     "get_include",
     "identity",

@@ -123,6 +123,25 @@ def leaky_relu(x: ArrayLike, *, out: np.ndarray | None = None, n_threads: int | 
     return _activate("leaky_relu", x, out, n_threads)
 
 
+def elu(x: ArrayLike, *, out: np.ndarray | None = None, n_threads: int | None = None) -> np.ndarray:
+    """The exponential linear unit: x where x > 0, else exp(x) - 1.
+
+    Parameters, result and errors are those of :func:`sigmoid`. -1 at -inf; a tiny x keeps all its digits.
+
+    References
+    ----------
+    D.-A. Clevert, T. Unterthiner, S. Hochreiter: Fast and Accurate Deep Network Learning by Exponential Linear
+    Units (ELUs), arXiv:1511.07289; α = 1.
+
+    Examples
+    --------
+    >>> import fastbp
+    >>> fastbp.elu([-1000.0, -1.0, 3.0]).round(6).tolist()
+    [-1.0, -0.632121, 3.0]
+    """
+    return _activate("elu", x, out, n_threads)
+
+
 def gelu(x: ArrayLike, *, out: np.ndarray | None = None, n_threads: int | None = None) -> np.ndarray:
     """The Gaussian error linear unit, x·Φ(x), where Φ is the standard normal distribution function.
 
@@ -287,6 +306,7 @@ def activation_backward(
     tanh          1 - a²                          the output f(z)
     relu          1 where a > 0, else 0           the output f(z)
     leaky_relu    1 where a > 0, else 1/100       the output f(z)
+    elu           1 where a > 0, else 1 + a       the output f(z)
     softplus      1 - exp(-a)                     the output f(z)
     gelu          Φ(z) + z·φ(z)                   **the input z**
     silu          σ(z)(1 + z(1 - σ(z)))           **the input z**

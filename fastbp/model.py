@@ -134,7 +134,7 @@ class MLP:
     layer_sizes : sequence of at least two positive integers
         Inputs, units of each hidden layer, outputs, as in ``[64, 32, 10]``.
     activation : str, default "sigmoid"
-        f, of all the hidden layers: identity, sigmoid, tanh, relu, leaky_relu, gelu, silu, mish or softplus.
+        f, of all the hidden layers: identity, sigmoid, tanh, relu, leaky_relu, elu, gelu, silu, mish or softplus.
     loss : str, default "softmax_cross_entropy"
         The error function, which also determines what the outputs are:
 
@@ -161,7 +161,7 @@ class MLP:
     init : {"auto", "glorot", "he"}, default "auto"
         How the weights of a layer are drawn; biases start at 0. ``"glorot"``: uniform in ±sqrt(6/(I + O))
         [1]_; ``"he"``: normal with variance 2/I [2]_; ``"auto"``: ``"he"`` for the activations relu,
-        leaky_relu, gelu, silu, mish and softplus, ``"glorot"`` for the others.
+        leaky_relu, elu, gelu, silu, mish and softplus, ``"glorot"`` for the others.
 
     Attributes
     ----------

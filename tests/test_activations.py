@@ -209,6 +209,7 @@ LIMITS = {  # name: (f(-inf), f(inf), slope at -inf, slope at inf)
     "tanh": (-1, 1, 0, 0),
     "relu": (0, INF, 0, 1),
     "leaky_relu": (-INF, INF, 0.01, 1),
+    "elu": (-1, INF, 0, 1),
     "gelu": (0, INF, 0, 1),
     "silu": (0, INF, 0, 1),
     "mish": (0, INF, 0, 1),

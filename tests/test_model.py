@@ -224,7 +224,7 @@ def test_initial_weights(activation):
     assert largest <= np.sqrt(6 / 500)
     assert glorot == pytest.approx(np.sqrt(2 / 500 * 300), rel=0.02)  # 60 000 draws: three standard errors
     assert he == pytest.approx(np.sqrt(2), rel=0.02)
-    relu_like = activation in ("relu", "leaky_relu", "gelu", "silu", "mish", "softplus")
+    relu_like = activation in ("relu", "leaky_relu", "elu", "gelu", "silu", "mish", "softplus")
     assert spread("auto")[0] == (he if relu_like else glorot)
 
 

@@ -183,7 +183,7 @@ ACTIVATION_LOGITS = (
 )
 
 
-@pytest.mark.parametrize("name", ["sigmoid", "tanh", "gelu", "silu", "mish", "softplus"])
+@pytest.mark.parametrize("name", ["sigmoid", "tanh", "elu", "gelu", "silu", "mish", "softplus"])
 def test_activation_has_all_digits(name, mp):
     """Within 4 eps of itself in both tails; gelu within x² eps more on the left, where erfc magnifies."""
     for x in map(mp.mpf, ACTIVATION_LOGITS):
@@ -192,6 +192,7 @@ def test_activation_has_all_digits(name, mp):
         exact = {
             "sigmoid": lambda: sigmoid,  # noqa: B023
             "tanh": lambda: mp.tanh(x),  # noqa: B023
+            "elu": lambda: x if x > 0 else mp.expm1(x),  # noqa: B023
             "gelu": lambda: x * mp.erfc(-x / mp.sqrt(2)) / 2,  # noqa: B023
             "silu": lambda: x * sigmoid,  # noqa: B023
             "mish": lambda: x * mp.tanh(max(x, 0) + mp.log1p(e)),  # noqa: B023

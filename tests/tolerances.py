@@ -59,8 +59,7 @@ GELU = 8.0
 """x Φ(x) with Φ(-x) = exp(-x²/2) times a rational function: each a few roundings, the two products."""
 
 MISH = EXP + 5 * ROUNDING
-"""x n/d, where a relative error of e = exp(-|x|) becomes at most the same one of n/d; n, d, the quotient and the product, and what is
-left of the square in n or d."""
+"""x n/d, where a relative error of e = exp(-|x|) becomes at most the same one of n/d; and five operations."""
 
 WEIGHTING = 6 * ROUNDING
 """What an error or a delta is multiplied by, each rounded and applied: class weight, sample weight, 1/weight_sum."""
@@ -323,6 +322,7 @@ _ACTIVATION_ERROR = {
     "tanh": TANH,
     "softplus": SOFTPLUS,
     "silu": SIGMOID + ROUNDING,
+    "elu": EXP,
     "gelu": GELU,
     "mish": MISH,
 }
@@ -370,6 +370,7 @@ def _slope(name: str, a: Array, fma: bool) -> Bound:
         "leaky_relu": (np.where(a > 0, 1, 0.01), 2 * ROUNDING),
         "sigmoid": (np.abs(a * (1 - a)), 3 * ROUNDING),
         "tanh": (np.ones_like(a), 3 * ROUNDING),  # 1 - a² is relative to 1: a² is rounded
+        "elu": (np.where(a > 0, 1, np.abs(1 + a)), ROUNDING),
         "softplus": (-np.expm1(-a), EXP + 2 * ROUNDING),
     }[name]
     return Bound(magnitude, coefficient)

@@ -53,6 +53,15 @@ def _leaky_relu_slope(a):
     return np.maximum(np.heaviside(a, 0.0), LEAKY_SLOPE)
 
 
+def _elu(x):
+    """x where x > 0, exp(x) - 1 elsewhere."""
+    return np.where(x > 0.0, x, np.expm1(np.minimum(x, 0.0)))
+
+
+def _elu_slope(a):
+    return np.where(a > 0.0, 1.0, 1.0 + a)  # exp(z) = 1 + elu(z)
+
+
 _normal_cdf = np.vectorize(lambda x: 0.5 * math.erfc(-x * math.sqrt(0.5)), otypes=[np.float64])
 
 
@@ -116,6 +125,7 @@ ACTIVATIONS = {
     "tanh": Activation(np.tanh, _tanh_slope, False, 1.0, "glorot"),
     "relu": Activation(_relu, _relu_slope, False, math.inf, "he"),
     "leaky_relu": Activation(_leaky_relu, _leaky_relu_slope, False, math.inf, "he"),
+    "elu": Activation(_elu, _elu_slope, False, math.inf, "he"),
     "gelu": Activation(_gelu, _gelu_slope, True, math.inf, "he"),
     "silu": Activation(_silu, _silu_slope, True, math.inf, "he"),
     "mish": Activation(_mish, _mish_slope, True, math.inf, "he"),

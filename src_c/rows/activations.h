@@ -27,6 +27,17 @@ static ALWAYS_INLINE vec v_leaky_relu(vec x) { return v_select(v_lt(x, v_all(0))
 static ALWAYS_INLINE void activate_leaky_relu(fbp_size n, const real *x, real *y) { map(n, x, y, v_leaky_relu); }
 static ALWAYS_INLINE vec v_leaky_relu_slope(vec a) { return v_one_above_zero(a, (real)0.01); }
 
+/* x where x > 0, else e^x - 1 */
+static ALWAYS_INLINE void v_elu_each(int n, vec *x)
+{
+    vec below[IN_STEP], unused[IN_STEP];
+    UNROLL for (int j = 0; j < n; j++) below[j] = v_min(v_all(0), x[j]);
+    v_expm1_each(n, EXPM1_MIN, below, unused);
+    UNROLL for (int j = 0; j < n; j++) x[j] = v_select(v_lt(v_all(0), x[j]), x[j], below[j]);
+}
+static ALWAYS_INLINE void activate_elu(fbp_size n, const real *x, real *y) { map_each(n, x, y, v_elu_each); }
+static ALWAYS_INLINE vec v_elu_slope(vec a) { return v_select(v_lt(v_all(0), a), v_all(1), v_add(v_all(1), a)); }
+
 /* Their slopes are in math/elementary.h, too. */
 static ALWAYS_INLINE void activate_gelu(fbp_size n, const real *x, real *y) { map(n, x, y, v_gelu); }
 static ALWAYS_INLINE void activate_silu(fbp_size n, const real *x, real *y) { map(n, x, y, v_silu); }

@@ -105,6 +105,7 @@ static estimate activation(int kind, int slope, exact x)
     case FBP_TANH: y = slope ? (1 - x) * (1 + x) : tanhl(x); break;
     case FBP_RELU: y = slope ? limit : x < 0 ? 0 : x; break;
     case FBP_LEAKY_RELU: y = (limit + (1 - limit) * 0.01L) * (slope ? 1 : x); break;
+    case FBP_ELU: y = x > 0 ? (slope ? 1 : x) : slope ? 1 + x : expm1l(x); break;
     case FBP_SOFTPLUS: y = slope ? -expm1l(-x) : softplus(x); break;
     case FBP_GELU: y = normal(x), term = slope ? x * density(x) : 0; break;
     case FBP_MISH: y = tanhl(softplus(x)), term = slope ? x * sigmoid(x) / powl(coshl(softplus(x)), 2) : 0; break;
@@ -503,6 +504,7 @@ static const line LINES[] = {
     FUNCTION("tanh", FBP_TANH, TANH),
     FUNCTION("relu", FBP_RELU, 0),
     FUNCTION("leaky_relu", FBP_LEAKY_RELU, 2 * ROUNDING),
+    FUNCTION("elu", FBP_ELU, EXP),
     FUNCTION("gelu", FBP_GELU, TAIL + ROUNDING),
     FUNCTION("silu", FBP_SILU, SIGMOID + ROUNDING),
     FUNCTION("mish", FBP_MISH, EXP + 5 * ROUNDING),                 /* x n/d: an exponential, five operations */
@@ -512,6 +514,7 @@ static const line LINES[] = {
     SLOPE("tanh", FBP_TANH, "gg", 4 * ROUNDING),
     SLOPE("relu", FBP_RELU, "gz", 0),
     SLOPE("leaky_relu", FBP_LEAKY_RELU, "gz", 2 * ROUNDING),
+    SLOPE("elu", FBP_ELU, "gg", 2 * ROUNDING),
     SLOPE("gelu", FBP_GELU, "gz", TAIL + 4 * ROUNDING),             /* tail - a φ, and φ is as good as the tail */
     SLOPE("silu", FBP_SILU, "gz", 2 * SIGMOID + 3 * ROUNDING),      /* σ(a) (1 + a σ(-a)) */
     SLOPE("mish", FBP_MISH, "gz", 2 * EXP + 8 * ROUNDING),          /* (n + 4 x e² (1 + e)/d)/d */
