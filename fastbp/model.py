@@ -29,10 +29,12 @@ from fastbp import (
     _backend,
     _checks,
     activations,
+    initializers,
     losses,
     persistence,
     training,
 )
+from fastbp.initializers import Initializer
 from fastbp.optimizers import SGD, Adam
 from fastbp.training import History
 
@@ -158,16 +160,17 @@ class MLP:
     n_threads : int >= 1, optional
         The most threads to use; by default as many as ``show_config()`` tells at the time of each call. Results have the
         same bits for any number.
-    init : {"auto", "glorot", "he"}, default "auto"
-        How the weights of a layer are drawn; biases start at 0. ``"glorot"``: uniform in ±sqrt(6/(I + O))
-        [1]_; ``"he"``: normal with variance 2/I [2]_; ``"auto"``: ``"he"`` for the activations relu,
-        leaky_relu, elu, gelu, silu, mish and softplus, ``"glorot"`` for the others.
+    init : str or function, default "auto"
+        How the weights of a layer are drawn, by name: glorot or glorot_uniform, glorot_normal, he or he_normal,
+        he_uniform, lecun or lecun_normal, lecun_uniform, normal, uniform, orthogonal, zeros, or ``"auto"`` for what
+        suits the activation; :mod:`fastbp.initializers` has the formulas. A function ``(rng, n_in, n_out)`` returns the
+        weights (n_in, n_out) of a layer, drawn from the :class:`numpy.random.Generator` `rng`. Biases start at 0.
 
     Attributes
     ----------
     layer_sizes : tuple of int
     activation, loss_name, init : str
-        The arguments `activation`, `loss` and `init`; ``loss`` itself is a method.
+        The arguments `activation`, `loss` and `init`, which is ``"custom"`` for a function; ``loss`` itself is a method.
     dtype : numpy.dtype
     n_threads : int or None
     parameters : numpy.ndarray, one axis
@@ -186,12 +189,6 @@ class MLP:
 
     A model keeps memory for a batch like the last one. Where that is more than 64 MB, it is given back as soon
     as a call has an eighth of the rows, or after a single call that had eight times those of the one before.
-
-    References
-    ----------
-    .. [1] X. Glorot, Y. Bengio, "Understanding the difficulty of training deep feedforward neural networks",
-       AISTATS 2010, equation 16.
-    .. [2] K. He et al., "Delving deep into rectifiers", 2015, https://arxiv.org/abs/1502.01852.
 
     Examples
     --------
@@ -214,12 +211,13 @@ class MLP:
         dtype: DTypeLike = "float32",
         seed: int | None = None,
         n_threads: int | None = None,
-        init: str = "auto",
+        init: str | Initializer = "auto",
     ) -> None:
-        self._configure(layer_sizes, activation, loss, dtype, n_threads, init)
+        named = _checks.networks.initializer("init", init, ("auto", *initializers.INITIALIZERS))
+        self._configure(layer_sizes, activation, loss, dtype, n_threads, named)
         self._generator = np.random.default_rng(_checks.networks.seed("seed", seed))
         self._build()
-        self._draw_weights()
+        self._draw_weights(init)
 
     def _configure(
         self, layer_sizes: Any, activation: str, loss: str, dtype: DTypeLike, n_threads: int | None, init: str
@@ -230,7 +228,7 @@ class MLP:
         self.loss_name = _checks.choice("loss", loss, _OUTPUTS)
         self.dtype = _checks.networks.float_dtype("dtype", dtype)
         self.n_threads = n_threads  # checked where it is used
-        self.init = _checks.choice("init", init, ("auto", "glorot", "he"))
+        self.init = _checks.choice("init", init, ("auto", "custom", *initializers.INITIALIZERS))
 
     def _build(self) -> None:
         """Allocate the parameters, cut the views, start the engine. The parameters have no values yet."""
@@ -262,16 +260,12 @@ class MLP:
             start = end
         return tuple(weights), tuple(biases)
 
-    def _draw_weights(self) -> None:
+    def _draw_weights(self, init: str | Initializer) -> None:
         """Initial weights, drawn in float64 so that a seed means the same network in both dtypes."""
-        he = (activations.ACTIVATIONS[self.activation].weights if self.init == "auto" else self.init) == "he"
         for weight, bias in zip(self.weights, self.biases, strict=True):
-            i, o = weight.shape
-            if he:
-                weight[...] = self._generator.normal(0.0, np.sqrt(2 / i), (i, o))
-            else:
-                limit = np.sqrt(6 / (i + o))
-                weight[...] = self._generator.uniform(-limit, limit, (i, o))
+            draw = initializers.initializer(init, self.activation)
+            drawn = draw(self._generator, *weight.shape)
+            weight[...] = _checks.networks.initial_weights("init", drawn, weight.shape, self.dtype)
             bias[...] = 0
 
     def __setattr__(self, name: str, value: Any) -> None:

@@ -37,6 +37,7 @@ ROOMS = {  # name: (whose files, which tests); * stands for folders, too
         "fastbp/model.py fastbp/_checks/networks.py fastbp/_kernels/network.* fastbp/_kernels/step.* src_c/memory/gather.h",
         "network_kernels model fit many_classes",
     ),
+    "initializers": ("fastbp/initializers.py", "initializers"),
     "training": ("fastbp/training.py", "fit"),
     "files": ("fastbp/persistence.py", "persistence"),
     "checks": ("fastbp/_checks/*", "bad_calls both_ways outputs unusual_calls sizes losses_at_once"),
