@@ -142,6 +142,29 @@ def elu(x: ArrayLike, *, out: np.ndarray | None = None, n_threads: int | None = 
     return _activate("elu", x, out, n_threads)
 
 
+def selu(x: ArrayLike, *, out: np.ndarray | None = None, n_threads: int | None = None) -> np.ndarray:
+    """The scaled exponential linear unit: λx where x > 0, else λα(exp(x) - 1).
+
+    λ = 1.0507009873554805 and α = 1.6732632423543773 are the pair for which sums of mean 0 and variance 1 give
+    outputs of mean 0 and variance 1, if a layer's weights have mean 0 and variance 1/I (:mod:`fastbp.initializers`,
+    ``"lecun"``).
+
+    Parameters, result and errors are those of :func:`sigmoid`. -λα at -inf; a tiny x keeps all its digits.
+
+    References
+    ----------
+    G. Klambauer, T. Unterthiner, A. Mayr, S. Hochreiter: Self-Normalizing Neural Networks, arXiv:1706.02515,
+    equation 2.
+
+    Examples
+    --------
+    >>> import fastbp
+    >>> fastbp.selu([-1000.0, -1.0, 3.0]).round(6).tolist()
+    [-1.758099, -1.111331, 3.152103]
+    """
+    return _activate("selu", x, out, n_threads)
+
+
 def gelu(x: ArrayLike, *, out: np.ndarray | None = None, n_threads: int | None = None) -> np.ndarray:
     """The Gaussian error linear unit, x·Φ(x), where Φ is the standard normal distribution function.
 
@@ -307,14 +330,16 @@ def activation_backward(
     relu          1 where a > 0, else 0           the output f(z)
     leaky_relu    1 where a > 0, else 1/100       the output f(z)
     elu           1 where a > 0, else 1 + a       the output f(z)
+    selu          λ where a > 0, else λα + a      the output f(z)
     softplus      1 - exp(-a)                     the output f(z)
     gelu          Φ(z) + z·φ(z)                   **the input z**
     silu          σ(z)(1 + z(1 - σ(z)))           **the input z**
     mish          T + z(1 - T²)σ(z)               **the input z**
     ============  ==============================  ======================
 
-    T is tanh(softplus(z)). The outputs of gelu, silu and mish do not determine their slopes, so these three take
-    the input. The slopes of a softmax are a matrix, not a vector: see `softmax_backward`.
+    λ and α are those of `selu`, T is tanh(softplus(z)). The outputs of gelu, silu and mish do not determine their
+    slopes, so these three take the input. The slopes of a softmax are a matrix, not a vector: see
+    `softmax_backward`.
 
     Parameters
     ----------

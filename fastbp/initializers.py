@@ -18,7 +18,7 @@ name                           weights                                          
 =============================  ==============================================================  ======
 
 ``auto`` is the one that suits the layer's activation: ``glorot`` for identity, sigmoid and tanh, ``he`` for relu,
-leaky_relu, elu, gelu, silu, mish and softplus.
+leaky_relu, elu, gelu, silu, mish and softplus, ``lecun`` for selu, whose constants assume it [5]_.
 
 All are drawn in float64, so that a seed means the same network in both dtypes.
 
@@ -30,7 +30,8 @@ References
 .. [3] Y. LeCun et al., "Efficient BackProp", 1998, equation 16.
 .. [4] A. Saxe et al., "Exact solutions to the nonlinear dynamics of learning in deep linear neural networks", 2014,
    https://arxiv.org/abs/1312.6120; drawn as in F. Mezzadri, "How to generate random matrices from the classical compact
-   groups", 2007, https://arxiv.org/abs/math-ph/0609050, section 5.
+   groups", 2007, https://arxiv.org/abs/math-ph/0609050.
+.. [5] G. Klambauer et al., "Self-normalizing neural networks", 2017, https://arxiv.org/abs/1706.02515.
 """
 
 from __future__ import annotations

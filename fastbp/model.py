@@ -136,7 +136,8 @@ class MLP:
     layer_sizes : sequence of at least two positive integers
         Inputs, units of each hidden layer, outputs, as in ``[64, 32, 10]``.
     activation : str, default "sigmoid"
-        f, of all the hidden layers: identity, sigmoid, tanh, relu, leaky_relu, elu, gelu, silu, mish or softplus.
+        f, of all the hidden layers: identity, sigmoid, tanh, relu, leaky_relu, elu, selu, gelu, silu, mish or
+        softplus.
     loss : str, default "softmax_cross_entropy"
         The error function, which also determines what the outputs are:
 

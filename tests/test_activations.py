@@ -19,7 +19,7 @@ from conftest import (
     generator,
     solve,
 )
-from tolerances import ACTIVATIONS, FROM_INPUT
+from tolerances import ACTIVATIONS, ALPHA, FROM_INPUT, LAMBDA
 
 import fastbp
 from fastbp import _backend, _reference
@@ -210,6 +210,7 @@ LIMITS = {  # name: (f(-inf), f(inf), slope at -inf, slope at inf)
     "relu": (0, INF, 0, 1),
     "leaky_relu": (-INF, INF, 0.01, 1),
     "elu": (-1, INF, 0, 1),
+    "selu": (-LAMBDA * ALPHA, INF, 0, LAMBDA),
     "gelu": (0, INF, 0, 1),
     "silu": (0, INF, 0, 1),
     "mish": (0, INF, 0, 1),
@@ -230,6 +231,8 @@ def test_limits(dtype, name, engine):
             bounded = [np.clip(limit, -far, far) if np.isinf(limit) else limit for limit in (low, high)]
             if name == "leaky_relu":
                 bounded[0] = dtype(0.01) * dtype(-far)
+            if name == "selu":
+                bounded[1] = INF  # λ times the largest number as well
             assert (y[:, :2] == np.array(bounded, dtype)).all(), (far, y[0])
             assert (slope[:, :2] == np.array([low_slope, high_slope], dtype)).all(), (far, slope[0])
             assert np.isnan(y[:, 2]).all() and (name == "identity" or np.isnan(slope[:, 2]).all())

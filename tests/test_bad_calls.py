@@ -41,7 +41,7 @@ pytestmark = pytest.mark.usefixtures("backend")
 Row = tuple[str, str, Any, type[Exception], str]
 
 ONE_OF_ACTIVATIONS = (
-    "expected one of identity, sigmoid, tanh, relu, leaky_relu, elu, gelu, silu, mish, softplus"
+    "expected one of identity, sigmoid, tanh, relu, leaky_relu, elu, selu, gelu, silu, mish, softplus"
 )
 
 

@@ -29,6 +29,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
+from tolerances import ALPHA, LAMBDA
 
 import fastbp
 
@@ -381,6 +382,7 @@ VALUES = {
     "relu": ([-2, 0, 3], [0, 0, 3]),
     "leaky_relu": ([-2, 0, 3], [-0.02, 0, 3]),
     "elu": ([-LN2, 0, 3], [-1 / 2, 0, 3]),
+    "selu": ([-LN2, 0, 3], [-LAMBDA * ALPHA / 2, 0, 3 * LAMBDA]),
     "gelu": ([-1, 0, 1], [PHI_1 - 1, 0, PHI_1]),  # x Φ(x), and Φ(-1) = 1 - Φ(1)
     "silu": ([-LN3, 0, LN3], [-0.25 * LN3, 0, 0.75 * LN3]),
     "mish": ([-LN2, 0, LN2], [-5 / 13 * LN2, 0, 0.8 * LN2]),  # n/(n + 2) with n = e(e + 2), e = 1/2, 1, 2
@@ -411,6 +413,7 @@ SLOPES = {
     "relu": ([0, 0, 3], [0, 0, 1]),
     "leaky_relu": ([-0.02, -0.01, 3], [0.01, 0.01, 1]),
     "elu": ([-1, -1 / 2, 3], [0, 1 / 2, 1]),  # exp(z) = 1 + a
+    "selu": ([-LAMBDA * ALPHA / 2, 0, 3], [LAMBDA * ALPHA / 2, LAMBDA * ALPHA, LAMBDA]),
     "gelu": ([-1, 0, 1], [1 - PHI_1 - DENSITY_1, 0.5, PHI_1 + DENSITY_1]),  # Φ(z) + z φ(z)
     "silu": ([-LN3, 0, LN3], [1 / 4 - LN3 * 3 / 16, 1 / 2, 3 / 4 + LN3 * 3 / 16]),  # y + z y(1 - y)
     "mish": ([-LN2, 0, LN2], [5 / 13 - LN2 * 48 / 169, 0.6, 0.8 + LN2 * 0.24]),  # T + 4 z e(e + 1)/(n + 2)²

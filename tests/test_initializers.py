@@ -89,7 +89,9 @@ def test_zeros():
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_auto_suits_the_activation(activation):
-    suits = "glorot" if activation in ("identity", "sigmoid", "tanh") else "he"
+    suits = {"identity": "glorot", "sigmoid": "glorot", "tanh": "glorot", "selu": "lecun"}.get(
+        activation, "he"
+    )
     got, want = (drawn(init, (5, 3), activation=activation) for init in ("auto", suits))
     assert got.tobytes() == want.tobytes()
 

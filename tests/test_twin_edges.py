@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from tolerances import ACTIVATIONS, FROM_INPUT
+from tolerances import ACTIVATIONS, ALPHA, FROM_INPUT, LAMBDA
 from twin_calls import (
     CLASS_WEIGHT,
     ELEMENTWISE_TARGETS,
@@ -265,11 +265,13 @@ def test_activations_at_infinity(dtype):
     x = np.array([[-INF, INF, NAN]], dtype)
     limits = {
         "identity": (-INF, INF), "sigmoid": (0, 1), "tanh": (-1, 1), "relu": (0, INF), "leaky_relu": (-INF, INF),
-        "elu": (-1, INF), "gelu": (0, INF), "silu": (0, INF), "mish": (0, INF), "softplus": (0, INF),
+        "elu": (-1, INF), "selu": (dtype(-LAMBDA * ALPHA), INF), "gelu": (0, INF),
+        "silu": (0, INF), "mish": (0, INF), "softplus": (0, INF),
     }  # fmt: skip
     slopes = {
         "identity": (1, 1), "sigmoid": (0, 0), "tanh": (0, 0), "relu": (0, 1), "leaky_relu": (dtype(0.01), 1),
-        "elu": (0, 1), "gelu": (0, 1), "silu": (0, 1), "mish": (0, 1), "softplus": (0, 1),
+        "elu": (0, 1), "selu": (0, dtype(LAMBDA)), "gelu": (0, 1),
+        "silu": (0, 1), "mish": (0, 1), "softplus": (0, 1),
     }  # fmt: skip
     for name in ACTIVATIONS:
         y = activation(name, x)

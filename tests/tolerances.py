@@ -323,6 +323,7 @@ _ACTIVATION_ERROR = {
     "softplus": SOFTPLUS,
     "silu": SIGMOID + ROUNDING,
     "elu": EXP,
+    "selu": EXP + 2 * ROUNDING,  # the factor is rounded as well
     "gelu": GELU,
     "mish": MISH,
 }
@@ -331,11 +332,14 @@ ACTIVATIONS = tuple(_ACTIVATION_ERROR)
 FROM_INPUT = ("gelu", "silu", "mish")
 """The activations whose slope is computed from their input; that of the others is, from their output."""
 
-STEEPEST = 1.13
-"""The largest |f'| of any activation: that of gelu, at sqrt(2)."""
+STEEPEST = 1.76
+"""The largest |f'| of any activation: λα of selu, at 0 from below."""
 
 STEEPEST_SLOPE = 2.0
 """The largest change of any f' with what it is computed from: that of 1 - a², at a = 1."""
+
+
+LAMBDA, ALPHA = 1.0507009873554805, 1.6732632423543773  # of selu
 
 
 def _activated(name: str, x: Array, y: Array, fma: bool) -> Bound:
@@ -371,6 +375,10 @@ def _slope(name: str, a: Array, fma: bool) -> Bound:
         "sigmoid": (np.abs(a * (1 - a)), 3 * ROUNDING),
         "tanh": (np.ones_like(a), 3 * ROUNDING),  # 1 - a² is relative to 1: a² is rounded
         "elu": (np.where(a > 0, 1, np.abs(1 + a)), ROUNDING),
+        "selu": (
+            np.where(a > 0, LAMBDA, np.abs(a) + LAMBDA * ALPHA),
+            2 * ROUNDING,
+        ),  # relative to its terms: λα is rounded
         "softplus": (-np.expm1(-a), EXP + 2 * ROUNDING),
     }[name]
     return Bound(magnitude, coefficient)

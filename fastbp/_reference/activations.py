@@ -14,6 +14,7 @@ from fastbp._reference.parts import quiet, sigmoid_parts, softmax_parts
 # Activations f(z), and their slopes f' from a = f(z), or from z itself -----------------------------------------
 
 LEAKY_SLOPE = 0.01
+SELU_SCALE, SELU_BELOW = 1.0507009873554804934193349852946, 1.7580993408473768599402175208123  # λ, λα
 _LARGEST = float(np.finfo(np.float64).max)
 
 
@@ -60,6 +61,15 @@ def _elu(x):
 
 def _elu_slope(a):
     return np.where(a > 0.0, 1.0, 1.0 + a)  # exp(z) = 1 + elu(z)
+
+
+def _selu(x):
+    """λ x where x > 0, λα (exp(x) - 1) elsewhere."""
+    return _elu(x) * np.where(x > 0.0, SELU_SCALE, SELU_BELOW).astype(x.dtype)
+
+
+def _selu_slope(a):
+    return np.where(a > 0.0, SELU_SCALE, a + SELU_BELOW)  # λα exp(z) = λα + selu(z)
 
 
 _normal_cdf = np.vectorize(lambda x: 0.5 * math.erfc(-x * math.sqrt(0.5)), otypes=[np.float64])
@@ -126,6 +136,7 @@ ACTIVATIONS = {
     "relu": Activation(_relu, _relu_slope, False, math.inf, "he"),
     "leaky_relu": Activation(_leaky_relu, _leaky_relu_slope, False, math.inf, "he"),
     "elu": Activation(_elu, _elu_slope, False, math.inf, "he"),
+    "selu": Activation(_selu, _selu_slope, False, math.inf, "lecun"),
     "gelu": Activation(_gelu, _gelu_slope, True, math.inf, "he"),
     "silu": Activation(_silu, _silu_slope, True, math.inf, "he"),
     "mish": Activation(_mish, _mish_slope, True, math.inf, "he"),

@@ -38,6 +38,21 @@ static ALWAYS_INLINE void v_elu_each(int n, vec *x)
 static ALWAYS_INLINE void activate_elu(fbp_size n, const real *x, real *y) { map_each(n, x, y, v_elu_each); }
 static ALWAYS_INLINE vec v_elu_slope(vec a) { return v_select(v_lt(v_all(0), a), v_all(1), v_add(v_all(1), a)); }
 
+/* λ x where x > 0, else λα (e^x - 1) */
+#define SELU_SCALE 1.0507009873554804934193349852946 /* λ */
+#define SELU_BELOW 1.7580993408473768599402175208123 /* λα */
+static ALWAYS_INLINE void v_selu_each(int n, vec *x)
+{
+    v_elu_each(n, x);
+    UNROLL for (int j = 0; j < n; j++)
+        x[j] = v_mul(x[j], v_select(v_lt(v_all(0), x[j]), v_all((real)SELU_SCALE), v_all((real)SELU_BELOW)));
+}
+static ALWAYS_INLINE void activate_selu(fbp_size n, const real *x, real *y) { map_each(n, x, y, v_selu_each); }
+static ALWAYS_INLINE vec v_selu_slope(vec a)
+{
+    return v_select(v_lt(v_all(0), a), v_all((real)SELU_SCALE), v_add(v_all((real)SELU_BELOW), a));
+}
+
 /* Their slopes are in math/elementary.h, too. */
 static ALWAYS_INLINE void activate_gelu(fbp_size n, const real *x, real *y) { map(n, x, y, v_gelu); }
 static ALWAYS_INLINE void activate_silu(fbp_size n, const real *x, real *y) { map(n, x, y, v_silu); }

@@ -29,7 +29,9 @@
 #define SUM 2.0       /* 36 additions, 4 of them between lanes: twice √36 roundings (rms 0.29 eps) of partial sums (rms 0.58) */
 #define SOFTMAX (2 * EXP + SUM + 2 * ROUNDING) /* e^(z - m) · 1/(1 + rest), the rest being a sum of exponentials */
 #define CHAIN 1.0     /* times √(K + 1): 2√(K + 1) roundings of independent sign, in a chain of K additions */
-#define STEEPEST 1.13L  /* the largest slope of any activation, that of gelu at √2: it passes on the error of a product */
+#define STEEPEST 1.76L  /* the largest slope of any activation, λα of selu below 0: it passes on the error of a product */
+#define LAMBDA 1.0507009873554804934193349852946L /* of selu, and λα */
+#define LAMBDA_ALPHA 1.7580993408473768599402175208123L
 #define FOLLOWING 8.0L  /* more than the bound of any activation or slope, which comes on top */
 
 /* -- the dtype and the instruction set under test ----------------------------------------------------------------------------- */
@@ -106,6 +108,7 @@ static estimate activation(int kind, int slope, exact x)
     case FBP_RELU: y = slope ? limit : x < 0 ? 0 : x; break;
     case FBP_LEAKY_RELU: y = (limit + (1 - limit) * 0.01L) * (slope ? 1 : x); break;
     case FBP_ELU: y = x > 0 ? (slope ? 1 : x) : slope ? 1 + x : expm1l(x); break;
+    case FBP_SELU: y = x > 0 ? LAMBDA * (slope ? 1 : x) : LAMBDA_ALPHA * (slope ? 1 : expm1l(x)) + (slope ? x : 0); break;
     case FBP_SOFTPLUS: y = slope ? -expm1l(-x) : softplus(x); break;
     case FBP_GELU: y = normal(x), term = slope ? x * density(x) : 0; break;
     case FBP_MISH: y = tanhl(softplus(x)), term = slope ? x * sigmoid(x) / powl(coshl(softplus(x)), 2) : 0; break;
@@ -505,6 +508,7 @@ static const line LINES[] = {
     FUNCTION("relu", FBP_RELU, 0),
     FUNCTION("leaky_relu", FBP_LEAKY_RELU, 2 * ROUNDING),
     FUNCTION("elu", FBP_ELU, EXP),
+    FUNCTION("selu", FBP_SELU, EXP + 2 * ROUNDING),
     FUNCTION("gelu", FBP_GELU, TAIL + ROUNDING),
     FUNCTION("silu", FBP_SILU, SIGMOID + ROUNDING),
     FUNCTION("mish", FBP_MISH, EXP + 5 * ROUNDING),                 /* x n/d: an exponential, five operations */
@@ -515,6 +519,7 @@ static const line LINES[] = {
     SLOPE("relu", FBP_RELU, "gz", 0),
     SLOPE("leaky_relu", FBP_LEAKY_RELU, "gz", 2 * ROUNDING),
     SLOPE("elu", FBP_ELU, "gg", 2 * ROUNDING),
+    SLOPE("selu", FBP_SELU, "gg", 4 * ROUNDING),                    /* λα + a for a > -1, at least 0.75 */
     SLOPE("gelu", FBP_GELU, "gz", TAIL + 4 * ROUNDING),             /* tail - a φ, and φ is as good as the tail */
     SLOPE("silu", FBP_SILU, "gz", 2 * SIGMOID + 3 * ROUNDING),      /* σ(a) (1 + a σ(-a)) */
     SLOPE("mish", FBP_MISH, "gz", 2 * EXP + 8 * ROUNDING),          /* (n + 4 x e² (1 + e)/d)/d */
