@@ -29,9 +29,11 @@ from fastbp import (
     _backend,
     _checks,
     activations,
+    initializers,
     persistence,
     training,
 )
+from fastbp.initializers import Initializer
 from fastbp.optimizers import OPTIMIZERS, SGD, Optimizer
 from fastbp.outputs import LOSSES
 from fastbp.training import History
@@ -43,7 +45,6 @@ __all__ = ["MLP", "Gradients"]
 
 _FORMAT = "fastbp.MLP"  # of files
 _ALIGNMENT = 64  # bytes: a cache line, and the widest vector register
-_RELU_LIKE = ("relu", "leaky_relu", "gelu", "silu", "softplus")  # unbounded above, (nearly) 0 below
 
 
 # What the engine was made from stays for life, and how to do what an assignment was meant to do.
@@ -95,7 +96,8 @@ class MLP:
     layer_sizes : sequence of at least two positive integers
         Inputs, units of each hidden layer, outputs, as in ``[64, 32, 10]``.
     activation : str, default "sigmoid"
-        f, of all the hidden layers: identity, sigmoid, tanh, relu, leaky_relu, gelu, silu or softplus.
+        f, of all the hidden layers: identity, sigmoid, tanh, relu, leaky_relu, elu, selu, gelu, silu, mish or
+        softplus.
     loss : str, default "softmax_cross_entropy"
         The error function, which also determines what the outputs are:
 
@@ -123,16 +125,17 @@ class MLP:
     n_threads : int >= 1, optional
         The most threads to use; by default as many as ``show_config()`` tells at the time of each call. Results have the
         same bits for any number.
-    init : {"auto", "glorot", "he"}, default "auto"
-        How the weights of a layer are drawn; biases start at 0. ``"glorot"``: uniform in ±sqrt(6/(I + O))
-        [1]_; ``"he"``: normal with variance 2/I [2]_; ``"auto"``: ``"he"`` for the activations relu,
-        leaky_relu, gelu, silu and softplus, ``"glorot"`` for the others.
+    init : str or function, default "auto"
+        How the weights of a layer are drawn, by name: glorot or glorot_uniform, glorot_normal, he or he_normal,
+        he_uniform, lecun or lecun_normal, lecun_uniform, normal, uniform, orthogonal, zeros, or ``"auto"`` for what
+        suits the activation; :mod:`fastbp.initializers` has the formulas. A function ``(rng, n_in, n_out)`` returns the
+        weights (n_in, n_out) of a layer, drawn from the :class:`numpy.random.Generator` `rng`. Biases start at 0.
 
     Attributes
     ----------
     layer_sizes : tuple of int
     activation, loss_name, init : str
-        The arguments `activation`, `loss` and `init`; ``loss`` itself is a method.
+        The arguments `activation`, `loss` and `init`, which is ``"custom"`` for a function; ``loss`` itself is a method.
     dtype : numpy.dtype
     n_threads : int or None
     parameters : numpy.ndarray, one axis
@@ -151,12 +154,6 @@ class MLP:
 
     A model keeps memory for a batch like the last one. Where that is more than 64 MB, it is given back as soon
     as a call has an eighth of the rows, or after a single call that had eight times those of the one before.
-
-    References
-    ----------
-    .. [1] X. Glorot, Y. Bengio, "Understanding the difficulty of training deep feedforward neural networks",
-       AISTATS 2010, equation 16.
-    .. [2] K. He et al., "Delving deep into rectifiers", 2015, https://arxiv.org/abs/1502.01852.
 
     Examples
     --------
@@ -179,12 +176,13 @@ class MLP:
         dtype: DTypeLike = "float32",
         seed: int | None = None,
         n_threads: int | None = None,
-        init: str = "auto",
+        init: str | Initializer = "auto",
     ) -> None:
-        self._configure(layer_sizes, activation, loss, dtype, n_threads, init)
+        named = _checks.networks.initializer("init", init, ("auto", *initializers.INITIALIZERS))
+        self._configure(layer_sizes, activation, loss, dtype, n_threads, named)
         self._generator = np.random.default_rng(_checks.networks.seed("seed", seed))
         self._build()
-        self._draw_weights()
+        self._draw_weights(init)
 
     def _configure(
         self, layer_sizes: Any, activation: str, loss: str, dtype: DTypeLike, n_threads: int | None, init: str
@@ -195,7 +193,7 @@ class MLP:
         self.loss_name = _checks.choice("loss", loss, LOSSES)
         self.dtype = _checks.networks.float_dtype("dtype", dtype)
         self.n_threads = n_threads  # checked where it is used
-        self.init = _checks.choice("init", init, ("auto", "glorot", "he"))
+        self.init = _checks.choice("init", init, ("auto", "custom", *initializers.INITIALIZERS))
 
     def _build(self) -> None:
         """Allocate the parameters, cut the views, start the engine. The parameters have no values yet."""
@@ -228,16 +226,12 @@ class MLP:
             start = end
         return tuple(weights), tuple(biases)
 
-    def _draw_weights(self) -> None:
+    def _draw_weights(self, init: str | Initializer) -> None:
         """Initial weights, drawn in float64 so that a seed means the same network in both dtypes."""
-        he = self.init == "he" or (self.init == "auto" and self.activation in _RELU_LIKE)
         for weight, bias in zip(self.weights, self.biases, strict=True):
-            i, o = weight.shape
-            if he:
-                weight[...] = self._generator.normal(0.0, np.sqrt(2 / i), (i, o))
-            else:
-                limit = np.sqrt(6 / (i + o))
-                weight[...] = self._generator.uniform(-limit, limit, (i, o))
+            draw = initializers.initializer(init, self.activation)
+            drawn = draw(self._generator, *weight.shape)
+            weight[...] = _checks.networks.initial_weights("init", drawn, weight.shape, self.dtype)
             bias[...] = 0
 
     def __setattr__(self, name: str, value: Any) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tolerances import ACTIVATIONS
 
 import fastbp
 from fastbp import outputs
@@ -150,7 +151,7 @@ def good_calls() -> Iterator[tuple[str, Call]]:
 
 LOSSES = tuple(outputs.LOSSES)
 ELEMENTWISE = LOSSES[1:]
-MAPS = ("sigmoid", "tanh", "relu", "leaky_relu", "gelu", "silu", "softplus", "softmax", "log_softmax")
+MAPS = (*ACTIVATIONS, "softmax", "log_softmax")
 UPDATES = ("sgd_update", "adam_update")
 GOOD = dict(good_calls())
 INPUTS = [(case, name) for case, call in GOOD.items() for name in call.inputs()]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 ALL_KERNELS = (
-    "src_c/simd/* src_c/math/* src_c/variants/* src_c/real.h src_c/fastbp.h src_c/kernels.* src_c/isa/dispatch.c "
+    "src_c/simd/* src_c/math/* src_c/variants/* src_c/real.h src_c/fastbp.h src_c/*.def src_c/kernels.h src_c/isa/dispatch.c "
     "src_c/isa/machine.h fastbp/_kernels/dispatch.*"
 )
 
@@ -20,7 +20,7 @@ ROOMS = {  # name: (whose files, which tests); * stands for folders, too
         "losses losses_at_once losses_edges losses_many_digits losses_options changed_during_a_call",
     ),
     "activations": (
-        "fastbp/activations.py src_c/rows/activations.h src_c/rows/row.h fastbp/_kernels/activation.*",
+        "fastbp/activations.py src_c/rows/activations.h src_c/rows/softmax.h src_c/rows/row.h fastbp/_kernels/activation.*",
         "activations",
     ),
     "layers": ("fastbp/layers.py src_c/gemm/* fastbp/_kernels/linear.*", "layers"),
@@ -38,6 +38,7 @@ ROOMS = {  # name: (whose files, which tests); * stands for folders, too
         "src_c/memory/gather.h",
         "network_kernels model fit many_classes",
     ),
+    "initializers": ("fastbp/initializers.py", "initializers"),
     "training": ("fastbp/training.py", "fit"),
     "files": ("fastbp/persistence.py", "persistence named_arrays hostile_files"),
     "checks": ("fastbp/_checks/*", "bad_calls both_ways outputs unusual_calls sizes losses_at_once"),

@@ -1,4 +1,4 @@
-"""The errors that PyTorch has too: the same numbers and gradients in float64, for every option that both have.
+"""The errors and activations that PyTorch has too: the same numbers and gradients in float64, for every option that both have.
 
 Where PyTorch answers otherwise, a test at the end of this file names the difference: in what a mean divides by, at extremes where
 its formula makes NaN of 0 · inf, and where it loses the digits of a small error.
@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from tolerances import NO_WORSE, UNDERFLOW, sum_of
+from tolerances import ACTIVATIONS, FROM_INPUT, NO_WORSE, UNDERFLOW, sum_of
 
 import fastbp
 
@@ -211,6 +211,34 @@ def test_extremes_of_logistic_outputs():
     ours = fastbp.sigmoid_cross_entropy(z, t, reduction="none")
     theirs = pytorch(F.binary_cross_entropy_with_logits, z, t, reduction="none")
     assert np.array_equal(ours.loss[:6], theirs.loss[:6, 0]) and np.array_equal(ours.grad, theirs.grad)
+
+
+# -- activations ---------------------------------------------------------------------------------------------------------------
+
+FUNCTIONS = {
+    "identity": lambda x: x,
+    "sigmoid": torch.sigmoid,
+    "tanh": torch.tanh,
+    "relu": F.relu,
+    "leaky_relu": F.leaky_relu,
+    "elu": F.elu,
+    "selu": F.selu,
+    "gelu": F.gelu,
+    "silu": F.silu,
+    "mish": F.mish,
+    "softplus": lambda x: F.softplus(x, threshold=1000),  # from 20 on it is x otherwise
+}
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_activation(name):
+    """PyTorch forms 1 + erf and exp - 1: its errors are relative to 1, or to x."""
+    x = np.random.default_rng(0).uniform(-30, 30, 2000)
+    theirs = pytorch(lambda x, _: FUNCTIONS[name](x), x, 0.0)
+    y = getattr(fastbp, name)(x)
+    slope = fastbp.activation_backward(name, np.ones_like(x), x if name in FROM_INPUT else y)
+    for ours, expected in ((y, theirs.loss), (slope, theirs.grad)):
+        assert (np.abs(ours - expected) <= 2 * NO_WORSE * EPS * (1 + np.abs(x))).all()
 
 
 # -- where PyTorch answers otherwise -------------------------------------------------------------------------------------------

@@ -41,7 +41,9 @@ pytestmark = pytest.mark.usefixtures("backend")
 
 Row = tuple[str, str, Any, type[Exception], str]
 
-ONE_OF_ACTIVATIONS = "expected one of identity, sigmoid, tanh, relu, leaky_relu, gelu, silu, softplus"
+ONE_OF_ACTIVATIONS = (
+    "expected one of identity, sigmoid, tanh, relu, leaky_relu, elu, selu, gelu, silu, mish, softplus"
+)
 
 
 def bad_arrays() -> Iterator[tuple[Any, str]]:

@@ -29,6 +29,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
+from tolerances import ALPHA, LAMBDA
 
 import fastbp
 
@@ -414,12 +415,16 @@ def test_the_quantile_error_is_smallest_at_the_quantile(array):
 # tanh(ln 3) = (3 - 1/3)/(3 + 1/3) = 8/10.  Φ(1) = 0.841345 and φ(1) = 0.241971 are in every table.
 PHI_1, DENSITY_1 = 0.8413447460685429, 0.24197072451914337
 VALUES = {
+    "identity": ([-2, 0, 3], [-2, 0, 3]),
     "sigmoid": ([-LN3, 0, LN3], [1 / 4, 1 / 2, 3 / 4]),
     "tanh": ([-LN3, 0, LN2], [-0.8, 0, 0.6]),
     "relu": ([-2, 0, 3], [0, 0, 3]),
     "leaky_relu": ([-2, 0, 3], [-0.02, 0, 3]),
+    "elu": ([-LN2, 0, 3], [-1 / 2, 0, 3]),
+    "selu": ([-LN2, 0, 3], [-LAMBDA * ALPHA / 2, 0, 3 * LAMBDA]),
     "gelu": ([-1, 0, 1], [PHI_1 - 1, 0, PHI_1]),  # x Φ(x), and Φ(-1) = 1 - Φ(1)
     "silu": ([-LN3, 0, LN3], [-0.25 * LN3, 0, 0.75 * LN3]),
+    "mish": ([-LN2, 0, LN2], [-5 / 13 * LN2, 0, 0.8 * LN2]),  # n/(n + 2) with n = e(e + 2), e = 1/2, 1, 2
     "softplus": ([-LN3, 0, LN3], [LN4 - LN3, LN2, LN4]),  # ln(1 + 1/3), ln(1 + 1), ln(1 + 3)
     "softmax": ([0, LN2, LN5], [1 / 8, 2 / 8, 5 / 8]),
     "log_softmax": ([0, LN2, LN5], [-3 * LN2, -2 * LN2, LN5 - 3 * LN2]),
@@ -439,15 +444,18 @@ def test_logsumexp(array):
     close(fastbp.logsumexp(array([[0, LN2, LN5], [1, 1 + LN2, 1 + LN5]])), [3 * LN2, 1 + 3 * LN2])
 
 
-# f', from the output a, except for gelu and silu, which are given their input z
+# f', from the output a, except for gelu, silu and mish, which are given their input z
 SLOPES = {
     "identity": ([-2, 0, 3], [1, 1, 1]),
     "sigmoid": ([1 / 4, 1 / 2, 3 / 4], [3 / 16, 1 / 4, 3 / 16]),
     "tanh": ([-0.8, 0, 0.6], [0.36, 1, 0.64]),
     "relu": ([0, 0, 3], [0, 0, 1]),
     "leaky_relu": ([-0.02, -0.01, 3], [0.01, 0.01, 1]),
+    "elu": ([-1, -1 / 2, 3], [0, 1 / 2, 1]),  # exp(z) = 1 + a
+    "selu": ([-LAMBDA * ALPHA / 2, 0, 3], [LAMBDA * ALPHA / 2, LAMBDA * ALPHA, LAMBDA]),
     "gelu": ([-1, 0, 1], [1 - PHI_1 - DENSITY_1, 0.5, PHI_1 + DENSITY_1]),  # Φ(z) + z φ(z)
     "silu": ([-LN3, 0, LN3], [1 / 4 - LN3 * 3 / 16, 1 / 2, 3 / 4 + LN3 * 3 / 16]),  # y + z y(1 - y)
+    "mish": ([-LN2, 0, LN2], [5 / 13 - LN2 * 48 / 169, 0.6, 0.8 + LN2 * 0.24]),  # T + 4 z e(e + 1)/(n + 2)²
     "softplus": ([LN4 - LN3, LN2, LN4], [1 / 4, 1 / 2, 3 / 4]),  # σ(z) = 1 - exp(-a)
 }
 

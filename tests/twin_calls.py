@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
+from tolerances import ACTIVATIONS
 
 from fastbp import _reference as twin
 from fastbp._reference.errors import PARAMETERS
@@ -42,9 +44,10 @@ def evaluate(loss, z, targets, *, mean=False, grad=None, **options):
     return SimpleNamespace(loss=value, weight_sum=weight_sum, losses=losses, grad=grad)
 
 
-def activation(name, x):
-    out = np.empty_like(x)
-    getattr(twin, name)(x, out, 1)
+def activation(name, x, out=None):
+    out = np.empty_like(x) if out is None else out
+    function = partial(twin.activate, name) if name in ACTIVATIONS else getattr(twin, name)
+    function(x, out, 1)
     return out
 
 
@@ -84,7 +87,5 @@ ELEMENTWISE_TARGETS = {
     "quantile": FREE,
 }
 
-# Activations and layers.
-ACTIVATIONS = ("sigmoid", "tanh", "relu", "leaky_relu", "gelu", "silu", "softplus")
-OF_INPUT = ("gelu", "silu")  # whose backward form takes the input, not the output
-X = np.array([[-4.0, -1.3, -0.75, -0.1, 0.02, 0.5, 1.0, 3.0, 6.0]])  # no kink of a relu within two steps
+# No kink of a relu within two steps.
+X = np.array([[-4.0, -1.3, -0.75, -0.1, 0.02, 0.5, 1.0, 3.0, 6.0]])

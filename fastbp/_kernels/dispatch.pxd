@@ -5,7 +5,16 @@ from libc.stdint cimport int64_t, uint64_t
 cdef extern from "fastbp.h" nogil:
     ctypedef Py_ssize_t fbp_size
 
-    int FBP_IDENTITY, FBP_SIGMOID, FBP_TANH, FBP_RELU, FBP_LEAKY_RELU, FBP_GELU, FBP_SILU, FBP_SOFTPLUS, FBP_ACTIVATIONS
+    int FBP_IDENTITY, FBP_SIGMOID, FBP_TANH, FBP_RELU, FBP_ACTIVATIONS  # and the other kinds of activations.def
+    int FBP_OF_INPUT
+
+    ctypedef struct fbp_activation:
+        const char *name
+        int slope
+        double bound
+        const char *weights
+
+    const fbp_activation *fbp_activation_facts(int kind)
 
     enum:
         FBP_RATES, FBP_STATES, FBP_AVERAGE

@@ -16,7 +16,7 @@ from libc.stdlib cimport free, malloc
 from libc.string cimport memset
 
 from fastbp._kernels.dispatch cimport (
-    FBP_GELU, FBP_IDENTITY, FBP_SIGMOID, FBP_SILU, FBP_STATES, FBP_TANH, activation_kind, kernels_for, plain_threads, threads_for,
+    FBP_IDENTITY, FBP_OF_INPUT, FBP_STATES, activation_kind, fbp_activation_facts, kernels_for, plain_threads, threads_for,
 )
 from fastbp._kernels.epoch cimport Call, step_once, train_batches
 from fastbp._kernels.memory cimport (
@@ -139,8 +139,8 @@ cdef class Network:
             layer.weight, layer.bias = at, at + layer.dense.inputs * layer.dense.outputs * net.element
             layer.dense.w, layer.dense.bias = net.w + layer.weight, net.w + layer.bias
             layer.kind = FBP_IDENTITY if i == net.depth - 1 else activation_kind(self.activations[i])
-            layer.keeps_input = layer.kind == FBP_GELU or layer.kind == FBP_SILU
-            layer.bound = 1 if layer.kind == FBP_SIGMOID or layer.kind == FBP_TANH else 0
+            layer.keeps_input = fbp_activation_facts(layer.kind).slope == FBP_OF_INPUT
+            layer.bound = fbp_activation_facts(layer.kind).bound
             layer.dropout = self.dropout[i] if i < len(self.dropout) else 0
             at = layer.bias + layer.dense.outputs * net.element
         return 0

@@ -9,7 +9,7 @@ import time
 
 import numpy as np
 
-from fastbp._reference.activations import ACTIVATIONS, INPUT_NEEDED
+from fastbp._reference.activations import ACTIVATIONS, activate
 from fastbp._reference.errors import MEAN_ERRORS
 from fastbp._reference.layers import linear, linear_backward_input, linear_backward_weight
 from fastbp._reference.random import dropout_factors, step_key
@@ -147,10 +147,9 @@ class Network:
         for layer, (weight, bias) in enumerate(hidden):
             z = np.empty((len(x), weight.shape[1]), x.dtype)
             linear(inputs[-1], weight, bias, "identity", z, self.n_threads)
-            activation, a = self.activations[layer], z.copy()
-            if activation != "identity":
-                ACTIVATIONS[activation](z, a, self.n_threads)
-            slopes_from.append(z if activation in INPUT_NEEDED else a)
+            activation, a = self.activations[layer], np.empty_like(z)
+            activate(activation, z, a, self.n_threads)
+            slopes_from.append(z if ACTIVATIONS[activation].slope_of_input else a)
             factors.append(self._dropout(layer, z, step))
             inputs.append(a * factors[-1])
         z = np.empty((len(x), last[0].shape[1]), x.dtype)

@@ -29,7 +29,9 @@
 #define SUM 2.0       /* 36 additions, 4 of them between lanes: twice √36 roundings (rms 0.29 eps) of partial sums (rms 0.58) */
 #define SOFTMAX (2 * EXP + SUM + 2 * ROUNDING) /* e^(z - m) · 1/(1 + rest), the rest being a sum of exponentials */
 #define CHAIN 1.0     /* times √(K + 1): 2√(K + 1) roundings of independent sign, in a chain of K additions */
-#define STEEPEST 1.13L  /* the largest slope of any activation, that of gelu at √2: it passes on the error of a product */
+#define STEEPEST 1.76L  /* the largest slope of any activation, λα of selu below 0: it passes on the error of a product */
+#define LAMBDA 1.0507009873554804934193349852946L /* of selu, and λα */
+#define LAMBDA_ALPHA 1.7580993408473768599402175208123L
 #define FOLLOWING 8.0L  /* more than the bound of any activation or slope, which comes on top */
 
 /* -- the dtype and the instruction set under test ----------------------------------------------------------------------------- */
@@ -82,6 +84,7 @@ static const estimate ANYTHING = {0, 0, INFINITY};
 
 /* -- the formulas ------------------------------------------------------------------------------------------------------------- */
 static exact sigmoid(exact x) { return x < 0 ? expl(x) / (1 + expl(x)) : 1 / (1 + expl(-x)); }
+static exact softplus(exact x) { return x > 0 ? x + log1pl(expl(-x)) : log1pl(expl(x)); }
 static exact density(exact x) /* φ(x); the exponential magnifies what x² loses */
 {
     exact square = x * x;
@@ -94,7 +97,7 @@ static exact normal(exact x) /* Φ(x) = erfc(h)/2 with h = -x/√2; erfc(h) fall
 }
 static exact grown(exact x) { return isfinite(x) ? 1 + fabsl(x) : 1; } /* by a factor x of what has underflowed */
 
-/* f(x), or its slope from what activate_backward is given. Those of gelu and silu have two terms, which may cancel. */
+/* f(x), or its slope from what activate_backward is given. Those of gelu, silu and mish have two terms, which may cancel. */
 static estimate activation(int kind, int slope, exact x)
 {
     const exact limit = isnan(x) ? x : x > 0;
@@ -104,11 +107,14 @@ static estimate activation(int kind, int slope, exact x)
     case FBP_TANH: y = slope ? (1 - x) * (1 + x) : tanhl(x); break;
     case FBP_RELU: y = slope ? limit : x < 0 ? 0 : x; break;
     case FBP_LEAKY_RELU: y = (limit + (1 - limit) * 0.01L) * (slope ? 1 : x); break;
-    case FBP_SOFTPLUS: y = slope ? -expm1l(-x) : x > 0 ? x + log1pl(expl(-x)) : log1pl(expl(x)); break;
+    case FBP_ELU: y = x > 0 ? (slope ? 1 : x) : slope ? 1 + x : expm1l(x); break;
+    case FBP_SELU: y = x > 0 ? LAMBDA * (slope ? 1 : x) : LAMBDA_ALPHA * (slope ? 1 : expm1l(x)) + (slope ? x : 0); break;
+    case FBP_SOFTPLUS: y = slope ? -expm1l(-x) : softplus(x); break;
     case FBP_GELU: y = normal(x), term = slope ? x * density(x) : 0; break;
+    case FBP_MISH: y = tanhl(softplus(x)), term = slope ? x * sigmoid(x) / powl(coshl(softplus(x)), 2) : 0; break;
     case FBP_SILU: y = sigmoid(x), term = slope ? x * y * sigmoid(-x) : 0; break;
     }
-    if (kind != FBP_GELU && kind != FBP_SILU) return (estimate){y, y, 1};
+    if (fbp_activation_facts(kind)->slope == FBP_OF_OUTPUT) return (estimate){y, y, 1};
     if (isinf(x)) return (estimate){slope ? limit : fmaxl(x, 0), 1, 1};
     const exact lost = kind == FBP_GELU && x < 0 && !fused ? 1 + x * x / 4 : 1; /* of the square in e^(-x²/2) */
     return (estimate){(slope ? 1 : x) * (y + term), (slope ? 1 : x) * (y + fabsl(term)) * lost, 1 + fabsl(x)};
@@ -554,16 +560,22 @@ static const line LINES[] = {
     FUNCTION("tanh", FBP_TANH, TANH),
     FUNCTION("relu", FBP_RELU, 0),
     FUNCTION("leaky_relu", FBP_LEAKY_RELU, 2 * ROUNDING),
+    FUNCTION("elu", FBP_ELU, EXP),
+    FUNCTION("selu", FBP_SELU, EXP + 2 * ROUNDING),
     FUNCTION("gelu", FBP_GELU, TAIL + ROUNDING),
     FUNCTION("silu", FBP_SILU, SIGMOID + ROUNDING),
+    FUNCTION("mish", FBP_MISH, EXP + 5 * ROUNDING),                 /* x n/d: an exponential, five operations */
     FUNCTION("softplus", FBP_SOFTPLUS, EXP + LOG),                  /* max(x, 0) + log1p(e^-|x|) */
     SLOPE("identity", FBP_IDENTITY, "zg", 0),
     SLOPE("sigmoid", FBP_SIGMOID, "gt", 3 * ROUNDING),
     SLOPE("tanh", FBP_TANH, "gg", 4 * ROUNDING),
     SLOPE("relu", FBP_RELU, "gz", 0),
     SLOPE("leaky_relu", FBP_LEAKY_RELU, "gz", 2 * ROUNDING),
+    SLOPE("elu", FBP_ELU, "gg", 2 * ROUNDING),
+    SLOPE("selu", FBP_SELU, "gg", 4 * ROUNDING),                    /* λα + a for a > -1, at least 0.75 */
     SLOPE("gelu", FBP_GELU, "gz", TAIL + 4 * ROUNDING),             /* tail - a φ, and φ is as good as the tail */
     SLOPE("silu", FBP_SILU, "gz", 2 * SIGMOID + 3 * ROUNDING),      /* σ(a) (1 + a σ(-a)) */
+    SLOPE("mish", FBP_MISH, "gz", 2 * EXP + 8 * ROUNDING),          /* (n + 4 x e² (1 + e)/d)/d */
     SLOPE("softplus", FBP_SOFTPLUS, "gw", EXP + 2 * ROUNDING),      /* 1 - e^-a */
     LINE(softmax_row, expect_elements, "z", 1, 1, SOFTMAX, {{0}}),
     LINE(log_softmax_row, expect_elements, "z", 1, 1, EXP + SUM + LOG + 2 * ROUNDING, {{0}}),
