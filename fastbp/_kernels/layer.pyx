@@ -1,48 +1,12 @@
-"""One layer forward and backward: its three products, and the calls of each by itself."""
+"""One layer forward and backward: a call for each of its three products."""
 
 from cpython.exc cimport PyErr_CheckSignals
 from libc.stdlib cimport free, malloc
 
-from fastbp._kernels.dispatch cimport FBP_IDENTITY, activation_kind, kernels_for, real, threads_for
+from fastbp._kernels.dispatch cimport activation_kind, kernels_for, real, threads_for
 from fastbp._kernels.memory cimport space_room, space_start
-from fastbp._kernels.product cimport column_sums, multiply, product_of, product_scratch, product_work
+from fastbp._kernels.product cimport column_sums, multiply, product_scratch, product_work
 from fastbp._kernels.team cimport Work, fbp_team, on_team
-
-
-cdef Product forward_product(const Dense *layer, Py_ssize_t N, const char *x, Py_ssize_t x_row, int activation, char *a,
-                             Py_ssize_t a_row) noexcept nogil:
-    cdef Product p = product_of(layer.k, layer.element, N, layer.outputs, layer.inputs)
-    p.A, p.A_row, p.A_column = x, x_row, 1
-    p.B, p.B_row, p.B_column = layer.w, layer.w_row, layer.w_column
-    p.C, p.C_row = a, a_row
-    p.epilogue.bias, p.epilogue.activation = layer.bias, activation
-    return p
-
-
-cdef Product recursion_product(const Dense *layer, Py_ssize_t N, const char *delta, Py_ssize_t delta_row, int activation,
-                               const char *slope, Py_ssize_t slope_row, char *dx, Py_ssize_t dx_row) noexcept nogil:
-    cdef Product p = product_of(layer.k, layer.element, N, layer.inputs, layer.outputs)
-    p.A, p.A_row, p.A_column = delta, delta_row, 1
-    p.B, p.B_row, p.B_column = layer.w, layer.w_column, layer.w_row
-    p.C, p.C_row = dx, dx_row
-    if slope != NULL and activation != FBP_IDENTITY:
-        p.epilogue.activation, p.epilogue.slope, p.epilogue.slope_row = activation, slope, slope_row
-    return p
-
-
-cdef Product gradient_product(const Dense *layer, Py_ssize_t N, const char *x, Py_ssize_t x_row, const char *delta,
-                              Py_ssize_t delta_row, bint transposed, char *dw, Py_ssize_t dw_row) noexcept nogil:
-    cdef Product p
-    if transposed:
-        p = product_of(layer.k, layer.element, layer.outputs, layer.inputs, N)
-        p.A, p.A_row, p.A_column = delta, 1, delta_row
-        p.B, p.B_row, p.B_column = x, x_row, 1
-    else:
-        p = product_of(layer.k, layer.element, layer.inputs, layer.outputs, N)
-        p.A, p.A_row, p.A_column = x, 1, x_row
-        p.B, p.B_row, p.B_column = delta, delta_row, 1
-    p.C, p.C_row = dw, dw_row
-    return p
 
 
 # -- calls from Python -------------------------------------------------------------------------------------------------------

@@ -14,7 +14,6 @@ from libc.string cimport memset
 from fastbp._kernels.dispatch cimport FBP_IDENTITY, kernels_for
 from fastbp._kernels.last_layer cimport Blocks, block_scratch
 from fastbp._kernels.last_layer cimport lay_out as lay_out_blocks
-from fastbp._kernels.layer cimport forward_product, gradient_product, recursion_product
 from fastbp._kernels.memory cimport LINE, space_room, space_start, take, times
 from fastbp._kernels.optimizer cimport norm_sums
 from fastbp._kernels.product cimport operations, product_scratch, product_work
@@ -27,43 +26,6 @@ cdef Py_ssize_t MOST_LOGITS = 64 * 1024 * 1024  # bytes of them that are held at
 
 
 # -- a layer's products, and its error ---------------------------------------------------------------------------------------
-
-
-cdef void set_inputs(const Net *net, Py_ssize_t i, Matrix x, const char **a, Py_ssize_t *a_row) noexcept nogil:
-    if i == 0:
-        a[0], a_row[0] = x.data, x.row // net.element
-    else:
-        a[0], a_row[0] = net.layers[i - 1].a, net.layers[i].dense.inputs
-
-
-cdef char *slope_source(const Net *net, const Layer *layer) noexcept nogil:
-    return layer.z if layer.keeps_input or (layer.dropout > 0 and net.drops) else layer.a
-
-
-cdef Product forward_of(const Net *net, Py_ssize_t i, Matrix x, char *out, Py_ssize_t out_row) noexcept nogil:
-    """A (rows, O) = f(A_prev W + b), where f waits if its slope needs A_prev W + b"""
-    cdef const Layer *layer = &net.layers[i]
-    cdef const char *a
-    cdef Py_ssize_t a_row
-    set_inputs(net, i, x, &a, &a_row)
-    return forward_product(&layer.dense, x.rows, a, a_row, FBP_IDENTITY if layer.keeps_input else layer.kind, out, out_row)
-
-
-cdef Product recursion_of(const Net *net, Py_ssize_t i, Py_ssize_t rows) noexcept nogil:
-    """δ_prev (rows, I) = (δ Wᵀ) ⊙ f'"""
-    cdef const Layer *layer = &net.layers[i]
-    cdef const Layer *below = &net.layers[i - 1]
-    return recursion_product(&layer.dense, rows, layer.delta, layer.dense.outputs, below.kind, slope_source(net, below), layer.dense.inputs,
-                             below.delta, layer.dense.inputs)
-
-
-cdef Product gradient_of(const Net *net, Py_ssize_t i, Matrix x, char *out) noexcept nogil:
-    """dW (I, O) = A_prevᵀ δ"""
-    cdef const Layer *layer = &net.layers[i]
-    cdef const char *a
-    cdef Py_ssize_t a_row
-    set_inputs(net, i, x, &a, &a_row)
-    return gradient_product(&layer.dense, x.rows, a, a_row, layer.delta, layer.dense.outputs, False, out, layer.dense.outputs)
 
 
 cdef Rows rows_of(const Net *net, const Batch *batch) noexcept nogil:

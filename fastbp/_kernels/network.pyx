@@ -99,8 +99,10 @@ cdef class Network:
     cdef PyThread_type_lock turn    # of a call: it owns the work space, and the fields below;
     cdef unsigned long owner        # the thread that made the call, or 0
     cdef Net net
-    cdef object optimizer, rates, state  # of the last step at first sight,
-    cdef Update last_update              # and its update
+    cdef object optimizer           # of the last step at first sight, or None,
+    cdef tuple names, values        # its attributes that matter,
+    cdef dict state                 # its state
+    cdef Update last_update         # and its update
 
     def __cinit__(self):
         self.turn = PyThread_allocate_lock()
@@ -261,7 +263,10 @@ cdef class Network:
         return 0
 
     def step(self, x, targets, optimizer):
-        """Train on one batch and return its mean error; None, and nothing is done, unless all is in order at first sight."""
+        """Train on one batch and return its mean error; None, and nothing is done, unless all is in order at first sight.
+
+        The optimizer is of a class of fastbp.optimizers itself: what a subclass overrides is not asked.
+        """
         cdef Call call
         cdef Matrix *t = &call.all.t
         cdef Py_ssize_t outputs = self.net.layers[self.net.depth - 1].dense.outputs
@@ -283,14 +288,34 @@ cdef class Network:
             self.end_turn()
         return call.loss if call.updates > 0 else None
 
-    cdef int step_in_turn(self, Call *call, optimizer) except -1:
-        cdef tuple rates = optimizer.hyper_parameters(self.dtype)
-        cdef dict state = optimizer.state(self.parameters)
-        if not writeable(self.parameters, state):
+    cdef bint is_last(self, optimizer):
+        """Whether it is the optimizer of the last step, with the same rates, numbers all, and the same state."""
+        cdef dict attributes
+        cdef Py_ssize_t i
+        if optimizer is not self.optimizer:
+            return False
+        attributes = optimizer.__dict__
+        for i in range(len(self.names)):
+            if attributes.get(self.names[i]) is not self.values[i]:
+                return False
+        return True
+
+    cdef int meet(self, optimizer) except -1:
+        """Take its rates and state for this step, and for those to come, if none of the rates is a function of the step."""
+        rates, self.state = optimizer.hyper_parameters(self.dtype), optimizer.state(self.parameters)
+        self.optimizer = None
+        if not writeable(self.parameters, self.state):
             return 0
-        if rates is not self.rates or state is not self.state or optimizer is not self.optimizer:
-            self.last_update = update_at(optimizer, rates, state)
-            self.optimizer, self.rates, self.state = optimizer, rates, state
+        self.last_update = update_at(optimizer, rates, self.state)
+        if not any([callable(getattr(optimizer, name)) for name in optimizer.rates]):
+            self.names = (*optimizer.rates, "_state", "_owner")
+            self.values = tuple([optimizer.__dict__[name] for name in self.names])
+            self.optimizer = optimizer
+        return 1
+
+    cdef int step_in_turn(self, Call *call, optimizer) except -1:
+        if not (self.is_last(optimizer) and writeable(self.parameters, self.state)) and not self.meet(optimizer):
+            return 0
         if self.is_written(&call.all.x) or self.is_written(&call.all.t):
             return 0
         steps = optimizer.steps

@@ -7,7 +7,6 @@ the same side, and a very long sum in parts, so that pending signals are seen.
 
 from cpython.exc cimport PyErr_CheckSignals
 from libc.stdint cimport uintptr_t
-from libc.string cimport memset
 
 from fastbp._kernels.dispatch cimport FBP_IDENTITY, FBP_STATES
 from fastbp._kernels.memory cimport LINE, times, whole_lines
@@ -23,14 +22,6 @@ cdef double MOVED = 100.0          # multiply-adds in the time of which a number
 cdef double ACTIVATED = 500.0      # and in that of the slowest activation of a number
 cdef Py_ssize_t SUMMED = 8 * 1024**2  # elements whose sums are taken at a time
 cdef Py_ssize_t LONG_SUM = 256 * 1024  # terms that are added at a time; a multiple of the depth of all blocks
-
-
-cdef Product product_of(const fbp_kernels *k, Py_ssize_t element, Py_ssize_t M, Py_ssize_t N, Py_ssize_t K) noexcept nogil:
-    cdef Product p
-    memset(&p, 0, sizeof(p))
-    p.k, p.element, p.M, p.N, p.K, p.C_row = k, element, M, N, K, N
-    p.epilogue.activation, p.epilogue.in_pieces = FBP_IDENTITY, k.product_in_pieces(M, N, K)
-    return p
 
 
 cdef double operations(const Product *p) noexcept nogil:

@@ -29,10 +29,10 @@ cdef Py_ssize_t RUN = 16 * 1024  # and of one call of a primitive
 cdef double ELEMENT_WORK = 20    # nanoseconds, at most, that an activation takes for each
 
 
-cdef int run(Net *net, Product p, fbp_team *team) except -1 nogil:
-    assert in_space(net, net.scratch, product_scratch(&p, team.threads))
-    multiply(&p, net.scratch, team)
-    poll(&net.unpolled, product_work(&p))
+cdef int run(Net *net, const Product *p, fbp_team *team) except -1 nogil:
+    assert in_space(net, net.scratch, product_scratch(p, team.threads))
+    multiply(p, net.scratch, team)
+    poll(&net.unpolled, product_work(p))
     return 0
 
 
@@ -78,11 +78,13 @@ cdef int forward_hidden(Net *net, Matrix x, fbp_team *team) except -1 nogil:
     """All layers but the last"""
     cdef const Layer *layer
     cdef char *z
+    cdef Product p
     cdef Py_ssize_t i
     for i in range(net.depth - 1):
         layer = &net.layers[i]
         z = slope_source(net, layer)
-        run(net, forward_of(net, i, x, z, layer.dense.outputs), team)
+        p = forward_of(net, i, x, z, layer.dense.outputs)
+        run(net, &p, team)
         if layer.a != z:
             each_element(net, i, x.rows, z, layer.a, layer.keeps_input, team)
     return 0
@@ -90,8 +92,10 @@ cdef int forward_hidden(Net *net, Matrix x, fbp_team *team) except -1 nogil:
 
 cdef int forward(Net *net, Matrix x, char *out, Py_ssize_t out_row, fbp_team *team) except -1 nogil:
     assert x.rows <= net.capacity and x.columns == net.layers[0].dense.inputs
+    cdef Product p
     forward_hidden(net, x, team)
-    return run(net, forward_of(net, net.depth - 1, x, out, out_row), team)
+    p = forward_of(net, net.depth - 1, x, out, out_row)
+    return run(net, &p, team)
 
 
 # -- error and deltas --------------------------------------------------------------------------------------------------------
@@ -129,6 +133,7 @@ cdef int drop_deltas(Net *net, Py_ssize_t i, Py_ssize_t rows, fbp_team *team) ex
 cdef int deltas(Net *net, const Batch *batch, char *to, fbp_team *team, Loss *loss) except -1 nogil:
     cdef const Layer *last = &net.layers[net.depth - 1]
     cdef Py_ssize_t i, rows = batch.x.rows, known = net.depth - 1  # the lowest layer whose delta is known
+    cdef Product p
     make_plan(net, rows, team.threads)
     net.formed = NULL
     assert rows == batch.t.rows <= net.capacity and batch.x.columns == net.layers[0].dense.inputs and team.threads <= net.most_threads
@@ -143,7 +148,8 @@ cdef int deltas(Net *net, const Batch *batch, char *to, fbp_team *team, Loss *lo
         forward(net, batch.x, last.a, last.dense.outputs, team)
         error(net, batch, team, loss)
     for i in range(known, 0, -1):
-        run(net, recursion_of(net, i, rows), team)
+        p = recursion_of(net, i, rows)
+        run(net, &p, team)
         drop_deltas(net, i - 1, rows, team)
     return 0
 
@@ -168,12 +174,14 @@ cdef double bias_gradient(const Net *net, const Layer *layer, Py_ssize_t rows, c
 
 cdef int gradient(Net *net, const Batch *batch, char *to, fbp_team *team) except -1 nogil:
     cdef const Layer *layer
+    cdef Product p
     cdef Py_ssize_t i
     for i in range(net.depth - 1, -1, -1):
         layer = &net.layers[i]
         if not is_formed(net, i):
             bias_gradient(net, layer, batch.x.rows, to + layer.bias)
-            run(net, gradient_of(net, i, batch.x, to + layer.weight), team)
+            p = gradient_of(net, i, batch.x, to + layer.weight)
+            run(net, &p, team)
         elif to != net.formed:
             memcpy(to + layer.weight, net.formed + layer.weight, parameters_of(layer) * net.element)
     return 0
