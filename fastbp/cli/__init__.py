@@ -64,8 +64,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(1, f"{name}: {error}")
     except DataError as error:
         return _fail(2, f"{name}: {error}")
+    except MemoryError as error:
+        return _fail(1, f"{name}: not enough memory: {error}")
     except OSError as error:
-        _drop_output()  # which may be what is full
+        if error.filename is None:
+            _drop_output()  # which is full, or closed
         return _fail(2, f"{name}: {error.filename or 'standard output'}: {error.strerror or error}")
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from fastbp.activations import ACTIVATIONS
 from fastbp.data import TASKS, DataError, Pipeline, Preparation, Score, Table, Target, read
-from fastbp.data.tables import TARGET
+from fastbp.data.tables import TARGET, ArrayTable
 from fastbp.model import MLP
 
 DATA = "CSV, Parquet or .npz (X, y) file, folder of IDX files, or - for standard input"
@@ -40,7 +40,10 @@ def number(
 
 def layers(text: str) -> list[int]:
     """The units of hidden layers, as in ``100,50``; none for ``none``."""
-    return [] if text == "none" else [int(number(int, 1)(part)) for part in text.split(",")]
+    sizes = [] if text == "none" else text.split(",")
+    if not all(size.isdecimal() and int(size) for size in sizes):
+        raise argparse.ArgumentTypeError(f"got {text!r}, expected units as in 100,50, or none")
+    return [int(size) for size in sizes]
 
 
 def about_data(parser: argparse.ArgumentParser) -> None:
@@ -94,7 +97,7 @@ def about_threads(parser: argparse.ArgumentParser) -> None:
 
 def learn_target(table: Table, options: argparse.Namespace) -> Target:
     """The target that the options name."""
-    name = options.target or (TARGET if TARGET in table.names and table.names[0] == "X[0]" else None)
+    name = options.target or (TARGET if isinstance(table, ArrayTable) else None)
     if name is None:
         shown = ", ".join(table.names[:12]) + (" …" if len(table.names) > 12 else "")
         raise table.error(f"--target is missing, expected one of the columns {shown}")

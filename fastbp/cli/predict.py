@@ -5,9 +5,11 @@ from __future__ import annotations
 import argparse
 import csv
 import io
+import shutil
 import sys
+import tempfile
 from collections.abc import Iterable, Iterator
-from typing import TextIO
+from typing import Any
 
 import numpy as np
 
@@ -16,6 +18,8 @@ from fastbp.cli.common import DATA, about_threads, load, read_unseen, see_writab
 from fastbp.data import DataError, Pipeline, Table
 
 HELP = "predict the rows of a table: a header line, then one line a row"
+
+_SPOOL = 1 << 24  # characters: more wait in a file
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,7 +41,10 @@ def run(options: argparse.Namespace) -> int:
     if options.output is None:
         if sys.stdout is None:
             raise DataError("standard output is closed")
-        _write(sys.stdout, lines)
+        with tempfile.SpooledTemporaryFile(_SPOOL, "w+", encoding="utf-8", newline="") as spool:
+            _write(spool, lines)  # all of it, before any of it is seen
+            spool.seek(0)
+            shutil.copyfileobj(spool, sys.stdout)
         return 0
     with persistence._replacing(options.output) as file:
         text = io.TextIOWrapper(file, encoding="utf-8", newline="")
@@ -59,6 +66,6 @@ def _written(numbers: np.ndarray) -> list[str]:
     return [f"{x:.6g}" for x in numbers.tolist()]
 
 
-def _write(file: TextIO, lines: Iterable[Iterable[str]]) -> None:
+def _write(file: Any, lines: Iterable[Iterable[str]]) -> None:
     csv.writer(file, lineterminator="\n").writerows(lines)
     file.flush()

@@ -50,7 +50,7 @@ def _header(source: str, file: BinaryIO) -> tuple[list[str], str]:
         line = next((line for line in text if line.strip()), "")
         separator = max(",;\t|", key=re.sub('"[^"]*"', "", line).count)
         text.seek(0)
-        names = next((row for row in csv.reader(text, delimiter=separator) if row), [])
+        names = next((row for row in csv.reader(text, delimiter=separator) if any(map(str.strip, row))), [])
     except (UnicodeDecodeError, csv.Error) as cause:
         text.detach()
         raise _csv_error(source, file, f"not a CSV file ({cause})") from cause
@@ -98,8 +98,8 @@ class ArrowTable(Table):
 
     def __init__(self, source: str, table: Any, pa: Any) -> None:
         self.source, self.n_rows = source, table.num_rows
-        self.names = tuple(table.column_names)
-        self._table, self._pa = table, pa
+        self.names = tuple(name.strip() for name in table.column_names)
+        self._table, self._pa = table.rename_columns(self.names), pa
         self._compute = extra("pyarrow.compute", "cli", "reading tables")
         self._columns: dict[str, Any] = {}
         twice = [name for i, name in enumerate(self.names) if name in self.names[:i]]

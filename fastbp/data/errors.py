@@ -26,7 +26,9 @@ class DataError(ValueError):
     ) -> None:
         places = [f"column {column!r}"] if column is not None else []
         places += [f"row {row}"] if row is not None else []
-        super().__init__(": ".join(part for part in (source, ", ".join(places), text) if part))
+        super().__init__(
+            ": ".join(part for part in (source, ", ".join(places), " ".join(text.split())) if part)
+        )
 
 
 def extra(module: str, name: str, purpose: str) -> Any:

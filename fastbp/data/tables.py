@@ -76,9 +76,8 @@ class Table(ABC):
         there = set(self.names)
         missing = [name for name in names if name not in there]
         if missing:
-            raise DataError(
-                f"{_listed('no column', missing)}; it has {_listed('', self.names)}", source=self.source
-            )
+            what = "no column" if len(missing) == 1 else "no columns"
+            raise DataError(f"{_listed(what, missing)}; it has {_listed('', self.names)}", source=self.source)
 
     def error(self, text: str, column: str | None = None, row: int | None = None) -> DataError:
         """An error in this table; `row` counts from 0, as indices do."""
@@ -129,10 +128,8 @@ class ArrayTable(Table):
     def numbers(self, names: tuple[str, ...]) -> np.ndarray:
         if names == self._inputs:
             return self._finite(self._x, names)
-        if names == (TARGET,) and self._y is not None:
-            return self._finite(_real(self.source, TARGET, self._y.reshape(-1, 1)), names)
-        places = {name: i for i, name in enumerate(self._inputs)}
-        return self._finite(self._x[:, [places[name] for name in names]], names)
+        columns = [self._column(name) for name in names]
+        return self._finite(np.column_stack(columns) if columns else np.empty((self.n_rows, 0)), names)
 
     def texts(self, name: str) -> Texts:
         if name == TARGET and self._y is not None and self._y.dtype.kind in "Ub":
@@ -141,6 +138,11 @@ class ArrayTable(Table):
                 [str(value).lower() if value.dtype == bool else str(value) for value in values], codes
             )
         return labels(self.numbers((name,))[:, 0])
+
+    def _column(self, name: str) -> np.ndarray:
+        if name == TARGET and self._y is not None:
+            return _real(self.source, TARGET, self._y.reshape(-1))
+        return np.asarray(self._x[:, self._inputs.index(name)])
 
     def _finite(self, block: np.ndarray, names: tuple[str, ...]) -> np.ndarray:
         """The block, if nothing in it is infinite."""

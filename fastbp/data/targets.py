@@ -101,7 +101,10 @@ class Target:
     def number(self, logits: np.ndarray) -> np.ndarray:
         """The predictions (N,) of a network for regression or counts, by its logits (N, 1)."""
         z = logits[:, 0].astype(np.float64)
-        return np.exp(z) if self.task == "counts" else z / self.factor + self.shift
+        if self.task == "counts":
+            with np.errstate(over="ignore", under="ignore"):
+                return np.asarray(np.exp(z))
+        return np.asarray(z / self.factor + self.shift)
 
     # Storing ----------------------------------------------------------------------------------------------------
 
