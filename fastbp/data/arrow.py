@@ -1,7 +1,7 @@
 """CSV and Parquet through PyArrow (extra ``cli``).
 
 Every column of a CSV file is read as text, and understood when it is asked for: what a value means must not depend
-on the other values in the file. See docs/design/0009-reading-tables.md for why PyArrow and not Polars.
+on the other values in the file. See docs/design/0009-tables.md for why PyArrow and not Polars.
 """
 
 from __future__ import annotations
