@@ -64,8 +64,9 @@ def test_quotation_marks_keep_separators_and_lines():
         ("", "data.csv: the file is empty"),
         ("\n \n", "data.csv: the file holds blank lines alone"),
         ("a,b\n", "data.csv: the file has a header and no rows"),
+        ("a,b", "data.csv: the file has a header and no rows"),
         ("1,2\n3,4\n", "data.csv: got '1,2' as the first line, expected the names of the columns"),
-        ("a,b,a\n1,2,3\n", "data.csv: column 'a': there are two columns of that name"),
+        ("a,b,a\n1,2,3\n", "data.csv: column 'a': there are 2 columns of that name"),
         ("a,b\n1,2\n3\n", "data.csv: row 2: got 1 field, expected 2 as in the header"),
         ("a,b\n1,2,3\n", "data.csv: row 1: got 3 fields, expected 2 as in the header"),
         ('a,b\n1,2\n"3,4\n', "data.csv: row 2: got 1 field, expected 2 as in the header; is a quotation mark missing?"),
@@ -76,7 +77,7 @@ def test_quotation_marks_keep_separators_and_lines():
          "data.csv: a damaged gzip file (Compressed file ended before the end-of-stream marker was reached)"),
         (gzip.compress(b""), "data.csv: the file is empty"),
     ],
-    ids=range(13),
+    ids=range(14),
 )  # fmt: skip
 def test_files_that_are_no_tables(text, expected):
     refused(expected, lambda: table(text))

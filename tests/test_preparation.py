@@ -166,6 +166,7 @@ def test_columns_that_cannot_be_prepared():
     refused(expected, lambda: learned(table("n,t\n1e300,0\n1,1\n")))
     expected = "data.csv: there is no column with values to predict 't' from"
     refused(expected, lambda: learned(table("n,t\n,0\n,1\n")))
+    refused(expected, lambda: learned(table("n,t\n,0\n,1\n"), categories=["n"]))
 
 
 def test_missing_numbers_in_images():

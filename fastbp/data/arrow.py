@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import re
+from collections import Counter
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -24,6 +25,7 @@ _TRUTH = r"^(?i:true|false)$"
 _DATE = r"^\d{4}-\d{1,2}-\d{1,2}([T ].*)?$|^\d{1,2}[./]\d{1,2}[./]\d{2,4}$"
 _DECIMAL_COMMA = r"^[+-]?\d*,\d+$"
 _MOSTLY = 0.9  # of the values: a column with that many numbers is one of numbers, and the others are mistakes
+_NO_ROWS = "the file has a header and no rows"
 _ADVICE = "leave it out with --ignore"
 
 
@@ -81,6 +83,8 @@ def _csv_error(source: str, file: BinaryIO, text: str) -> DataError:
         return DataError(
             f"got {fields}, expected {n_expected} as in the header{hint}", source=source, row=row - 1
         )
+    if "Empty CSV file" in text:
+        return DataError(_NO_ROWS, source=source)
     return DataError(text.splitlines()[0], source=source)
 
 
@@ -102,11 +106,11 @@ class ArrowTable(Table):
         self._table, self._pa = table.rename_columns(self.names), pa
         self._compute = extra("pyarrow.compute", "cli", "reading tables")
         self._columns: dict[str, Any] = {}
-        twice = [name for i, name in enumerate(self.names) if name in self.names[:i]]
-        if twice:
-            raise DataError("there are two columns of that name", source=source, column=twice[0])
+        name, n_columns = Counter(self.names).most_common(1)[0] if self.names else ("", 0)
+        if n_columns > 1:
+            raise DataError(f"there are {n_columns} columns of that name", source=source, column=name)
         if not self.n_rows:
-            raise DataError("the file has a header and no rows", source=source)
+            raise DataError(_NO_ROWS, source=source)
 
     def kind(self, name: str) -> str:
         column = self._column(name)

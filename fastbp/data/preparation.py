@@ -171,10 +171,11 @@ class Preparation:
         kinds = {name: "text" if name in categories else table.kind(name) for name in names}
         numbers = tuple(name for name in names if kinds[name] in ("number", "truth"))
         texts = tuple(name for name in names if kinds[name] == "text")
-        if not numbers and not texts:
-            raise table.error(f"there is no column with values to predict {target.name!r} from")
         learned = tuple(Categories.learn(table, name, rows) for name in texts)
-        return cls(Numbers.learn(table, numbers, rows), learned, target)
+        preparation = cls(Numbers.learn(table, numbers, rows), learned, target)
+        if not preparation.width:
+            raise table.error(f"there is no column with values to predict {target.name!r} from")
+        return preparation
 
     @property
     def names(self) -> tuple[str, ...]:

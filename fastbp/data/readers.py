@@ -58,6 +58,8 @@ def read(path: str | os.PathLike[str]) -> Table:
     if os.path.isdir(name):
         return idx.read_folder(Path(name))
     if name == "-":
+        if sys.stdin is None:
+            raise DataError("it is closed", source="standard input")
         return _read_file("standard input", io.BytesIO(sys.stdin.buffer.read()))
     with open(name, "rb") as file:
         return _read_file(name, file if file.seekable() else io.BytesIO(file.read()))
