@@ -106,6 +106,7 @@ class ArrowTable(Table):
         self._table, self._pa = table.rename_columns(self.names), pa
         self._compute = extra("pyarrow.compute", "cli", "reading tables")
         self._columns: dict[str, Any] = {}
+        self._numbers_of: dict[str, np.ndarray | None] = {}
         name, n_columns = Counter(self.names).most_common(1)[0] if self.names else ("", 0)
         if n_columns > 1:
             raise DataError(f"there are {n_columns} columns of that name", source=source, column=name)
@@ -117,17 +118,17 @@ class ArrowTable(Table):
         n_values = len(column) - column.null_count
         if not n_values:
             return "empty"
-        if not self._is_text(column):
+        if self._parsed(name) is not None:
             return "number"
-        n_numbers, n_truths = (self._count(column, pattern) for pattern in (_NUMBER, _TRUTH))
-        if n_values in (n_numbers, n_truths):
-            return "number" if n_numbers else "truth"
+        if self._count(column, _TRUTH) == n_values:
+            return "truth"
         for pattern, what in ((_DATE, "a date"), (_DECIMAL_COMMA, "a number with a decimal comma")):
             if self._count(column, pattern) == n_values:
                 row, value = self._first(column, pattern)
                 raise self.error(
                     f"got {value!r}, {what}, expected a number or a category; {_ADVICE}", name, row
                 )
+        n_numbers = self._count(column, _NUMBER)
         if n_numbers >= _MOSTLY * n_values:
             row, value = self._first(column, _NUMBER, matching=False)
             others = f"a number, as in {n_numbers} of the {n_values} rows; or name the column in --categories"
@@ -141,23 +142,40 @@ class ArrowTable(Table):
         return block
 
     def _numbers(self, name: str) -> np.ndarray:
-        pa, compute = self._pa, self._compute
-        column = self._column(name)
-        if self._is_text(column):
-            bad = self._first(column, f"{_NUMBER}|{_TRUTH}", matching=False)
-            if bad:
-                raise self.error(f"got {bad[1]!r}, expected a number", name, bad[0])
-            if self._count(column, _TRUTH):
-                lower = compute.utf8_lower(column)
-                column = compute.replace_substring(
-                    compute.replace_substring(lower, "true", "1"), "false", "0"
-                )
-            column = compute.utf8_ltrim(column, "+")
-        numbers: np.ndarray = compute.cast(column, pa.float64(), safe=False).to_numpy()
-        numbers = np.asarray(numbers, np.float64)
+        numbers = self._parsed(name)
+        if numbers is None:
+            numbers = self._truths(name)
         if np.isinf(numbers).any():
             raise self.error("got an infinite number", name, int(np.isinf(numbers).argmax()))
         return numbers
+
+    def _parsed(self, name: str) -> np.ndarray | None:
+        """A column as numbers, with NaN for missing ones; None where one of its texts is no number."""
+        if name not in self._numbers_of:
+            column = self._column(name)
+            try:
+                self._numbers_of[name] = self._cast(column)
+            except self._pa.ArrowInvalid:  # a plus sign is not for PyArrow
+                numeric = self._count(column, _NUMBER) == len(column) - column.null_count
+                self._numbers_of[name] = (
+                    self._cast(self._compute.ascii_ltrim(column, "+")) if numeric else None
+                )
+        return self._numbers_of[name]
+
+    def _truths(self, name: str) -> np.ndarray:
+        """A column as 1 and 0 for true and false; an error at the first value that is neither, nor a number."""
+        column, compute = self._column(name), self._compute
+        bad = self._first(column, f"{_NUMBER}|{_TRUTH}", matching=False)
+        if bad:
+            raise self.error(f"got {bad[1]!r}, expected a number", name, bad[0])
+        column = compute.utf8_lower(column)
+        for text, digit in (("true", "1"), ("false", "0")):
+            column = compute.replace_substring(column, text, digit)
+        return self._cast(compute.ascii_ltrim(column, "+"))
+
+    def _cast(self, column: Any) -> np.ndarray:
+        numbers = self._compute.cast(column, self._pa.float64(), safe=False).to_numpy()
+        return np.asarray(numbers, np.float64)
 
     def texts(self, name: str) -> Texts:
         column = self._column(name)
