@@ -155,6 +155,7 @@ class ArrowTable(Table):
             column = self._column(name)
             try:
                 self._numbers_of[name] = self._cast(column)
+                del self._columns[name]  # a copy that is hardly needed again
             except self._pa.ArrowInvalid:  # a plus sign is not for PyArrow
                 numeric = self._count(column, _NUMBER) == len(column) - column.null_count
                 self._numbers_of[name] = (
