@@ -17,6 +17,7 @@ Letters: N examples, I inputs and O outputs of a layer, C classes.
 from __future__ import annotations
 
 import copy
+import inspect
 import os
 import weakref
 from collections.abc import Callable
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 
 __all__ = ["MLP", "Gradients"]
 
+_FORMAT = "fastbp.MLP"  # of files
 _ALIGNMENT = 64  # bytes: a cache line, and the widest vector register
 _RELU_LIKE = ("relu", "leaky_relu", "gelu", "silu", "softplus")  # unbounded above, (nearly) 0 below
 
@@ -497,19 +499,20 @@ class MLP:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the network to a file: configuration, exact parameters, state of its random numbers.
 
-        The format is NumPy's ``.npz`` without pickle; see :mod:`fastbp.persistence`. The name is taken as it
-        is: no suffix is added. A file of that name is replaced only by a complete one. `n_threads` is not
-        saved: how many threads pay depends on the machine; nor are attributes that you have set.
+        With the suffix ``.safetensors`` it has that format, otherwise that of NumPy's ``.npz`` without pickle: one
+        array for the weights, and one for the biases, of each layer (docs/files.md). The name is taken as it is: no
+        suffix is added. A file of that name is replaced only by a complete one. `n_threads` is not saved: how many
+        threads pay depends on the machine; nor are attributes that you have set.
 
         Raises
         ------
         OSError
             If the file cannot be written; a ``PermissionError`` if one of that name, or its folder, is protected.
         """
-        header = self._configuration()
-        del header["n_threads"]
-        header |= {"dtype": self.dtype.name, "generator": self._random_state().bit_generator.state}
-        persistence.write_archive(path, header, self._engine.snapshot())
+        config = self._configuration()
+        del config["n_threads"]
+        config |= {"dtype": self.dtype.name, "generator": self._random_state().bit_generator.state}
+        persistence.write(path, _FORMAT, config, self._named(self._engine.snapshot()))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> MLP:
@@ -522,14 +525,18 @@ class MLP:
         ValueError
             If it is no saved network, is damaged, or has the format of a newer fastbp.
         """
-        header, parameters = persistence.read_archive(path)
+        config, arrays = persistence.read(path, _FORMAT)
         net, generator = cls.__new__(cls), np.random.default_rng(0)
+        newer = config.keys() - inspect.signature(net._configure).parameters - {"generator"}
+        if newer:
+            found = f"a network of a newer fastbp, with {', '.join(sorted(newer)):.200}"
+            raise persistence.bad_file(path, _FORMAT, found)
         try:
-            generator.bit_generator.state = header.pop("generator")
-            net._configure(**header, n_threads=None)
-            net._restore(parameters, generator)
+            generator.bit_generator.state = config.pop("generator")
+            net._configure(**config, n_threads=None)  # its defaults are for files older than a setting
+            net._restore(arrays, generator)
         except (TypeError, ValueError, KeyError, OverflowError) as cause:
-            raise persistence.bad_file(path, f"a damaged network ({cause})") from cause
+            raise persistence.bad_file(path, _FORMAT, f"a damaged network ({cause!s:.300})") from cause
         return net
 
     def _configuration(self) -> dict[str, Any]:
@@ -543,15 +550,31 @@ class MLP:
             "init": self.init,
         }
 
-    def _restore(self, parameters: np.ndarray, generator: np.random.Generator) -> None:
-        """Complete a network that is configured and nothing else. The values of `parameters` are copied."""
-        expected = (self._n_parameters(),)  # compared before anything of that size is allocated
-        if parameters.shape != expected or parameters.dtype.newbyteorder("=") != self.dtype:
-            got = f"{parameters.dtype} {parameters.shape}"
-            raise ValueError(f"parameters: got {got}, expected {self.dtype} {expected}")
+    def _restore(self, arrays: dict[str, np.ndarray], generator: np.random.Generator) -> None:
+        """Complete a network that is configured and nothing else. The values of `arrays` are copied: they are those of
+        :meth:`_named`, or ``parameters``, the whole vector."""
+        sizes = self._layers()
+        expected: dict[str, tuple[int, ...]] = {f"weights.{k}": size for k, size in enumerate(sizes)}
+        expected |= {f"biases.{k}": (o,) for k, (_, o) in enumerate(sizes)}
+        if "parameters" in arrays:
+            expected = {"parameters": (self._n_parameters(),)}
+        if arrays.keys() != expected.keys():
+            raise ValueError(f"arrays: got {', '.join(arrays):.200}, expected {', '.join(expected):.200}")
+        for name, shape in expected.items():  # compared before anything of that size is allocated
+            array = arrays[name]
+            if array.shape != shape or array.dtype != self.dtype:
+                raise ValueError(f"{name}: got {array.dtype} {array.shape}, expected {self.dtype} {shape}")
         self._build()
-        self.parameters[:] = parameters
+        views = {"parameters": self.parameters} | self._named(self.parameters)
+        for name, array in arrays.items():
+            views[name][...] = array
         self._generator = generator
+
+    def _named(self, flat: np.ndarray) -> dict[str, np.ndarray]:
+        """The arrays of a file: the weights (I, O) and biases (O,) of each layer, as views into a vector of all."""
+        weights, biases = self._views(flat)
+        named = {f"weights.{k}": array for k, array in enumerate(weights)}
+        return named | {f"biases.{k}": array for k, array in enumerate(biases)}
 
     def _random_state(self) -> np.random.Generator:
         """A copy of the generator, from which another thread may be drawing numbers."""
@@ -568,7 +591,7 @@ class MLP:
     def __setstate__(self, state: tuple[Any, ...]) -> None:
         configuration, parameters, generator, others = state
         self._configure(**configuration)
-        self._restore(parameters, generator)
+        self._restore({"parameters": parameters}, generator)
         for name, value in others.items():
             setattr(self, name, value)
 

@@ -38,7 +38,7 @@ ROOMS = {  # name: (whose files, which tests); * stands for folders, too
         "network_kernels model fit many_classes",
     ),
     "training": ("fastbp/training.py", "fit"),
-    "files": ("fastbp/persistence.py", "persistence"),
+    "files": ("fastbp/persistence.py", "persistence named_arrays hostile_files"),
     "checks": ("fastbp/_checks/*", "bad_calls both_ways outputs unusual_calls sizes losses_at_once"),
     "twin": ("fastbp/_reference/*", "by_hand twin_digits twin_edges twin_gradients twin_training"),
     "threads": (

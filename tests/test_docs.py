@@ -68,8 +68,8 @@ def blocks(page: Path) -> list[str]:
 
 
 def peer_of(block: str) -> str | None:
-    """The library that a block compares fastbp with: not everybody has it."""
-    imported = re.search(r"^(?:import|from) (torch|sklearn)\b", block, re.MULTILINE)
+    """The library that a block needs beside fastbp: not everybody has it."""
+    imported = re.search(r"^(?:import|from) (torch|sklearn|safetensors)\b", block, re.MULTILINE)
     return imported and imported.group(1)
 
 

@@ -14,9 +14,11 @@ import numpy as np
 import pytest
 
 import fastbp
-from fastbp import MLP
+from fastbp import MLP, persistence
 
 pytestmark = pytest.mark.usefixtures("backend")
+
+VERSION_1 = Path(__file__).parent / "files" / "version_1.npz"  # which held all parameters as one vector
 
 X = np.random.default_rng(0).normal(size=(20, 3))
 LABELS = np.arange(20) % 2
@@ -43,14 +45,15 @@ def rewrite(path, change=lambda header: None, **arrays):
         np.savez(file, **(kept | arrays))
 
 
+@pytest.mark.parametrize("name", ["net", "net.npz", "net.safetensors"])
 @pytest.mark.parametrize("loss", ["softmax_cross_entropy", "poisson_deviance"])
-def test_the_round_trip_is_exact(tmp_path, dtype, loss):
+def test_the_round_trip_is_exact(tmp_path, dtype, loss, name):
     net = MLP([3, 5, 4, 2], activation="gelu", loss=loss, dtype=dtype, seed=7, init="glorot")
     net.parameters[::3] = np.random.default_rng(1).normal(size=net.parameters[::3].shape)
     net.parameters[:3] = [np.nan, -np.inf, np.finfo(dtype).smallest_subnormal]
-    net.save(tmp_path / "net")
-    assert [file.name for file in tmp_path.iterdir()] == ["net"]  # the name as it is, and nothing else
-    loaded = MLP.load(str(tmp_path / "net"))
+    net.save(tmp_path / name)
+    assert [file.name for file in tmp_path.iterdir()] == [name]  # the name as it is, and nothing else
+    loaded = MLP.load(str(tmp_path / name))
     assert repr(loaded) == repr(net) and loaded.init == "glorot"
     assert loaded.parameters.tobytes() == net.parameters.tobytes()
     assert loaded.parameters.ctypes.data % 64 == 0
@@ -68,33 +71,55 @@ def test_training_goes_on_as_it_would_have(saved):
 def test_the_file_is_plain_arrays(saved):
     path, net = saved
     with np.load(path, allow_pickle=False) as archive:
-        assert sorted(archive) == ["header", "parameters"]
+        assert sorted(archive) == ["biases.0", "biases.1", "header", "weights.0", "weights.1"]
         header = json.loads(str(archive["header"]))
-        assert (archive["parameters"] == net.parameters).all()
-    assert header["format"] == "fastbp.MLP" and header["format_version"] == 1
+        for layer in range(2):
+            assert (archive[f"weights.{layer}"] == net.weights[layer]).all()
+            assert (archive[f"biases.{layer}"] == net.biases[layer]).all()
+    assert header["format"] == "fastbp.MLP" and header["format_version"] == 2
     assert header["fastbp_version"] == fastbp.__version__
     assert header["config"]["layer_sizes"] == [3, 5, 2] and header["config"]["activation"] == "tanh"
     assert "n_threads" not in header["config"]
 
 
+def test_a_file_of_version_1():
+    loaded = MLP.load(VERSION_1)
+    assert (loaded.parameters == np.arange(26) / 8).all() and loaded.dtype == np.float32
+    assert loaded.layer_sizes == (3, 4, 2) and loaded.activation == "tanh" and loaded.init == "he"
+    with np.load(VERSION_1) as archive:
+        state = json.loads(str(archive["header"]))["config"]["generator"]
+    assert loaded._generator.bit_generator.state == state
+
+
 def test_a_file_of_the_other_byte_order(saved):
     path, net = saved
-    rewrite(path, parameters=net.parameters.astype(net.dtype.newbyteorder("S")))
+    rewrite(path, **{"weights.0": net.weights[0].astype(net.dtype.newbyteorder("S"))})
     assert (MLP.load(path).parameters == net.parameters).all()
 
 
-def test_saving_replaces_the_whole_file_or_nothing(saved, monkeypatch):
-    path, net = saved
+@pytest.mark.parametrize("fault", ["half of it", "not on the disk"])
+@pytest.mark.parametrize("suffix", [".npz", ".safetensors"])
+def test_saving_replaces_the_whole_file_or_nothing(tmp_path, monkeypatch, suffix, fault):
+    net = MLP([3, 5, 2], seed=7)
+    path = tmp_path / f"net{suffix}"
+    net.save(path)
     before = path.read_bytes()
 
-    def half(file, **arrays):
-        file.write(b"half of it")
+    def fail(*_):
         raise OSError("disk full")
 
-    monkeypatch.setattr(np, "savez", half)
+    def half(file, *_):
+        file.write(b"half of it")
+        fail()
+
+    if fault == "half of it":
+        monkeypatch.setattr(persistence, "_put_npz", half)
+        monkeypatch.setattr(persistence, "_put_safetensors", half)
+    else:
+        monkeypatch.setattr(os, "fsync", fail)
     with pytest.raises(OSError, match="disk full"):
         net.save(path)
-    assert path.read_bytes() == before and [file.name for file in path.parent.iterdir()] == ["net.npz"]
+    assert path.read_bytes() == before and [file.name for file in tmp_path.iterdir()] == [path.name]
 
 
 @pytest.mark.skipif(os.name == "nt", reason="file modes and links of POSIX")
@@ -203,19 +228,22 @@ def test_damaged_files(saved):
 
 def test_a_newer_format(saved):
     path, _ = saved
-    rewrite(path, lambda header: header.update(format_version=2, fastbp_version="9.9"))
-    message = refused(path, "format version 2")
-    assert "(fastbp '9.9'), expected 1; a newer fastbp reads it" in message
+    rewrite(path, lambda header: header.update(format_version=3, fastbp_version="9.9"))
+    message = refused(path, "format version 3")
+    assert "(fastbp '9.9'), expected at most 2; a newer fastbp reads it" in message
 
 
 @pytest.mark.parametrize(
     ("change", "part"),
     [
-        (lambda header: header.update(format="other"), "an archive of something else"),
+        (lambda header: header.update(format="other"), "something else ('other')"),
+        (lambda header: header.pop("format"), "something else (None)"),
+        (lambda header: header.update(format_version="2"), "a damaged header"),
+        (lambda header: header.update(format_version=0), "a damaged header"),
         (lambda header: header.update(config=[]), "a damaged header"),
         (lambda header: header["config"].pop("activation"), "activation"),
         (lambda header: header["config"].pop("generator"), "generator"),
-        (lambda header: header["config"].update(more=1), "more"),
+        (lambda header: header["config"].update(more=1), "a network of a newer fastbp, with more"),
         (lambda header: header["config"].update(n_threads=1), "n_threads"),
         (lambda header: header["config"].update(generator=3), "a damaged network"),
         (lambda header: header["config"].update(generator={"bit_generator": "MT19937"}), "a damaged network"),
@@ -224,9 +252,13 @@ def test_a_newer_format(saved):
         (lambda header: header["config"].update(layer_sizes="32"), "layer_sizes: got str"),
         (
             lambda header: header["config"].update(layer_sizes=[2**28, 2**28]),
-            "parameters: got float64 (32,), expected",
+            "weights.0, weights.1, biases.0, biases.1, expected weights.0, biases.0",
         ),
-        (lambda header: header["config"].update(dtype="float32"), "expected float32 (32,)"),
+        (
+            lambda header: header["config"].update(layer_sizes=[2**28, 2**28, 2]),
+            "weights.0: got float64 (3, 5), expected float64 (268435456, 268435456)",
+        ),
+        (lambda header: header["config"].update(dtype="float32"), "expected float32 (3, 5)"),
         (lambda header: header["config"].update(dtype="object"), "dtype: got object"),
     ],
 )
@@ -236,8 +268,23 @@ def test_damaged_headers(saved, change, part):
     refused(path, part)
 
 
-@pytest.mark.parametrize("parameters", [np.zeros(31), np.zeros((32, 1)), np.zeros(32, int), np.array("text")])
-def test_parameters_that_do_not_fit(saved, parameters):
+@pytest.mark.parametrize("bias", [np.zeros(4), np.zeros((5, 1)), np.zeros(5, int), np.zeros(5, "f4")])
+def test_arrays_that_do_not_fit(saved, bias):
     path, _ = saved
+    rewrite(path, **{"biases.0": bias})
+    refused(path, f"biases.0: got {bias.dtype} {bias.shape}, expected float64 (5,)")
+
+
+@pytest.mark.parametrize("parameters", [np.zeros(25, "f4"), np.zeros((26, 1), "f4"), np.zeros(26)])
+def test_parameters_of_version_1_that_do_not_fit(tmp_path, parameters):
+    path = tmp_path / "net.npz"
+    path.write_bytes(VERSION_1.read_bytes())
     rewrite(path, parameters=parameters)
-    refused(path, f"parameters: got {parameters.dtype} {parameters.shape}, expected float64 (32,)")
+    refused(path, f"parameters: got {parameters.dtype} {parameters.shape}, expected float32 (26,)")
+
+
+@pytest.mark.parametrize("more", ["parameters", "weights.2", "weights.01"])
+def test_arrays_that_belong_to_no_layer(saved, more):
+    path, _ = saved
+    rewrite(path, **{more: np.zeros(32)})
+    refused(path, more)
