@@ -133,6 +133,7 @@ def test_mnist(capfd):
         ("houses.csv --target district --task regression",
          "houses.csv: column 'district', row 1: got 'south', expected a number"),
         ("houses.csv --target price --output folder", "folder: Is a directory"),
+        ("houses.csv --target price --output /dev/null", "/dev/null: is no regular file"),
         ("houses.csv --target price --output no/model", "no/model: No such file or directory"),
         ("houses.csv --target price --output houses.csv", "houses.csv: would be written over what is read"),
         ("houses.csv --target price --epochs 0", "argument --epochs: got 0, expected a number >= 1; see fastbp train --help"),
@@ -231,7 +232,10 @@ def test_classes_are_quoted(capfd):
     ("arguments", "expected"),
     [
         ("nothing houses.csv", "nothing: No such file or directory"),
-        (". houses.csv", ".: Is a directory"),
+        (
+            ". houses.csv",
+            ".: holds no bytes: it is a folder, a pipe or a device, expected a whole file of the format fastbp.Pipeline",
+        ),
         ("prices nothing", "nothing: No such file or directory"),
         ("prices less.csv", "less.csv: no columns 'rooms', 'garden'; it has 'area', 'district'"),
         ("prices bad.csv", "bad.csv: column 'area', row 2: got 'big', expected a number"),

@@ -169,6 +169,14 @@ def test_columns_that_cannot_be_prepared():
     refused(expected, lambda: learned(table("n,t\n,0\n,1\n"), categories=["n"]))
 
 
+def test_names_that_no_file_holds(monkeypatch):
+    monkeypatch.setattr("fastbp.data.preparation.MOST_CHARACTERS", 100)
+    with pytest.raises(
+        DataError, match=r"names of columns and categories take .* characters, expected at most 100; leave"
+    ):
+        learned(table(TRAINING))
+
+
 def test_missing_numbers_in_images():
     x = np.arange(8, dtype=np.uint8).reshape(2, 4)
     t = ArrayTable("images", x, np.array([0, 1]))
@@ -321,6 +329,13 @@ def test_files_that_are_no_pipelines():
     whole = Path("model").read_bytes()
     Path("model").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(DataError, match="model: "):
+        Pipeline.load("model")
+
+
+def test_a_network_that_does_not_fit_its_inputs():
+    preparation = learned(table(TRAINING))
+    Pipeline(fastbp.MLP([preparation.width + 1, 2]), preparation).save("model")
+    with pytest.raises(DataError, match=r"model: a damaged model .*sizes \(6, 2\)"):
         Pipeline.load("model")
 
 

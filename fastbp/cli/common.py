@@ -173,6 +173,8 @@ def see_writable(path: str | None, *inputs: str) -> None:
     folder = Path(path).resolve().parent
     if os.path.isdir(path):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise DataError("is no regular file", source=path)
     if not folder.is_dir():
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
     if not os.access(path if os.path.exists(path) else folder, os.W_OK):

@@ -9,6 +9,14 @@ from fastbp.data import Pipeline, Preparation
 
 HELP = "tell what a model predicts, from what, and how it was trained"
 
+_FACTS = (
+    "rows",
+    "epochs",
+    "batch_size",
+    "optimizer",
+    "loss",
+    "held_out",
+)  # in this order, where they are known
 _MOST = 10  # names in a line
 
 
@@ -25,7 +33,7 @@ def run(options: argparse.Namespace) -> int:
     lines = [("classes", _listed(target.classes))] if target.classes else []
     lines += _inputs(pipeline.preparation)
     lines += [("network", shape(pipeline.net))]
-    lines += [(name.replace("_", " "), _text(value)) for name, value in training.items() if value != ""]
+    lines += [(name.replace("_", " "), _text(training[name])) for name in _FACTS if training.get(name)]
     width = max(len(name) for name, _ in lines)
     for name, text in lines:
         print(f"  {name:{width}}  {text}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator
 from typing import Any
@@ -18,6 +17,9 @@ from fastbp.data.targets import Target
 from fastbp.model import MLP
 
 __all__ = ["Pipeline", "split"]
+
+_FORMAT = "fastbp.Pipeline"  # of files
+_LEARNED = "preparation."  # how the names of the arrays begin that are not the network's
 
 
 class Pipeline:
@@ -77,13 +79,11 @@ class Pipeline:
         OSError
             If the file cannot be written; one of that name is as it was then.
         """
-        header, arrays = self.preparation.to_header_and_arrays()
-        net = self.net
-        network = {"layer_sizes": net.layer_sizes, "activation": net.activation, "loss": net.loss_name}
-        config = {"network": network, "preparation": header, "training": self.training}
-        with persistence._replacing(path) as file:
-            arrays |= {"header": np.array(json.dumps(config)), "parameters": net.parameters}
-            np.savez(file, **arrays)  # type: ignore[arg-type]
+        config, arrays = self.net._to_config_and_arrays()
+        header, learned = self.preparation.to_header_and_arrays()
+        config = {"network": config, "preparation": header, "training": self.training}
+        arrays |= {_LEARNED + name: array for name, array in learned.items()}
+        persistence.write(path, _FORMAT, config, arrays)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Pipeline:
@@ -94,18 +94,26 @@ class Pipeline:
         OSError
             If the file cannot be opened.
         ValueError
-            If it is something else, or damaged.
+            If it is something else, or damaged; a :class:`DataError`.
         """
+        name = os.fsdecode(path)
         try:
-            with np.load(path, allow_pickle=False) as archive:
-                arrays = dict(archive)
-            config = json.loads(str(arrays.pop("header")))
-            net = MLP(**config["network"], seed=0)
-            net.parameters[:] = arrays.pop("parameters")
-            preparation = Preparation.from_header_and_arrays(config["preparation"], arrays)
-        except (TypeError, ValueError, KeyError) as cause:
-            raise DataError(f"a damaged model ({cause})", source=os.fsdecode(path)) from cause
-        return cls(net, preparation, config["training"])
+            config, arrays = persistence.read(path, _FORMAT)
+            learned = {key: arrays.pop(key) for key in list(arrays) if key.startswith(_LEARNED)}
+            learned = {key.removeprefix(_LEARNED): array for key, array in learned.items()}
+            preparation = Preparation.from_header_and_arrays(config["preparation"], learned)
+            net = MLP._from_config_and_arrays(path, _FORMAT, config["network"], arrays)
+            if net.layer_sizes[:: len(net.layer_sizes) - 1] != (
+                preparation.width,
+                preparation.target.n_outputs,
+            ):
+                raise ValueError(f"the network has the sizes {net.layer_sizes}, which its inputs do not fit")
+            return cls(net, preparation, dict(config["training"]))
+        except (AttributeError, KeyError, TypeError, ValueError) as cause:
+            text = str(cause).removeprefix(f"path: {name!r} ")
+            raise DataError(
+                f"a damaged model ({cause!r:.300})" if text == str(cause) else text, source=name
+            ) from cause
 
 
 def split(

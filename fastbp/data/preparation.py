@@ -16,6 +16,7 @@ Letters: N rows, k number columns, I inputs, C classes.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -28,6 +29,7 @@ from fastbp.data.targets import Target
 __all__ = ["Categories", "Inputs", "Numbers", "Preparation"]
 
 MOST_CATEGORIES = 1000  # of one column
+MOST_CHARACTERS = 900_000  # of names and categories, which are stored in the header of a file
 _BLOCK = 1 << 22  # elements: how much is converted at a time
 _DTYPE = np.float32
 
@@ -175,6 +177,10 @@ class Preparation:
         preparation = cls(Numbers.learn(table, numbers, rows), learned, target)
         if not preparation.width:
             raise table.error(f"there is no column with values to predict {target.name!r} from")
+        n_characters = len(json.dumps(preparation.to_header_and_arrays()[0]))
+        if n_characters > MOST_CHARACTERS:
+            text = f"the names of columns and categories take {n_characters} characters, expected at most "
+            raise table.error(f"{text}{MOST_CHARACTERS}; leave columns out with --ignore")
         return preparation
 
     @property
