@@ -79,6 +79,7 @@ def test_the_same_command_makes_the_same_model(houses, capfd):
 
 
 def test_quiet(houses, capfd):
+    pytest.importorskip("matplotlib")
     assert said(capfd, "train houses.csv --target price --quiet --output prices --plot p.svg") == ("", "")
     assert Path("p.svg").read_bytes().startswith(b"<?xml") and Path("prices").stat().st_size
 
