@@ -103,10 +103,8 @@ class Pipeline:
             learned = {key.removeprefix(_LEARNED): array for key, array in learned.items()}
             preparation = Preparation.from_header_and_arrays(config["preparation"], learned)
             net = MLP._from_config_and_arrays(path, _FORMAT, config["network"], arrays)
-            if net.layer_sizes[:: len(net.layer_sizes) - 1] != (
-                preparation.width,
-                preparation.target.n_outputs,
-            ):
+            ends = preparation.width, preparation.target.n_outputs
+            if (net.layer_sizes[0], net.layer_sizes[-1]) != ends:
                 raise ValueError(f"the network has the sizes {net.layer_sizes}, which its inputs do not fit")
             return cls(net, preparation, dict(config["training"]))
         except (AttributeError, KeyError, TypeError, ValueError) as cause:
