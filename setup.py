@@ -36,7 +36,7 @@ EXACT = [
     "-fno-reciprocal-math",
     "-fsigned-zeros",
 ]
-HEADERS = ["src_c/fastbp.h", "src_c/kernels.def"]  # those of C and Cython programs
+HEADERS = ["src_c/fastbp.h", *map(str, sorted(Path("src_c").glob("*.def")))]  # those of C and Cython programs
 
 
 def compiler_version() -> str:

@@ -95,25 +95,25 @@ def _train(name: str, problem: StepProblem, check: Check, backend: ModuleType, b
     """Return the contestant that trains on `batches` batches in one call of a backend's engine."""
 
     def engine(parameters: np.ndarray) -> _reference.Network:
-        return backend.Network(problem.shape.sizes, ACTIVATION, LOSS, parameters, problem.threads)
+        return backend.Network(sizes, (ACTIVATION,) * (len(sizes) - 2), LOSS, parameters, problem.threads)
 
     def step(checked: StepProblem) -> np.ndarray:
         parameters, optimizer = checked.parameters.copy(), fastbp.SGD(checked.learning_rate)
-        engine(parameters).train(checked.x, checked.labels, np.arange(size), size, optimizer, None)
+        engine(parameters).train(checked.x, checked.labels, None, np.arange(size), size, optimizer, None)
         return parameters
 
-    size = problem.shape.batch
+    size, sizes = problem.shape.batch, problem.shape.sizes
     x, labels = np.tile(problem.x, (batches, 1)), np.tile(problem.labels, batches)
     order = np.random.default_rng(1).permutation(len(x))
     optimizer = fastbp.SGD(problem.learning_rate)
 
     def started() -> _reference.Network:
         network = engine(problem.network().parameters)  # as aligned as those of a model
-        network.train(x, labels, order[:size], size, optimizer, None)
+        network.train(x, labels, None, order[:size], size, optimizer, None)
         return network
 
     def epoch() -> object:
-        return network.train(x, labels, order, size, optimizer, None)
+        return network.train(x, labels, None, order, size, optimizer, None)
 
     residual = check(step)
     network, grown = growth(started)

@@ -28,25 +28,33 @@ class Network(Protocol):
     def __init__(
         self,
         layer_sizes: tuple[int, ...],
-        activation: str,
+        activations: tuple[str, ...],
         loss: str,
         parameters: _Array,
         n_threads: int | None,
+        dropout: tuple[float, ...] = (),
+        seed: int = 0,
+        label_smoothing: float = 0.0,
     ) -> None: ...
     @property
     def n_threads(self) -> int | None: ...
     def snapshot(self) -> _Array: ...
     def logits(self, x: _Array, out: _Array) -> None: ...
-    def gradient(self, x: _Array, targets: NDArray[Any], gradient: _Array) -> float: ...
+    def gradient(
+        self, x: _Array, targets: NDArray[Any], weights: _Weights, gradient: _Array
+    ) -> tuple[float, float]: ...
     def train(
         self,
         x: _Array,
         targets: NDArray[Any],
+        weights: _Weights,
         order: _Labels | None,
         batch_size: int,
         optimizer: Optimizer,
-        report: Callable[[int, float], None] | None,
-    ) -> tuple[float, int, str]: ...
+        report: Callable[[int, float], object] | None,
+        clip_norm: float = 0.0,
+        clip_value: float = 0.0,
+    ) -> tuple[float, float, int, str]: ...
     def step(self, x: Any, targets: Any, optimizer: Optimizer) -> float | None: ...
 
 
@@ -171,29 +179,14 @@ class Kernels(Protocol):
         grad_bias: _Array | None,
         n_threads: int,
     ) -> tuple[float, float]: ...
-    def sgd_update(
+    def update(
         self,
-        parameters: _Array,
-        gradient: _Array,
-        velocity: _Array | None,
-        learning_rate: float,
-        momentum: float,
-        nesterov: bool,
-        weight_decay: float,
-        n_threads: int,
-    ) -> None: ...
-    def adam_update(
-        self,
-        parameters: _Array,
-        gradient: _Array,
-        first_moment: _Array,
-        second_moment: _Array,
+        optimizer: Optimizer | type[Optimizer],
+        rates: tuple[float, ...],
+        state: dict[str, np.ndarray],
         step: int,
-        learning_rate: float,
-        beta_1: float,
-        beta_2: float,
-        epsilon: float,
-        weight_decay: float,
+        parameters: _Array,
+        gradient: _Array,
         n_threads: int,
     ) -> None: ...
     def optimizer_update(

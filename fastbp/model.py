@@ -34,7 +34,7 @@ from fastbp import (
     persistence,
     training,
 )
-from fastbp.optimizers import SGD, Adam
+from fastbp.optimizers import OPTIMIZERS, SGD, Optimizer
 from fastbp.training import History
 
 if TYPE_CHECKING:
@@ -119,8 +119,6 @@ class Gradients(NamedTuple):
             return base
         return np.concatenate([array.ravel() for array in arrays])  # pickling takes the views apart
 
-
-_OPTIMIZERS = SGD, Adam
 
 # What a network is made of: all other attributes are the user's, or a subclass's, and go along in its copies.
 _PARTS = {*_FIXED, "_engine", "_generator"}
@@ -245,7 +243,8 @@ class MLP:
 
     def _start(self, network: type[Network], n_threads: int | None) -> None:
         """Start an engine on the parameters."""
-        self._engine = network(self.layer_sizes, self.activation, self.loss_name, self.parameters, n_threads)
+        activations = (self.activation,) * (len(self.layer_sizes) - 2)
+        self._engine = network(self.layer_sizes, activations, self.loss_name, self.parameters, n_threads)
 
     def _n_parameters(self) -> int:
         return sum((i + 1) * o for i, o in self._layers())
@@ -346,7 +345,8 @@ class MLP:
         flat = np.zeros(self.parameters.shape, self.dtype)
         if not len(inputs):
             return Gradients(float("nan"), *self._views(flat))
-        return Gradients(self._engine.gradient(inputs, targets, flat), *self._views(flat))
+        loss, _ = self._engine.gradient(inputs, targets, None, flat)
+        return Gradients(loss, *self._views(flat))
 
     def predict(self, X: ArrayLike) -> np.ndarray:
         """What the network takes the examples `X` (N, I) to be.
@@ -383,7 +383,7 @@ class MLP:
 
     # Training -----------------------------------------------------------------------------------------------
 
-    def step(self, x: ArrayLike, t: ArrayLike, optimizer: SGD | Adam) -> float:
+    def step(self, x: ArrayLike, t: ArrayLike, optimizer: Optimizer) -> float:
         """Train on one batch: gradient of the mean error, then the optimizer's update.
 
         Parameters
@@ -412,14 +412,14 @@ class MLP:
         >>> losses[-1] < 0.1 * losses[0]
         True
         """
-        if type(optimizer) in _OPTIMIZERS:
+        if type(optimizer) in OPTIMIZERS:
             at_once = self._engine.step(x, t, optimizer)
             if at_once is not None:
                 return at_once
         inputs, targets = self._to_train_on(*self._examples("x", x, "t", t), optimizer)
         _checks.optimizers.steps(optimizer.steps)
         batch_size = max(len(inputs), 1)
-        loss, _, failure = self._engine.train(inputs, targets, None, batch_size, optimizer, None)
+        loss, _, _, failure = self._engine.train(inputs, targets, None, None, batch_size, optimizer, None)
         if failure:
             raise training.divergence(self, inputs, targets, failure)
         return loss
@@ -431,7 +431,7 @@ class MLP:
         *,
         epochs: int = 10,
         batch_size: int = 32,
-        optimizer: SGD | Adam | None = None,
+        optimizer: Optimizer | None = None,
         shuffle: bool = True,
         progress: bool = True,
     ) -> History:
@@ -628,10 +628,10 @@ class MLP:
         return out
 
     def _to_train_on(
-        self, inputs: np.ndarray, targets: np.ndarray, optimizer: SGD | Adam
+        self, inputs: np.ndarray, targets: np.ndarray, optimizer: Optimizer
     ) -> tuple[np.ndarray, np.ndarray]:
         """The examples, copied where `optimizer` would write over them: they may be parameters, or its state."""
-        _checks.optimizers.for_network("optimizer", optimizer, *_OPTIMIZERS)
+        _checks.optimizers.for_network("optimizer", optimizer, Optimizer)
         written = _checks.optimizers.written("parameters", self.parameters, optimizer)
         inputs, targets = (
             array.copy() if any(np.may_share_memory(array, vector) for vector in written) else array

@@ -2,20 +2,23 @@
 
 An update is one kernel call over one flat vector. It changes the parameters and the state, never the
 gradient. The L2 term `weight_decay` acts on the gradient, as in PyTorch's ``SGD`` and ``Adam``: g + λw takes
-the place of g.
+the place of g. In a network it leaves the biases alone, unless `decay_biases` asks for them.
 """
 
 from __future__ import annotations
 
+import operator
 import weakref
-from abc import abstractmethod
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from fastbp import _backend, _checks
+
+Rate: TypeAlias = float | Callable[[int], float]
+"""A number, or a function of the number of steps that were made before."""
 
 
 def sgd_update(
@@ -81,11 +84,13 @@ def sgd_update(
     ([-0.25, 2.0], [1.5, 0.0])
     """
     w = _checks.optimizers.flat("parameters", parameters)
-    rates = _checks.optimizers.sgd_hyper_parameters(learning_rate, momentum, nesterov, weight_decay, w.dtype)
+    rates = _checked_rates(SGD, w.dtype, learning_rate, momentum, nesterov, weight_decay)
+    _checks.optimizers.nesterov(nesterov, momentum)
     g = _checks.optimizers.flat_gradient(gradient, w)
     _checks.apart("parameters", w, "gradient", gradient)
     v = _checks.optimizers.velocity(velocity, momentum, parameters=w, gradient=gradient)
-    _backend.kernels.sgd_update(w, g, v, *rates, _checks.threads(n_threads))
+    state = {} if v is None else {"velocity": v}
+    _backend.kernels.update(_SGD, rates, state, 1, w, g, _checks.threads(n_threads))
 
 
 def adam_update(
@@ -156,8 +161,7 @@ def adam_update(
     [0.9, 2.1]
     """
     w = _checks.optimizers.flat("parameters", parameters)
-    rates = learning_rate, beta_1, beta_2, epsilon, weight_decay
-    rates = _checks.optimizers.adam_hyper_parameters(*rates, w.dtype)
+    rates = _checked_rates(Adam, w.dtype, learning_rate, beta_1, beta_2, epsilon, weight_decay)
     t = _checks.optimizers.step_number(step)
     g = _checks.optimizers.flat_gradient(gradient, w)
     _checks.apart("parameters", w, "gradient", gradient)
@@ -165,80 +169,14 @@ def adam_update(
     v = _checks.optimizers.flat_like(
         "second_moment", second_moment, w, parameters=w, gradient=gradient, first_moment=m
     )
-    _backend.kernels.adam_update(w, g, m, v, t, *rates, _checks.threads(n_threads))
+    state = {"first_moment": m, "second_moment": v}
+    _backend.kernels.update(_ADAM, rates, state, t, w, g, _checks.threads(n_threads))
 
 
-_UNCHECKED = object()  # no rate of anybody
-
-
-class Optimizer:
-    """What the optimizers share: a step counter, and the state that belongs to one parameter vector.
-
-    The rates are plain attributes, so that a schedule can change them; they are checked again wherever they
-    are used.
-    """
-
-    name: str
-    _rates: tuple[str, ...]
-    vectors: tuple[str, ...]  # of the state
-    _owner: _Vector | None = None  # what the state belongs to; None where it is still to be seen
-    # The very rates, and the dtype, that were last found to be in order: what is equal need not be, as True is to 1.0.
-    _checked: tuple[Any, ...]
-
-    def __init__(self) -> None:
-        self.reset()
-
-    def reset(self) -> None:
-        """Forget the state and the steps, as if no update had been made."""
-        self.steps = 0
-        self._state: tuple[np.ndarray, ...] = ()
-        self._owner = None
-
-    @abstractmethod
-    def hyper_parameters(self, dtype: np.dtype | None = None) -> tuple[float, ...]:
-        """The rates, checked, as the kernel takes them."""
-
-    @abstractmethod
-    def state(self, parameters: np.ndarray) -> tuple[np.ndarray, ...]:
-        """The vectors that go with `parameters`, in the order of `vectors`, or none."""
-
-    def update(self, parameters: np.ndarray, gradient: ArrayLike, *, n_threads: int | None = None) -> None:
-        """One step, in place: parameters, state and `steps` change together, or not at all.
-
-        Arguments and errors are those of `sgd_update` and `adam_update`, and of `state`.
-        """
-        _checks.optimizers.steps(self.steps)
-        threads = _checks.threads(n_threads)
-        w = _checks.optimizers.flat("parameters", parameters)
-        self.hyper_parameters(w.dtype)
-        g = _checks.optimizers.flat_gradient(gradient, w)
-        _checks.apart("parameters", w, "gradient", gradient)
-        for name, vector in zip(self.vectors, self.state(w), strict=False):
-            _checks.optimizers.flat_like(name, vector, w, parameters=w, gradient=gradient)
-        _backend.kernels.optimizer_update(self, w, g, threads)
-
-    def _state_of(self, parameters: np.ndarray) -> tuple[np.ndarray, ...]:
-        """The vectors that go with `parameters`, zeros at first, the same ones at every call."""
-        if self._owner is not None and self._owner.last() is parameters:
-            return self._state
-        w = _checks.optimizers.flat("parameters", parameters)
-        if not self._state:
-            self._state = tuple(np.zeros(w.shape, w.dtype) for _ in self.vectors)
-        the_same = self._owner is None or self._owner.is_(w)
-        _checks.optimizers.state_of("parameters", w, self._state[0], the_same, self)
-        self._owner = _Vector(w)
-        return self._state
-
-    def __setstate__(self, state: Any) -> None:
-        """All attributes of the original; vectors of its own, which belong to the first parameters they meet."""
-        for attributes in state if isinstance(state, tuple) else (state,):  # those of __slots__ come apart
-            for name, value in (attributes or {}).items():
-                setattr(self, name, value)
-        self._state, self._owner = tuple(np.array(vector) for vector in self._state), None
-
-    def __repr__(self) -> str:
-        rates = ", ".join(f"{rate}={getattr(self, rate)!r}" for rate in self._rates)
-        return f"{type(self).__name__}({rates})"
+def _checked_rates(kind: type[Optimizer], dtype: np.dtype, *rates: Any) -> tuple[float, ...]:
+    return tuple(
+        check(name, rate, dtype) for (name, check), rate in zip(kind.rates.items(), rates, strict=True)
+    )
 
 
 class _Vector:
@@ -271,6 +209,163 @@ def _reference_to(owner: Any) -> Callable[[], Any]:
         return lambda: owner
 
 
+class Optimizer:
+    """What the optimizers share: rates, a step counter, and the state that belongs to one parameter vector.
+
+    The rates are plain attributes, which may be set between updates, each to a number or to a function of the number
+    of steps made before, 0, 1, ..., such as `fastbp.schedules` makes. They are checked again wherever they are used.
+    An optimizer of a new rule says what stands below, and what it does is a line in ``src_c/updates.def``.
+    """
+
+    rule: ClassVar[str]
+    """Its name in ``src_c/updates.def``."""
+    rates: ClassVar[dict[str, Callable[..., float]]]
+    """The learning rate, the rule's own in its order, the weight decay; each with the check of its values."""
+    vectors: ClassVar[tuple[str, ...]]
+    """Of the state, in the rule's order."""
+    options: ClassVar[tuple[str, ...]] = ()
+    """Flags of the constructor that are no rates: they decide which vectors there are."""
+    decoupled: ClassVar[bool] = False
+    """Whether the decay acts on the parameters themselves, not through the gradient."""
+    _rates_of: ClassVar[Any]  # optimizer -> its rates
+    _owner: _Vector | None = None  # what the state belongs to; None where it is still to be seen
+    # The very rates, and the dtype, that were last found to be in order: what is equal need not be, as True is to 1.0.
+    _given: tuple[Any, ...] = ()
+    _dtype: np.dtype | None = None
+    _checked: tuple[float, ...] | None = None
+
+    def __init_subclass__(cls, **arguments: Any) -> None:
+        super().__init_subclass__(**arguments)
+        cls._rates_of = operator.attrgetter(*cls.rates)
+
+    def __init__(self, average: float | None, decay_biases: bool, **settings: Any) -> None:
+        self.reset()
+        self._average = None if average is None else _checks.number("average", average, _checks.DECAY_RATE)
+        self._decay_biases = _checks.flag("decay_biases", decay_biases)
+        for name, value in settings.items():
+            setattr(self, name, value if name in self.rates else _checks.flag(name, value))
+        given = self._rates_of(self)
+        for name, value, checked in zip(self.rates, given, self._rates_at(0, given, None), strict=True):
+            setattr(self, name, value if callable(value) else checked)
+
+    @property
+    def average(self) -> float | None:
+        """How much of the running mean of the parameters is kept at each step; None where there is none."""
+        return self._average
+
+    @property
+    def decay_biases(self) -> bool:
+        """Whether the weight decay acts on the biases of a network, too."""
+        return self._decay_biases
+
+    def reset(self) -> None:
+        """Forget the state and the steps, as if no update had been made."""
+        self.steps = 0
+        self._vectors: dict[str, np.ndarray] = {}  # all that were ever needed
+        self._names: tuple[str, ...] = ()  # those that are needed now, and the vectors themselves
+        self._state: dict[str, np.ndarray] = {}
+        self._owner = None
+
+    def hyper_parameters(self, dtype: np.dtype | None = None) -> tuple[float, ...]:
+        """The `rates` of the next update in their order, checked, as the kernel takes them.
+
+        With a `dtype` they are also checked to be numbers that parameters of that dtype can be updated with.
+        """
+        given = self._rates_of(self)
+        if self._checked is not None and dtype is self._dtype and all(map(operator.is_, given, self._given)):
+            return self._checked
+        checked = self._rates_at(self.steps, given, dtype)
+        self._given, self._dtype = given, dtype
+        self._checked = None if any(map(callable, given)) else checked
+        return checked
+
+    def scheduled_rates(self, n_steps: int, dtype: np.dtype) -> np.ndarray | None:
+        """The `rates` of the next `n_steps` updates, a row each; None where all have the same."""
+        given = self._rates_of(self)
+        if not any(map(callable, given)):
+            return None
+        return np.array([self._rates_at(self.steps + i, given, dtype) for i in range(n_steps)], np.float64)
+
+    def _rates_at(self, step: int, given: tuple[Any, ...], dtype: np.dtype | None) -> tuple[float, ...]:
+        values = [value(step) if callable(value) else value for value in given]
+        rates = tuple(
+            check(name, value, dtype) for (name, check), value in zip(self.rates.items(), values, strict=True)
+        )
+        self._check_together(dict(zip(self.rates, rates, strict=True)))
+        return rates
+
+    def _check_together(self, rates: dict[str, float]) -> None:
+        """Refuse rates that do not go together."""
+
+    def _needed(self) -> tuple[str, ...]:
+        """Those of `vectors` that there are at the present rates."""
+        return self.vectors
+
+    def state(self, parameters: np.ndarray) -> dict[str, np.ndarray]:
+        """The vectors that go with `parameters` by name: those of `vectors` that are needed, and the ``"average"``.
+
+        They are zeros at first, the average a copy of the parameters, and the same ones at every call.
+
+        Raises
+        ------
+        ValueError
+            The state belongs to another vector.
+        """
+        needed = self._needed() if self.average is None else (*self._needed(), "average")
+        if not needed:
+            return _NO_STATE
+        if self._owner is None or self._owner.last() is not parameters:
+            self._meet(parameters)
+        if self._names != needed:
+            for name in needed:
+                if name not in self._vectors:
+                    start = np.array if name == "average" else np.zeros_like
+                    self._vectors[name] = start(np.asarray(parameters))
+            self._names, self._state = needed, {name: self._vectors[name] for name in needed}
+        return self._state
+
+    def _meet(self, parameters: np.ndarray) -> None:
+        """From now on the state belongs to `parameters`, if it may."""
+        w = _checks.optimizers.flat("parameters", parameters)
+        the_same = self._owner is None or self._owner.is_(w)
+        kept = next(iter(self._vectors.values()), w)
+        _checks.optimizers.state_of("parameters", w, kept, the_same, self)
+        self._owner = _Vector(w)
+
+    def update(self, parameters: np.ndarray, gradient: ArrayLike, *, n_threads: int | None = None) -> None:
+        """One step, in place: parameters, state and `steps` change together, or not at all.
+
+        The weight decay is that of all parameters: of a vector nobody knows which ones are biases. Arguments and errors are
+        those of `sgd_update` and `adam_update`, and of `state`.
+        """
+        _checks.optimizers.steps(self.steps)
+        threads = _checks.threads(n_threads)
+        w = _checks.optimizers.flat("parameters", parameters)
+        self.hyper_parameters(w.dtype)
+        g = _checks.optimizers.flat_gradient(gradient, w)
+        _checks.apart("parameters", w, "gradient", gradient)
+        for name, vector in self.state(w).items():
+            _checks.optimizers.flat_like(name, vector, w, parameters=w, gradient=gradient)
+        _backend.kernels.optimizer_update(self, w, g, threads)
+
+    def __setstate__(self, state: Any) -> None:
+        """All attributes of the original; vectors of its own, which belong to the first parameters they meet."""
+        for attributes in state if isinstance(state, tuple) else (state,):  # those of __slots__ come apart
+            for name, value in (attributes or {}).items():
+                setattr(self, name, value)
+        self._vectors = {name: np.array(vector) for name, vector in self._vectors.items()}
+        self._names, self._state, self._owner = (), {}, None
+
+    def __repr__(self) -> str:
+        average = () if self.average is None else ("average",)
+        decays = ("decay_biases",) if self.decay_biases else ()
+        names = (*self.rates, *self.options, *average, *decays)
+        return f"{type(self).__name__}({', '.join(f'{name}={getattr(self, name)!r}' for name in names)})"
+
+
+_NO_STATE: dict[str, np.ndarray] = {}
+
+
 class SGD(Optimizer):
     """Stochastic gradient descent with momentum; the formulas are those of `sgd_update`.
 
@@ -284,11 +379,17 @@ class SGD(Optimizer):
     nesterov : bool, default False
         Needs momentum.
     weight_decay : float >= 0, default 0
+    average : float in [0, 1), optional
+        Keep an exponential average of the parameters, of which this part is kept at each step: a ← average a +
+        (1 - average) w after the update, from a = w after the first. :meth:`MLP.fit` validates by it, and leaves it in
+        the network at the end.
+    decay_biases : bool, default False
+        In a network, let the weight decay act on the biases, too.
 
     Attributes
     ----------
     learning_rate, momentum, nesterov, weight_decay
-        May be set between updates.
+        May be set between updates, to a number or to a function of the steps made before.
     steps : int
         How many updates have been made.
 
@@ -310,46 +411,39 @@ class SGD(Optimizer):
     SGD(learning_rate=0.5, momentum=0.5, nesterov=False, weight_decay=0.0)
     """
 
-    name = "sgd"
-    _rates = ("learning_rate", "momentum", "nesterov", "weight_decay")
-    vectors = ("velocity",)
-    _checked = (_UNCHECKED,) * 5
+    momentum: Rate
+    rule, vectors = "sgd", ("velocity",)
+    rates = {  # noqa: RUF012
+        "learning_rate": _checks.optimizers.rate,
+        "momentum": _checks.optimizers.fraction,
+        "nesterov": _checks.optimizers.flag,
+        "weight_decay": _checks.optimizers.rate,
+    }
 
     def __init__(
         self,
-        learning_rate: float = 0.1,
+        learning_rate: Rate = 0.1,
         *,
-        momentum: float = 0.0,
+        momentum: Rate = 0.0,
         nesterov: bool = False,
-        weight_decay: float = 0.0,
+        weight_decay: Rate = 0.0,
+        average: float | None = None,
+        decay_biases: bool = False,
     ) -> None:
-        super().__init__()
-        self.learning_rate, self.momentum, self.nesterov, self.weight_decay = (
-            _checks.optimizers.sgd_hyper_parameters(learning_rate, momentum, nesterov, weight_decay)
+        super().__init__(
+            average,
+            decay_biases,
+            learning_rate=learning_rate,
+            momentum=momentum,
+            nesterov=nesterov,
+            weight_decay=weight_decay,
         )
 
-    def hyper_parameters(self, dtype: np.dtype | None = None) -> tuple[float, float, bool, float]:
-        """``(learning_rate, momentum, nesterov, weight_decay)``, checked, as the kernel takes them.
+    def _check_together(self, rates: dict[str, float]) -> None:
+        _checks.optimizers.nesterov(rates["nesterov"], rates["momentum"])
 
-        With a `dtype` they are also checked to be numbers that parameters of that dtype can be updated with.
-        """
-        rates = self.learning_rate, self.momentum, self.nesterov, self.weight_decay
-        rate, momentum, nesterov, decay = rates
-        a, b, c, d, e = self._checked
-        if rate is not a or momentum is not b or nesterov is not c or decay is not d or dtype is not e:
-            _checks.optimizers.sgd_hyper_parameters(*rates, dtype)
-            self._checked = *rates, dtype
-        return rates
-
-    def state(self, parameters: np.ndarray) -> tuple[np.ndarray, ...]:
-        """``(velocity,)`` for `parameters`, or ``()`` without momentum.
-
-        Raises
-        ------
-        ValueError
-            The velocity belongs to another vector.
-        """
-        return self._state_of(parameters) if self.momentum else ()
+    def _needed(self) -> tuple[str, ...]:
+        return self.vectors if self.momentum else ()
 
 
 class Adam(Optimizer):
@@ -364,11 +458,16 @@ class Adam(Optimizer):
     beta_1, beta_2 : float in [0, 1), default 0.9 and 0.999
     epsilon : float > 0, default 1e-8
     weight_decay : float >= 0, default 0
+    amsgrad : bool, default False
+        Divide by the root of the largest second moment so far [1]_.
+    average : float in [0, 1), optional
+    decay_biases : bool, default False
+        See :class:`SGD`.
 
     Attributes
     ----------
     learning_rate, beta_1, beta_2, epsilon, weight_decay
-        May be set between updates.
+        May be set between updates, to a number or to a function of the steps made before.
     steps : int
         How many updates have been made: the t of the last one.
 
@@ -378,6 +477,10 @@ class Adam(Optimizer):
         A rate of the wrong type or outside its range, here or, where it was set afterwards, when it is used; there
         also one that the dtype of the parameters cannot hold.
 
+    References
+    ----------
+    .. [1] S. Reddi, S. Kale, S. Kumar, "On the convergence of Adam and beyond", ICLR 2018.
+
     Examples
     --------
     >>> import numpy as np, fastbp
@@ -386,47 +489,48 @@ class Adam(Optimizer):
     >>> parameters.round(6).tolist(), optimizer.steps
     ([0.9, 2.1], 1)
     >>> optimizer
-    Adam(learning_rate=0.1, beta_1=0.9, beta_2=0.999, epsilon=1e-08, weight_decay=0.0)
+    Adam(learning_rate=0.1, beta_1=0.9, beta_2=0.999, epsilon=1e-08, weight_decay=0.0, amsgrad=False)
     """
 
-    name = "adam"
-    _rates = ("learning_rate", "beta_1", "beta_2", "epsilon", "weight_decay")
-    vectors = ("first_moment", "second_moment")
-    _checked = (_UNCHECKED,) * 6
+    rule, vectors = "adam", ("first_moment", "second_moment", "largest_second_moment")
+    rates = {  # noqa: RUF012
+        "learning_rate": _checks.optimizers.rate,
+        "beta_1": _checks.optimizers.decay_rate,
+        "beta_2": _checks.optimizers.decay_rate,
+        "epsilon": _checks.optimizers.epsilon,
+        "weight_decay": _checks.optimizers.rate,
+    }
+    options = ("amsgrad",)
+    amsgrad: bool
 
     def __init__(
         self,
-        learning_rate: float = 1e-3,
+        learning_rate: Rate = 1e-3,
         *,
-        beta_1: float = 0.9,
-        beta_2: float = 0.999,
-        epsilon: float = 1e-8,
-        weight_decay: float = 0.0,
+        beta_1: Rate = 0.9,
+        beta_2: Rate = 0.999,
+        epsilon: Rate = 1e-8,
+        weight_decay: Rate = 0.0,
+        amsgrad: bool = False,
+        average: float | None = None,
+        decay_biases: bool = False,
     ) -> None:
-        super().__init__()
-        self.learning_rate, self.beta_1, self.beta_2, self.epsilon, self.weight_decay = (
-            _checks.optimizers.adam_hyper_parameters(learning_rate, beta_1, beta_2, epsilon, weight_decay)
+        super().__init__(
+            average,
+            decay_biases,
+            learning_rate=learning_rate,
+            beta_1=beta_1,
+            beta_2=beta_2,
+            epsilon=epsilon,
+            weight_decay=weight_decay,
+            amsgrad=amsgrad,
         )
 
-    def hyper_parameters(self, dtype: np.dtype | None = None) -> tuple[float, float, float, float, float]:
-        """``(learning_rate, beta_1, beta_2, epsilon, weight_decay)``, checked, as the kernel takes them.
+    def _needed(self) -> tuple[str, ...]:
+        return self.vectors if self.amsgrad else self.vectors[:2]
 
-        With a `dtype` they are also checked to be numbers that parameters of that dtype can be updated with.
-        """
-        rates = self.learning_rate, self.beta_1, self.beta_2, self.epsilon, self.weight_decay
-        rate, b1, b2, eps, decay = rates
-        a, b, c, d, e, f = self._checked
-        if rate is not a or b1 is not b or b2 is not c or eps is not d or decay is not e or dtype is not f:
-            _checks.optimizers.adam_hyper_parameters(*rates, dtype)
-            self._checked = *rates, dtype
-        return rates
 
-    def state(self, parameters: np.ndarray) -> tuple[np.ndarray, ...]:
-        """``(first_moment, second_moment)`` for `parameters`.
+OPTIMIZERS = frozenset((SGD, Adam))
+"""Those whose updates a network makes."""
 
-        Raises
-        ------
-        ValueError
-            The moments belong to another vector.
-        """
-        return self._state_of(parameters)
+_SGD, _ADAM = SGD(), Adam()  # of the functions, which bring their rates and state themselves

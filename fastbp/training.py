@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fastbp import _checks, layers
-from fastbp.optimizers import SGD, Adam
+from fastbp.optimizers import Optimizer
 
 if TYPE_CHECKING:
     from fastbp.model import MLP
@@ -85,13 +85,13 @@ class DivergenceError(FloatingPointError):
 
 def fit(
     net: MLP,
-    train: Callable[..., tuple[float, int, str]],
+    train: Callable[..., tuple[float, float, int, str]],
     x: np.ndarray,
     t: np.ndarray,
     *,
     epochs: int,
     batch_size: int,
-    optimizer: SGD | Adam,
+    optimizer: Optimizer,
     generator: np.random.Generator | None,
     progress: bool,
 ) -> History:
@@ -113,7 +113,7 @@ def fit(
         with shown.epoch(epoch) as report:
             start = time.perf_counter()
             order = None if generator is None else generator.permutation(len(x))
-            loss, done, failure = train(x, t, order, batch_size, optimizer, report)
+            loss, _, done, failure = train(x, t, None, order, batch_size, optimizer, report)
             seconds = time.perf_counter() - start
             if failure:
                 batch = slice(done * batch_size, (done + 1) * batch_size)

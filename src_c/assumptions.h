@@ -56,11 +56,21 @@ static inline int are_options(fbp_size C, const fbp_cross_entropy *how, const re
            (!w || !e || are_apart(C, w, C, e));
 }
 
-/* The state is that of the rule. */
-static inline int is_update(const fbp_update *u, const real *first, const real *second)
+/* The rule is one there is, its numbers are set, and no state is there twice. */
+static inline int is_update(const fbp_update *u, void *const *state)
 {
-    return u->rule == FBP_ADAM ? first && second && first != second && u->bias_1 > 0 && u->bias_2 > 0
-                               : u->rule == FBP_SGD && (first || u->momentum == 0);
+    static const int states[] = {
+#define FBP_UPDATE(name, states, corrected) states,
+#include "updates.def"
+#undef FBP_UPDATE
+    };
+    if (u->rule < 0 || u->rule >= FBP_UPDATES || !(u->bias[0] > 0 && u->bias[1] > 0)) return 0;
+    for (int i = 0; i < FBP_STATES; i++) {
+        if (state[i] && i >= states[u->rule] && i != FBP_AVERAGE) return 0;
+        for (int j = 0; j < i; j++)
+            if (state[i] && state[i] == state[j]) return 0;
+    }
+    return u->rule == FBP_UPDATE_sgd ? state[0] || u->rate[0] == 0 : state[0] && (u->rule != FBP_UPDATE_adam || state[1]);
 }
 
 /* Whether n elements from p on are apart from a matrix (rows, columns), and from what lies between its elements */
@@ -81,7 +91,7 @@ static inline int is_epilogue(fbp_size M, fbp_size N, const fbp_epilogue *e, con
 {
     const int updates = e->update != NULL, others = e->bias || e->slope || e->accumulate || e->activation != FBP_IDENTITY;
     return is_activation(e->activation) && !(updates && others) &&
-           (!updates || is_update(e->update, e->first, e->second)) &&
+           (!updates || is_update(e->update, e->state)) &&
            (!e->bias || (are_elements(e->bias, N) && apart_from_rows(N, e->bias, M, N, C, C_row))) &&
            (!e->slope || (are_elements(e->slope, M * N) && each_same_or_apart(M, N, e->slope, e->slope_row, C, C_row)));
 }

@@ -20,15 +20,24 @@ enum {
     FBP_IDENTITY, FBP_SIGMOID, FBP_TANH, FBP_RELU, FBP_LEAKY_RELU, FBP_GELU, FBP_SILU, FBP_SOFTPLUS, FBP_ACTIVATIONS
 };
 
-/* An optimizer's update of parameters w by a gradient; its state vectors lie like w. */
-enum { FBP_SGD, FBP_ADAM };
+/* An optimizer's update of parameters w by a gradient: rows/updates.h. Its state vectors lie like w; NULL where a rule does without.
+ * The last one is no rule's: a running mean of the parameters themselves. */
+enum {
+#define FBP_UPDATE(name, states, corrected) FBP_UPDATE_##name,
+#include "updates.def"
+#undef FBP_UPDATE
+    FBP_UPDATES
+};
+enum { FBP_RATES = 4, FBP_STATES = 4, FBP_AVERAGE = FBP_STATES - 1 };
 typedef struct {
     int rule;
     double learning_rate, weight_decay;
-    double momentum;                /* FBP_SGD: the first state vector is the velocity, NULL without momentum */
-    int nesterov;
-    double beta_1, beta_2, epsilon; /* FBP_ADAM: the state vectors are the first and the second moment */
-    double bias_1, bias_2;          /* 1 - beta^t with t the number of this step, from 1 */
+    int decoupled;           /* the decay acts on the parameter itself, not through the gradient */
+    double rate[FBP_RATES];  /* the rule's own */
+    double bias[2];          /* 1 - rate^t of the first two at step t, from 1, if the rule is corrected, else 1 */
+    double gradient_scale;   /* 1 leaves it as it is */
+    double clip;             /* > 0: of a gradient, the largest magnitude that counts */
+    double average;          /* how much of the running mean of the parameters is kept */
 } fbp_update;
 
 /* What a matrix product does with a tile of C while it is in registers or in the nearest cache. */
@@ -40,7 +49,7 @@ typedef struct {
     int accumulate;     /* C += A B */
     int in_pieces;      /* as product_in_pieces() says of the whole product, of which this one may be a part */
     const fbp_update *update; /* or NULL:   C are parameters, A B is their gradient, K <= tile_depth() */
-    void *first, *second;     /* state of the optimizer, laid out like C */
+    void *state[FBP_STATES];  /* of the optimizer, laid out like C */
 } fbp_epilogue;
 
 /* What a softmax cross-entropy does to its targets t, its logits z and its error, besides the plain case, which is all zeros. */

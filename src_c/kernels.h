@@ -7,7 +7,8 @@
 #include "rows/softmax_cross_entropy.h"
 #include "rows/softmax_cross_entropy_options.h"
 #include "rows/elementwise_errors.h"
-#include "rows/optimizers.h"
+#include "rows/dropout.h"
+#include "rows/updates.h"
 #include "gemm/gemm.h"
 #include "gemm/product.h"
 

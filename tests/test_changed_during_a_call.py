@@ -86,14 +86,14 @@ def test_in_a_network(engine, dtype, classes, astray):
     random = generator(astray)
     parameters = random.normal(size=n_parameters).astype(dtype)
     before = parameters.copy()
-    network = engine.Network((3, 2, classes), "tanh", "softmax_cross_entropy", parameters, 1)
+    network = engine.Network((3, 2, classes), ("tanh",), "softmax_cross_entropy", parameters, 1)
     x = random.normal(size=(rows, 3)).astype(dtype)
     labels = labels_with(astray if astray != 7 else classes, classes, False, rows)
     with pytest.raises(fastbp.TargetIndexError, match=CHANGED):
-        network.gradient(x, labels, np.empty_like(parameters))
+        network.gradient(x, labels, None, np.empty_like(parameters))
     for order in (None, np.arange(rows)[::-1].copy()):
         with pytest.raises(fastbp.TargetIndexError, match=CHANGED):
-            network.train(x, labels, order, rows, fastbp.SGD(0.1), None)
+            network.train(x, labels, None, order, rows, fastbp.SGD(0.1), None)
     assert_array_equal(parameters, before)
 
 

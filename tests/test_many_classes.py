@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import NATIVE_ONLY, every_pair, generator, shared_by
-from test_network_kernels import RULES, parts, problem, training
+from test_network_kernels import RULES, network_of, parts, problem, training
 from tolerances import product_of
 
 import fastbp
@@ -42,7 +42,9 @@ def test_the_gradient_is_that_of_the_functions(isa, dtype, below, loss):
         problem((*below, classes(dtype)), ROWS, dtype, "gelu", loss)
     )
     gradient = np.full_like(parameters, np.nan)
-    got = _backend.kernels.Network(sizes, activation, loss, parameters, 2).gradient(x, targets, gradient)
+    got = network_of(_backend.kernels, sizes, activation, loss, parameters, 2).gradient(
+        x, targets, None, gradient
+    )[0]
 
     weights, inputs, slopes = list(layers(sizes, parameters)), [x], []
     for weight, bias in weights[:-1]:
@@ -79,11 +81,11 @@ def test_training_is_gradient_and_update(isa, dtype, below, rule):
             on_threads.append(training(each, rule)(_backend.kernels, n, order, ROWS))
 
     w, optimizer, gradient, total = parameters.copy(), RULES[rule](), np.empty_like(parameters), 0.0
-    net = _backend.kernels.Network(sizes, activation, loss, w, 2)
+    net = network_of(_backend.kernels, sizes, activation, loss, w, 2)
     for rows in (order[:ROWS], order[ROWS:]):
-        total += net.gradient(x[rows], targets[rows], gradient) * len(rows)
+        total += net.gradient(x[rows], targets[rows], None, gradient)[0] * len(rows)
         optimizer.update(w, gradient, n_threads=1)
-    want = total / len(order), [a.tobytes() for a in (w, *optimizer.state(w))]
+    want = total / len(order), [a.tobytes() for a in (w, *optimizer.state(w).values())]
     for mean, trained in on_threads:
         assert (mean, [a.tobytes() for a in trained]) == want
 
@@ -99,9 +101,11 @@ def test_a_gradient_that_overflows_changes_nothing(dtype):
         parameters[2 * count : 3 * count], x[:, 2] = 1 / most**0.8, 0
         x[25, 2], targets[25] = most**0.8, most**0.3
         before, optimizer = parameters.copy(), RULES["momentum"]()
-        net = _backend.kernels.Network(sizes, activation, loss, parameters, 2)
-        assert net.train(x, targets, None, ROWS, optimizer, None)[1:] == (0, "gradient")
-        assert parameters.tobytes() == before.tobytes() and not optimizer.state(parameters)[0].any()
+        net = network_of(_backend.kernels, sizes, activation, loss, parameters, 2)
+        assert net.train(x, targets, None, None, ROWS, optimizer, None)[1:] == (0, 0, "gradient")
+        assert parameters.tobytes() == before.tobytes() and not any(
+            v.any() for v in optimizer.state(parameters).values()
+        )
 
 
 PEAK = """

@@ -47,11 +47,16 @@ NETWORKS = [  # (layer sizes, rows)
 ]
 
 
+def network_of(kernels, layer_sizes, activation, *others, **options):
+    """A network with one activation for all hidden layers."""
+    return kernels.Network(layer_sizes, (activation,) * (len(layer_sizes) - 2), *others, **options)
+
+
 def network(kernels, layer_sizes, activation, loss, parameters, x, targets, logits, gradient, n_threads):
     """All that a network computes of one batch, as one call of the harness."""
-    net = kernels.Network(layer_sizes, activation, loss, parameters, n_threads)
+    net = network_of(kernels, layer_sizes, activation, loss, parameters, n_threads)
     net.logits(x, logits)
-    return net.gradient(x, targets, gradient), len(x)
+    return net.gradient(x, targets, None, gradient)
 
 
 def problem(layer_sizes, rows, dtype, activation="tanh", loss="softmax_cross_entropy", labels=True):
@@ -111,15 +116,15 @@ def test_batches_of_any_size_in_any_order(dtype, engine):
     """A network that has seen other batches, on other instruction sets, computes what a new one does."""
     largest = problem((6, 21, 4), 40, dtype)
     sizes, activation, loss, parameters, x, targets = parts(largest)
-    old = engine.Network(sizes, activation, loss, parameters, 2)
+    old = network_of(engine, sizes, activation, loss, parameters, 2)
     for rows in (3, 40, 1, 17, 40, 2):
         want = solve(engine, problem_of_rows(largest, rows))
         for other in ISAS if engine is not _reference else ():
             with running_on(other):
-                old.gradient(x[: rows + 5], targets[: rows + 5], np.empty_like(parameters))
+                old.gradient(x[: rows + 5], targets[: rows + 5], None, np.empty_like(parameters))
         gradient, logits = np.full_like(parameters, np.nan), np.full((rows, 4), np.nan, dtype)
         old.logits(x[:rows], logits)
-        assert old.gradient(x[:rows], targets[:rows], gradient) == want.loss
+        assert old.gradient(x[:rows], targets[:rows], None, gradient) == (want.loss, want.weight_sum)
         assert gradient.tobytes() == want.gradient.tobytes() and logits.tobytes() == want.logits.tobytes()
 
 
@@ -155,9 +160,9 @@ def test_what_is_not_finite_is_returned(dtype, value, engine):
 
 RULES = {
     "sgd": lambda: SGD(0.1),
-    "momentum": lambda: SGD(0.1, momentum=0.9, weight_decay=0.01),
+    "momentum": lambda: SGD(0.1, momentum=0.9, weight_decay=0.01, decay_biases=True),
     "nesterov": lambda: SGD(0.1, momentum=0.9, nesterov=True),
-    "adam": lambda: Adam(0.01, weight_decay=0.01),
+    "adam": lambda: Adam(0.01, weight_decay=0.01, decay_biases=True),
 }
 
 
@@ -167,10 +172,11 @@ def training(each, rule):
 
     def train(kernels, n_threads, order, batch_size):
         w, optimizer = parameters.copy(), RULES[rule]()
-        net = kernels.Network(sizes, activation, loss, w, n_threads)
-        mean, batches, failure = net.train(x, targets, order, batch_size, optimizer, None)
+        net = network_of(kernels, sizes, activation, loss, w, n_threads)
+        mean, weight, batches, failure = net.train(x, targets, None, order, batch_size, optimizer, None)
+        assert weight == len(order)
         assert failure == "" and optimizer.steps == batches == -(-len(order) // batch_size)
-        return mean, [w, *optimizer.state(w)]
+        return mean, [w, *optimizer.state(w).values()]
 
     return train
 
@@ -184,13 +190,13 @@ def test_training_is_gradient_and_update(dtype, rule, loss, engine):
     mean, trained = training(each, rule)(engine, 1, order, 10)
 
     w, optimizer, gradient, total = parameters.copy(), RULES[rule](), np.empty_like(parameters), 0.0
-    net = engine.Network(sizes, activation, loss, w, 1)
+    net = network_of(engine, sizes, activation, loss, w, 1)
     for start in range(0, len(order), 10):
         rows = order[start : start + 10]
-        total += net.gradient(x[rows], targets[rows], gradient) * len(rows)
+        total += net.gradient(x[rows], targets[rows], None, gradient)[0] * len(rows)
         optimizer.update(w, gradient, n_threads=1)
     assert mean == total / len(order)
-    assert [a.tobytes() for a in trained] == [a.tobytes() for a in (w, *optimizer.state(w))]
+    assert [a.tobytes() for a in trained] == [a.tobytes() for a in (w, *optimizer.state(w).values())]
 
 
 @pytest.mark.parametrize("rule", ["momentum", "adam"])
@@ -223,10 +229,10 @@ def test_a_batch_that_fails_changes_nothing(dtype, rule, spoilt, engine):
         (x if spoilt == "x" else targets)[25, 3] = np.nan
 
     w, optimizer = parameters.copy(), RULES[rule]()
-    net = engine.Network(sizes, activation, loss, w, 1)
-    assert net.train(x, targets, order, 10, optimizer, None) == (mean, 2, failure)
+    net = network_of(engine, sizes, activation, loss, w, 1)
+    assert net.train(x, targets, None, order, 10, optimizer, None) == (mean, 20, 2, failure)
     assert optimizer.steps == 2
-    assert [a.tobytes() for a in (w, *optimizer.state(w))] == [a.tobytes() for a in good]
+    assert [a.tobytes() for a in (w, *optimizer.state(w).values())] == [a.tobytes() for a in good]
 
 
 @pytest.mark.parametrize("rule", RULES)
@@ -242,9 +248,9 @@ def test_what_a_report_sees_and_does(rule, engine):
         optimizer.reset()
         np.full(10**5, np.nan)  # perhaps where the state was
 
-    net = engine.Network(sizes, activation, loss, parameters, 1)
+    net = network_of(engine, sizes, activation, loss, parameters, 1)
     with pytest.raises(KeyboardInterrupt):
-        net.train(x, targets, np.zeros(10**8, np.int64), 10, optimizer, report)
+        net.train(x, targets, None, np.zeros(10**8, np.int64), 10, optimizer, report)
     assert seen[0] == 0 and np.isfinite(parameters).all()
 
 
@@ -257,7 +263,7 @@ def test_a_step_is_a_batch_of_training(dtype, rule, loss, isa):
     each = problem((6, 21, 4), 30, dtype, "relu", loss)
     sizes, activation, loss, parameters, x, targets = parts(each)
     w, optimizer, other = parameters.copy(), RULES[rule](), SGD(0.0)
-    net = _backend.kernels.Network(sizes, activation, loss, w, 1)
+    net = network_of(_backend.kernels, sizes, activation, loss, w, 1)
     losses = []
     for start in (0, 10, 20):
         losses.append(net.step(x[start : start + 10], targets[start : start + 10], optimizer))
@@ -265,7 +271,7 @@ def test_a_step_is_a_batch_of_training(dtype, rule, loss, isa):
     assert optimizer.steps == 3
     mean, trained = training(each, rule)(_backend.kernels, 1, np.arange(30), 10)
     assert mean == sum(10 * loss for loss in losses) / 30
-    assert [a.tobytes() for a in trained] == [a.tobytes() for a in (w, *optimizer.state(w))]
+    assert [a.tobytes() for a in trained] == [a.tobytes() for a in (w, *optimizer.state(w).values())]
 
 
 def not_at_first_sight(x, labels):
@@ -300,17 +306,17 @@ def test_a_step_leaves_all_else_alone(dtype, isa):
     """It does nothing, and says so; a batch in order is trained on after that."""
     sizes, activation, loss, parameters, x, labels = parts(problem((6, 21, 4), 9, dtype, "relu"))
     w, optimizer = parameters.copy(), Adam()
-    net = _backend.kernels.Network(sizes, activation, loss, w, 1)
+    net = network_of(_backend.kernels, sizes, activation, loss, w, 1)
     for what, batch in not_at_first_sight(x, labels).items():
         assert net.step(*batch, optimizer) is None, what
         assert optimizer.steps == 0 and w.tobytes() == parameters.tobytes(), what
-        assert not any(np.any(state) for state in optimizer.state(w)), what
+        assert not any(np.any(state) for state in optimizer.state(w).values()), what
     assert net.step(x, labels, optimizer) is not None and optimizer.steps == 1
 
 
 def test_a_step_that_could_overflow_is_left_alone(dtype, isa):
     sizes, activation, loss, parameters, x, labels = parts(problem((6, 21, 4), 9, dtype, "relu"))
-    net = _backend.kernels.Network(sizes, activation, loss, parameters.copy(), 1)
+    net = network_of(_backend.kernels, sizes, activation, loss, parameters.copy(), 1)
     for optimizer in (
         SGD(1e4),
         SGD(0.1, weight_decay=2.0),
@@ -319,7 +325,7 @@ def test_a_step_that_could_overflow_is_left_alone(dtype, isa):
     ):
         assert net.step(x, labels, optimizer) is None
     optimizer = SGD(0.1, momentum=0.9)
-    optimizer.state(net.parameters)[0][3] = 1e20
+    optimizer.state(net.parameters)["velocity"][3] = 1e20
     assert net.step(x, labels, optimizer) is None
 
 

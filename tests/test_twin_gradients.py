@@ -230,10 +230,10 @@ def test_network_gradient(loss, name):
     gradient, unused = np.full_like(parameters, NAN), np.empty_like(parameters)
 
     def network(parameters):
-        return twin.Network(sizes, name, loss.split(",")[0], parameters, 1)
+        return twin.Network(sizes, (name,) * (len(sizes) - 2), loss.split(",")[0], parameters, 1)
 
-    value = network(parameters).gradient(x, targets, gradient)
-    assert_is_derivative(gradient, lambda p: network(p).gradient(x, targets, unused), parameters)
+    value = network(parameters).gradient(x, targets, None, gradient)[0]
+    assert_is_derivative(gradient, lambda p: network(p).gradient(x, targets, None, unused)[0], parameters)
 
     z = np.empty((N, 2))
     network(parameters).logits(x, z)

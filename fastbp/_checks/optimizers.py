@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from fastbp._checks import scalars
 from fastbp._checks.arrays import apart, floats, floats_like, ndarray, shape, vector, writable
 from fastbp._checks.scalars import (
     DECAY_RATE,
@@ -13,7 +14,6 @@ from fastbp._checks.scalars import (
     INT64_MAX,
     NOT_NEGATIVE,
     POSITIVE,
-    flag,
     instance,
     integer,
     number,
@@ -62,10 +62,10 @@ def steps(value: Any) -> int:
     return integer("steps", value, 0, 2**62, "an integer in [0, 2**62]")
 
 
-def for_network(name: str, optimizer: Any, *kinds: Any) -> Any:
+def for_network(name: str, optimizer: Any, kind: Any) -> Any:
     """`optimizer`, if a network makes its updates: it does so by the rule and the rates, and calls no `update`."""
-    own = instance(name, optimizer, *kinds).update
-    if getattr(own, "__func__", None) not in [kind.update for kind in kinds]:
+    own = instance(name, optimizer, kind).update
+    if getattr(own, "__func__", None) is not kind.update:
         raise TypeError(
             f"{name}: got a {type(optimizer).__name__} with an update of its own, which a network does not call; "
             "expected none, or net.gradients(...) and its update(net.parameters, gradients.flat) instead"
@@ -76,10 +76,10 @@ def for_network(name: str, optimizer: Any, *kinds: Any) -> Any:
 def written(name: str, parameters: np.ndarray, optimizer: Any) -> tuple[np.ndarray, ...]:
     """The vectors that an update of `parameters` writes, if they can be written."""
     optimizer.hyper_parameters(parameters.dtype)  # the rates tell which state there is
-    state: tuple[np.ndarray, ...] = optimizer.state(flat(name, parameters))
-    for each, kept in zip(optimizer.vectors, state, strict=False):
+    state: dict[str, np.ndarray] = optimizer.state(flat(name, parameters))
+    for each, kept in state.items():
         writable(each, kept, parameters.shape, parameters.dtype)
-    return (parameters, *state)
+    return (parameters, *state.values())
 
 
 def state_of(name: str, given: np.ndarray, state: np.ndarray, the_same: bool, optimizer: object) -> None:
@@ -98,42 +98,35 @@ def state_of(name: str, given: np.ndarray, state: np.ndarray, the_same: bool, op
         )
 
 
-def sgd_hyper_parameters(
-    learning_rate: Any, momentum: Any, nesterov: Any, weight_decay: Any, dtype: np.dtype | None = None
-) -> tuple[float, float, bool, float]:
-    """``(learning_rate, momentum, nesterov, weight_decay)`` for parameters of `dtype`, as far as that is known."""
-    checked = (
-        _rate("learning_rate", learning_rate, dtype),
-        number("momentum", momentum, FRACTION),
-        flag("nesterov", nesterov),
-        _rate("weight_decay", weight_decay, dtype),
-    )
-    if nesterov and momentum == 0:
-        raise ValueError("nesterov: got True with momentum=0, expected momentum > 0")
-    return checked
-
-
-def adam_hyper_parameters(
-    learning_rate: Any,
-    beta_1: Any,
-    beta_2: Any,
-    epsilon: Any,
-    weight_decay: Any,
-    dtype: np.dtype | None = None,
-) -> tuple[float, float, float, float, float]:
-    """``(learning_rate, beta_1, beta_2, epsilon, weight_decay)`` for parameters of `dtype`, as far as that is known."""
-    return (
-        _rate("learning_rate", learning_rate, dtype),
-        number("beta_1", beta_1, DECAY_RATE),
-        number("beta_2", beta_2, DECAY_RATE),
-        number("epsilon", epsilon, POSITIVE) if dtype is None else positive_in("epsilon", epsilon, dtype),
-        _rate("weight_decay", weight_decay, dtype),
-    )
-
-
-def _rate(name: str, value: Any, dtype: np.dtype | None) -> float:
+def rate(name: str, value: Any, dtype: np.dtype | None) -> float:
     """A number >= 0; one that is not infinite when it is cast to `dtype`, where that is known."""
     checked = number(name, value, NOT_NEGATIVE)
     if dtype is not None and checked > (largest := float(np.finfo(dtype).max)):
         raise ValueError(f"{name}: got {value}, expected a number that {dtype} can hold, 0 to {largest}")
     return checked
+
+
+def fraction(name: str, value: Any, dtype: np.dtype | None) -> float:
+    """A number in [0, 1]."""
+    return number(name, value, FRACTION)
+
+
+def decay_rate(name: str, value: Any, dtype: np.dtype | None) -> float:
+    """A number in [0, 1)."""
+    return number(name, value, DECAY_RATE)
+
+
+def epsilon(name: str, value: Any, dtype: np.dtype | None) -> float:
+    """A number > 0; one that is not 0 when it is cast to `dtype`, where that is known."""
+    return number(name, value, POSITIVE) if dtype is None else positive_in(name, value, dtype)
+
+
+def flag(name: str, value: Any, dtype: np.dtype | None) -> bool:
+    """True or False."""
+    return scalars.flag(name, value)
+
+
+def nesterov(value: Any, momentum: float) -> None:
+    """Refuse Nesterov's rule without momentum."""
+    if value and momentum == 0:
+        raise ValueError("nesterov: got True with momentum=0, expected momentum > 0")

@@ -29,7 +29,7 @@ from fastbp._kernels.dispatch import (
     use_isa,
 )
 from fastbp._kernels.last_layer import linear_softmax_cross_entropy
-from fastbp._kernels.linear import linear, linear_backward_input, linear_backward_weight
+from fastbp._kernels.layer import linear, linear_backward_input, linear_backward_weight
 from fastbp._kernels.loss import (
     first_bad_label,
     poisson_deviance,
@@ -41,13 +41,12 @@ from fastbp._kernels.loss import (
 )
 from fastbp._kernels.memory import new_array
 from fastbp._kernels.network import Network
-from fastbp._kernels.optimizer import adam_update, optimizer_update, sgd_update
+from fastbp._kernels.optimizer import optimizer_update, update
 from fastbp._kernels.team import has_threads
 
 __all__ = [
     "Network",
     "activation_backward",
-    "adam_update",
     "available_isas",
     "compiler",
     "first_bad_label",
@@ -67,7 +66,6 @@ __all__ = [
     "optimizer_update",
     "poisson_deviance",
     "relu",
-    "sgd_update",
     "sigmoid",
     "sigmoid_cross_entropy",
     "sigmoid_squared_error",
@@ -80,5 +78,6 @@ __all__ = [
     "squared_error",
     "tanh",
     "thread_limit",
+    "update",
     "use_isa",
 ]

@@ -1,21 +1,24 @@
 """The C primitives of src_c/ as the kernels see them, and how many threads a kernel takes."""
 
-from libc.stdint cimport int64_t
+from libc.stdint cimport int64_t, uint64_t
 
 cdef extern from "fastbp.h" nogil:
     ctypedef Py_ssize_t fbp_size
 
     int FBP_IDENTITY, FBP_SIGMOID, FBP_TANH, FBP_RELU, FBP_LEAKY_RELU, FBP_GELU, FBP_SILU, FBP_SOFTPLUS, FBP_ACTIVATIONS
 
-    int FBP_SGD, FBP_ADAM
+    enum:
+        FBP_RATES, FBP_STATES, FBP_AVERAGE
 
     ctypedef struct fbp_update:
         int rule
         double learning_rate, weight_decay
-        double momentum
-        int nesterov
-        double beta_1, beta_2, epsilon
-        double bias_1, bias_2
+        int decoupled
+        double rate[4]
+        double bias[2]
+        double gradient_scale
+        double clip
+        double average
 
     ctypedef struct fbp_epilogue:
         int activation
@@ -24,8 +27,7 @@ cdef extern from "fastbp.h" nogil:
         fbp_size slope_row
         int accumulate, in_pieces
         const fbp_update *update
-        void *first
-        void *second
+        void *state[4]
 
     ctypedef struct fbp_cross_entropy:
         const void *class_weight
@@ -56,8 +58,11 @@ cdef extern from "fastbp.h" nogil:
         double (*sigmoid_squared_error_row)(fbp_size O, const void *z, const void *t, double scale, void *d) noexcept nogil
         double (*poisson_deviance_row)(fbp_size O, const void *z, const void *t, double scale, void *d) noexcept nogil
 
-        void (*update)(fbp_size n, const void *g, const fbp_update *u, void *first, void *second, void *w) noexcept nogil
+        void (*dropout)(fbp_size n, const void *x, double rate, uint64_t key, int stream, fbp_size start, void *y) noexcept nogil
+
+        void (*update)(fbp_size n, const void *g, const fbp_update *u, void *const *state, void *w) noexcept nogil
         double (*largest_magnitude)(fbp_size n, const void *x, void *y) noexcept nogil
+        double (*sum_of_squares)(fbp_size n, const void *x) noexcept nogil
 
         void (*matrix_product)(fbp_size M, fbp_size N, fbp_size K, const void *A, fbp_size A_row, fbp_size A_column,
                                const void *B, fbp_size B_row, fbp_size B_column, const fbp_epilogue *epilogue,

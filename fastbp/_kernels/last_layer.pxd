@@ -2,6 +2,7 @@
 
 from libc.stdint cimport int64_t
 
+from fastbp._kernels.layer cimport Dense
 from fastbp._kernels.rows cimport RowError, Rows
 from fastbp._kernels.team cimport fbp_team
 
@@ -10,12 +11,10 @@ from fastbp._kernels.team cimport fbp_team
 cdef struct LastLayer:
     Rows rows
     Py_ssize_t read               # how many of them are read: counted once, since the work space follows from it
-    Py_ssize_t inputs             # I
+    bint reads_all                # even those of weight 0: their deltas are 0
+    Dense dense                   # W (I, C) and b
     const char *x
     Py_ssize_t x_row
-    const char *w
-    Py_ssize_t w_row, w_column
-    const char *bias              # (C) or NULL
     char *grad_x                  # (N, I), or NULL where nothing lies below
     Py_ssize_t grad_x_row
     int activation                # f of the layer below, if gradients are to pass through it, and every row is read

@@ -15,8 +15,9 @@ from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
 
 from fastbp._kernels.dispatch cimport FBP_IDENTITY, kernels_for, real, threads_for
-from fastbp._kernels.linear cimport Product, multiply, product_scratch, product_work
+from fastbp._kernels.layer cimport forward_product, gradient_product, recursion_product
 from fastbp._kernels.memory cimport LINE, plus, set_element, space_room, space_start, take, times, whole_lines
+from fastbp._kernels.product cimport Product, multiply, product_scratch, product_work
 from fastbp._kernels.rows cimport (
     RowError, Rows, Sum, add_errors, add_weights, class_unit, error_work, is_read, row_error_named, scratch_bytes,
     set_class_weight, stayed, value,
@@ -30,54 +31,31 @@ cdef Py_ssize_t FOR_THREADS = 8    # this part of the memory, one eighth, is scr
 # -- the products of a block -------------------------------------------------------------------------------------------------
 
 
-cdef Product empty_product(const LastLayer *layer, Py_ssize_t M, Py_ssize_t N, Py_ssize_t K) noexcept nogil:
-    cdef Product p
-    memset(&p, 0, sizeof(p))
-    p.k, p.element = layer.rows.k, layer.rows.element
-    p.M, p.N, p.K = M, N, K
-    p.epilogue.activation = FBP_IDENTITY
+cdef Product of_layer(Product p, const LastLayer *layer) noexcept nogil:
+    """In pieces or not, as with all rows at once"""
     p.epilogue.in_pieces = layer.in_pieces
     return p
 
 
 cdef Product logits_of(const LastLayer *layer, Py_ssize_t rows, const char *x, Py_ssize_t x_row, char *z) noexcept nogil:
     """Z (rows, C) = X W + b"""
-    cdef Product p = empty_product(layer, rows, layer.rows.C, layer.inputs)
-    p.A, p.A_row, p.A_column = x, x_row, 1
-    p.B, p.B_row, p.B_column = layer.w, layer.w_row, layer.w_column
-    p.C, p.C_row = z, p.N
-    p.epilogue.bias = layer.bias
-    return p
+    return of_layer(forward_product(&layer.dense, rows, x, x_row, FBP_IDENTITY, z, layer.rows.C), layer)
 
 
 cdef Product grad_w_of(const LastLayer *layer, Py_ssize_t rows, const char *x, Py_ssize_t x_row, const char *delta,
                        bint first) noexcept nogil:
     """dW (I, C) = Xᵀ δ, or its transpose (C, I) = δᵀ X; from the second block on added to what stands there"""
-    cdef Py_ssize_t C = layer.rows.C
-    cdef Product p
-    if layer.transposed:
-        p = empty_product(layer, C, layer.inputs, rows)
-        p.A, p.A_row, p.A_column = delta, 1, C
-        p.B, p.B_row, p.B_column = x, x_row, 1
-    else:
-        p = empty_product(layer, layer.inputs, C, rows)
-        p.A, p.A_row, p.A_column = x, 1, x_row
-        p.B, p.B_row, p.B_column = delta, C, 1
-    p.C, p.C_row = layer.grad_w, layer.grad_w_row
+    cdef Product p = gradient_product(&layer.dense, rows, x, x_row, delta, layer.rows.C, layer.transposed, layer.grad_w,
+                                      layer.grad_w_row)
     p.epilogue.accumulate = not first
-    return p
+    return of_layer(p, layer)
 
 
 cdef Product grad_x_of(const LastLayer *layer, Py_ssize_t rows, const char *delta, char *out, Py_ssize_t out_row,
                        const char *slope) noexcept nogil:
     """dX (rows, I) = δ Wᵀ, or (δ Wᵀ) ⊙ f'"""
-    cdef Product p = empty_product(layer, rows, layer.inputs, layer.rows.C)
-    p.A, p.A_row, p.A_column = delta, p.K, 1
-    p.B, p.B_row, p.B_column = layer.w, layer.w_column, layer.w_row
-    p.C, p.C_row = out, out_row
-    if slope != NULL:
-        p.epilogue.activation, p.epilogue.slope, p.epilogue.slope_row = layer.activation, slope, layer.inputs
-    return p
+    return of_layer(recursion_product(&layer.dense, rows, delta, layer.rows.C, layer.activation, slope, layer.dense.inputs, out, out_row),
+                    layer)
 
 
 # -- blocks and their work space ---------------------------------------------------------------------------------------------
@@ -96,7 +74,7 @@ cdef Py_ssize_t divide(const LastLayer *layer, Py_ssize_t rows, bint gather, cha
     """The work space of blocks of `rows` rows, scratch apart, and its bytes"""
     cdef Py_ssize_t element = layer.rows.element, used = 0
     b.z = take(base, &used, times(times(rows, layer.rows.C), element))
-    b.x = take(base, &used, times(times(rows, layer.inputs), element) if gather else 0)
+    b.x = take(base, &used, times(times(rows, layer.dense.inputs), element) if gather else 0)
     b.order = <Py_ssize_t *>take(base, &used, times(rows, sizeof(Py_ssize_t)))
     b.labels = <int64_t *>take(base, &used, times(rows, sizeof(int64_t)))
     b.weights = <double *>take(base, &used, times(rows, sizeof(double)))
@@ -185,7 +163,7 @@ cdef void unread(const LastLayer *layer, Py_ssize_t n) noexcept nogil:
     """The gradient of an example that is not read, and its error"""
     cdef Py_ssize_t element = layer.rows.element
     if layer.grad_x != NULL:
-        memset(layer.grad_x + n * layer.grad_x_row * element, 0, layer.inputs * element)
+        memset(layer.grad_x + n * layer.grad_x_row * element, 0, layer.dense.inputs * element)
     if layer.losses != NULL:
         set_element(layer.losses, n, element, 0)
 
@@ -196,7 +174,7 @@ cdef Py_ssize_t choose(const LastLayer *layer, Py_ssize_t start, Py_ssize_t rows
     cdef const Rows *r = &layer.rows
     cdef Py_ssize_t n, found = 0
     for n in range(start, r.N):
-        if not is_read(r, n):
+        if not (layer.reads_all or is_read(r, n)):
             stayed(r, layer.read == r.N)  # there is no room to gather rows where all were to be read
             unread(layer, n)
         elif found < rows:
@@ -226,12 +204,12 @@ cdef int block(const LastLayer *layer, Py_ssize_t rows, bint first, RowError err
                Sum *total) except -1 nogil:
     """The examples order[0] … order[rows - 1]"""
     cdef Rows r = rows_of_block(layer, rows, b)
-    cdef Py_ssize_t element = r.element, line = layer.inputs * element, start = b.order[0], n
+    cdef Py_ssize_t element = r.element, line = layer.dense.inputs * element, start = b.order[0], n
     cdef bint neighbours = b.order[rows - 1] - start == rows - 1
     cdef const char *x = b.x
     cdef const char *slope = layer.slope
     cdef char *grad_x = b.x
-    cdef Py_ssize_t x_row = layer.inputs, grad_x_row = layer.inputs
+    cdef Py_ssize_t x_row = layer.dense.inputs, grad_x_row = layer.dense.inputs
     cdef ColumnSums sums = ColumnSums(layer, b, rows, first)
     assert 0 <= start and b.order[rows - 1] < layer.rows.N and (neighbours or layer.read < layer.rows.N)
     if neighbours:
@@ -282,8 +260,8 @@ cdef int add_all_weights(const LastLayer *layer, const Blocks *b, fbp_team *team
 cdef void learn_nothing(const LastLayer *layer) noexcept nogil:
     """All gradients 0"""
     cdef Py_ssize_t n, element = layer.rows.element, C = layer.rows.C
-    for n in range(C if layer.transposed else layer.inputs):
-        memset(layer.grad_w + n * layer.grad_w_row * element, 0, (layer.inputs if layer.transposed else C) * element)
+    for n in range(C if layer.transposed else layer.dense.inputs):
+        memset(layer.grad_w + n * layer.grad_w_row * element, 0, (layer.dense.inputs if layer.transposed else C) * element)
     if layer.grad_bias != NULL:
         memset(layer.grad_bias, 0, C * element)
     for n in range(layer.rows.N):
@@ -352,11 +330,11 @@ def linear_softmax_cross_entropy(const real[:, :] inputs, const real[:, :] weigh
     call.error, call.mean = row_error_named("softmax_cross_entropy"), mean
     layer.rows.k, layer.rows.element = kernels_for(element), element
     layer.rows.N, layer.rows.C = inputs.shape[0], weight.shape[1]
-    layer.inputs = inputs.shape[1]
+    layer.dense.k, layer.dense.element, layer.dense.inputs, layer.dense.outputs = layer.rows.k, element, inputs.shape[1], layer.rows.C
     layer.rows.ignores, layer.rows.ignore_index = labels is not None, ignore_index
     layer.rows.smoothing, layer.rows.lse_square_scale, layer.rows.softcap = label_smoothing, lse_square_scale, softcap
     layer.x_row, layer.grad_x_row = inputs.strides[0] // element, grad_inputs.strides[0] // element
-    layer.w_row, layer.w_column = weight.strides[0] // element, weight.strides[1] // element
+    layer.dense.w_row, layer.dense.w_column = weight.strides[0] // element, weight.strides[1] // element
     layer.transposed = grad_weight.strides[1] != element
     layer.grad_w_row = grad_weight.strides[1 if layer.transposed else 0] // element
     if layer.rows.N > 0:
@@ -368,17 +346,17 @@ def linear_softmax_cross_entropy(const real[:, :] inputs, const real[:, :] weigh
             layer.rows.sample_weight = &sample_weight[0]
         if losses is not None:
             layer.losses = <char *>&losses[0]
-        if layer.inputs > 0:
+        if layer.dense.inputs > 0:
             layer.x, layer.grad_x = <const char *>&inputs[0, 0], <char *>&grad_inputs[0, 0]
-    if layer.inputs > 0:
-        layer.w, layer.grad_w = <const char *>&weight[0, 0], <char *>&grad_weight[0, 0]
+    if layer.dense.inputs > 0:
+        layer.dense.w, layer.grad_w = <const char *>&weight[0, 0], <char *>&grad_weight[0, 0]
     if class_weight is not None:
         set_class_weight(&layer.rows, &class_weight[0])
     if bias is not None:
-        layer.bias, layer.grad_bias = <const char *>&bias[0], <char *>&grad_bias[0]
+        layer.dense.bias, layer.grad_bias = <const char *>&bias[0], <char *>&grad_bias[0]
 
     layer.read = rows_read(layer)
-    layer.in_pieces = layer.rows.k.product_in_pieces(layer.rows.N, layer.rows.C, layer.inputs)
+    layer.in_pieces = layer.rows.k.product_in_pieces(layer.rows.N, layer.rows.C, layer.dense.inputs)
     cdef Py_ssize_t least = plus(bytes_of(layer, 1, layer.read < layer.rows.N), LINE)
     if max_memory < least:
         raise ValueError(f"max_memory: got {max_memory}, expected at least {least} bytes, for the logits of one row of "

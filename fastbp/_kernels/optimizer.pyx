@@ -1,19 +1,103 @@
-"""Optimizer updates of flat vectors, cut into equal runs over threads."""
+"""Optimizer updates of flat vectors, cut into equal runs over threads.
 
-from libc.math cimport pow
+What a rule does with W parameters at a time is a primitive of src_c/rows/updates.h; src_c/updates.def lists the rules. Here is what
+holds for all of them: which numbers apply at a step, and to which parameters.
+"""
+
+from libc.math cimport pow, sqrt
 from libc.stdint cimport int64_t
 from libc.string cimport memset
 
-from fastbp._kernels.dispatch cimport FBP_ADAM, FBP_SGD, kernels_for, real, threads_for
+from fastbp._kernels.dispatch cimport FBP_AVERAGE, FBP_RATES, FBP_STATES, kernels_for, threads_for
 from fastbp._kernels.memory cimport READ, WRITE, vector_of
 from fastbp._kernels.team cimport Work, fbp_team_share, on_team
+
+cdef extern from *:
+    """
+    #include "fastbp.h"
+    typedef struct { const char *name; int corrected; } fbp_rule;
+    static const fbp_rule fbp_rules[] = {
+    #define FBP_UPDATE(name, states, corrected) {#name, corrected},
+    #include "updates.def"
+    #undef FBP_UPDATE
+    };
+    """
+    ctypedef struct fbp_rule:
+        const char *name
+        int corrected
+    const fbp_rule fbp_rules[]
+    int FBP_UPDATES
+
+RULES = {fbp_rules[i].name.decode(): i for i in range(FBP_UPDATES)}
 
 cdef double ELEMENT_WORK = 0.5     # nanoseconds that one thread needs for a parameter, roughly
 cdef Py_ssize_t RUN = 16 * 1024    # parameters of one call of the primitive
 
 
+# -- the numbers of an update ------------------------------------------------------------------------------------------------
+
+
+cdef Update update_of(optimizer, dict state) except *:
+    cdef Update u
+    memset(&u, 0, sizeof(u))
+    u.weights.rule, u.weights.decoupled, u.weights.gradient_scale = RULES[optimizer.rule], optimizer.decoupled, 1
+    u.decay_biases, u.n_rates = optimizer.decay_biases, len(optimizer.rates)
+    assert u.n_rates <= FBP_RATES + 2
+    for i, name in enumerate(optimizer.vectors):
+        if name in state:
+            u.state[<int>i] = vector_of(state[name], WRITE)
+    if optimizer.average is not None:
+        u.state[<int>FBP_AVERAGE], u.average = vector_of(state["average"], WRITE), optimizer.average
+    return u
+
+
+cdef void set_rates(Update *u, const double *rates) noexcept nogil:
+    cdef int i
+    u.weights.learning_rate, u.weights.weight_decay = rates[0], rates[u.n_rates - 1]
+    for i in range(u.n_rates - 2):
+        u.weights.rate[i] = rates[i + 1]
+
+
+cdef Update update_at(optimizer, tuple rates, dict state) except *:
+    cdef Update u = update_of(optimizer, state)
+    cdef double numbers[FBP_RATES + 2]
+    cdef int i = 0
+    for rate in rates:
+        numbers[i] = rate
+        i += 1
+    set_rates(&u, numbers)
+    return u
+
+
+cdef void set_step(Update *u, int64_t step, Py_ssize_t of_call) noexcept nogil:
+    cdef int i
+    cdef bint corrected = fbp_rules[u.weights.rule].corrected
+    if u.rates != NULL:
+        set_rates(u, u.rates + of_call * u.rates_row)
+    for i in range(2):
+        u.weights.bias[i] = 1 - pow(u.weights.rate[i], step) if corrected else 1
+    u.weights.average = u.average if step > 1 else 0
+    u.biases = u.weights
+    if not u.decay_biases:
+        u.biases.weight_decay = 0
+
+
+cdef void set_norm(Update *u, double norm) noexcept nogil:
+    u.weights.gradient_scale = u.biases.gradient_scale = u.clip_norm / norm if norm > u.clip_norm else 1
+
+
+# -- over threads ------------------------------------------------------------------------------------------------------------
+
+
+cdef void state_at(const Update *u, Py_ssize_t at, void **state) noexcept nogil:
+    cdef int i
+    for i in range(FBP_STATES):
+        state[i] = NULL if u.state[i] == NULL else u.state[i] + at
+
+
 cdef struct Flat:
     const Update *u
+    const fbp_update *numbers
     const fbp_kernels *k
     Py_ssize_t element, n, at
     const char *g
@@ -22,80 +106,64 @@ cdef struct Flat:
 
 cdef void update_run(const void *flat, Py_ssize_t i, int thread) noexcept nogil:
     cdef const Flat *f = <const Flat *>flat
-    cdef Py_ssize_t start = i * RUN * f.element, at = f.at + start
-    f.k.update(min(RUN, f.n - i * RUN), f.g + start, &f.u.numbers, NULL if f.u.first == NULL else f.u.first + at,
-               NULL if f.u.second == NULL else f.u.second + at, f.w + at)
+    cdef Py_ssize_t start = i * RUN * f.element
+    cdef void *state[FBP_STATES]
+    state_at(f.u, f.at + start, state)
+    f.k.update(min(RUN, f.n - i * RUN), f.g + start, f.numbers, state, f.w + f.at + start)
 
 
-cdef Update update_of(optimizer, tuple rates, tuple state) except *:
-    cdef Update u
-    memset(&u, 0, sizeof(u))
-    if len(state) > 0:
-        u.first = vector_of(state[0], WRITE)
-    if len(state) > 1:
-        u.second = vector_of(state[1], WRITE)
-    if optimizer.name == "adam":
-        u.numbers.rule = FBP_ADAM
-        rate, u.numbers.beta_1, u.numbers.beta_2, u.numbers.epsilon, decay = rates
-    else:
-        u.numbers.rule = FBP_SGD
-        rate, u.numbers.momentum, u.numbers.nesterov, decay = rates
-    u.numbers.learning_rate, u.numbers.weight_decay = rate, decay
-    return u
-
-
-cdef void set_step(Update *u, int64_t step) noexcept nogil:
-    if u.numbers.rule == FBP_ADAM:
-        u.numbers.bias_1, u.numbers.bias_2 = 1 - pow(u.numbers.beta_1, step), 1 - pow(u.numbers.beta_2, step)
-
-
-cdef void update_parameters(const Update *u, const fbp_kernels *k, Py_ssize_t element, Py_ssize_t n, const char *g, char *w,
-                            Py_ssize_t at, fbp_team *team) noexcept nogil:
-    cdef Flat f = Flat(u, k, element, n, at, g, w)
+cdef void update_parameters(const Update *u, const fbp_update *numbers, const fbp_kernels *k, Py_ssize_t element, Py_ssize_t n,
+                            const char *g, char *w, Py_ssize_t at, fbp_team *team) noexcept nogil:
+    cdef Flat f = Flat(u, numbers, k, element, n, at, g, w)
     fbp_team_share(team, update_run, &f, (n + RUN - 1) // RUN)
 
 
+cdef struct Squares:
+    const fbp_kernels *k
+    Py_ssize_t element, n
+    const char *g
+    double *sums
+
+
+cdef void squares_of_run(const void *squares, Py_ssize_t i, int thread) noexcept nogil:
+    cdef const Squares *s = <const Squares *>squares
+    s.sums[i] = s.k.sum_of_squares(min(RUN, s.n - i * RUN), s.g + i * RUN * s.element)
+
+
+cdef Py_ssize_t norm_sums(Py_ssize_t n) noexcept nogil:
+    return (n + RUN - 1) // RUN
+
+
+cdef double norm(const fbp_kernels *k, Py_ssize_t element, Py_ssize_t n, const char *g, double *sums, fbp_team *team) noexcept nogil:
+    cdef Squares s = Squares(k, element, n, g, sums)
+    cdef double total = 0
+    cdef Py_ssize_t i
+    fbp_team_share(team, squares_of_run, &s, norm_sums(n))
+    for i in range(norm_sums(n)):
+        total += sums[i]
+    return sqrt(total)
+
+
+# -- calls from Python -------------------------------------------------------------------------------------------------------
+
+
 cdef int update_all(Flat *f, fbp_team *team) except -1 nogil:
-    update_parameters(f.u, f.k, f.element, f.n, f.g, f.w, 0, team)
+    update_parameters(f.u, f.numbers, f.k, f.element, f.n, f.g, f.w, 0, team)
     return 0
 
 
-cdef int run(Update *u, Py_ssize_t element, Py_ssize_t n, const char *gradient, char *parameters, int n_threads) except -1:
-    cdef Flat f = Flat(u, kernels_for(element), element, n, 0, gradient, parameters)
+def update(optimizer, tuple rates, dict state, int64_t step, parameters, gradient, int n_threads) -> None:
+    """Make update number `step`, from 1, of all parameters, and of the state; no signal is looked for meanwhile."""
+    cdef Update u = update_at(optimizer, rates, state)
+    cdef Py_ssize_t element = parameters.itemsize, n = parameters.size
+    cdef Flat f = Flat(&u, &u.weights, kernels_for(element), element, n, 0, vector_of(gradient, READ), vector_of(parameters, WRITE))
+    set_step(&u, step, 0)
     with nogil:
         on_team(<Work>update_all, &f, threads_for(n_threads, ELEMENT_WORK * n))
-    return 0
 
 
 def optimizer_update(optimizer, parameters, gradient, int n_threads) -> None:
     """Update parameters, state and `steps` in one call, during which no signal is looked for."""
     rates, state, steps = optimizer.hyper_parameters(parameters.dtype), optimizer.state(parameters), optimizer.steps + 1
-    cdef Update u = update_of(optimizer, rates, state)
-    set_step(&u, steps)
-    run(&u, parameters.itemsize, parameters.size, vector_of(gradient, READ), vector_of(parameters, WRITE), n_threads)
+    update(optimizer, rates, state, steps, parameters, gradient, n_threads)
     optimizer.steps = steps
-
-
-def sgd_update(real[::1] parameters, const real[::1] gradient, real[::1] velocity, double learning_rate, double momentum,
-               bint nesterov, double weight_decay, int n_threads):
-    cdef Update u
-    memset(&u, 0, sizeof(u))
-    u.numbers.rule, u.numbers.learning_rate, u.numbers.momentum = FBP_SGD, learning_rate, momentum
-    u.numbers.nesterov, u.numbers.weight_decay = nesterov, weight_decay
-    if velocity is not None and velocity.shape[0] > 0:
-        u.first = <char *>&velocity[0]
-    if parameters.shape[0] > 0:
-        run(&u, sizeof(real), parameters.shape[0], <const char *>&gradient[0], <char *>&parameters[0], n_threads)
-
-
-def adam_update(real[::1] parameters, const real[::1] gradient, real[::1] first_moment, real[::1] second_moment, int64_t step,
-                double learning_rate, double beta_1, double beta_2, double epsilon, double weight_decay, int n_threads):
-    cdef Update u
-    memset(&u, 0, sizeof(u))
-    u.numbers.rule, u.numbers.learning_rate, u.numbers.beta_1, u.numbers.beta_2 = FBP_ADAM, learning_rate, beta_1, beta_2
-    u.numbers.epsilon, u.numbers.weight_decay = epsilon, weight_decay
-    set_step(&u, step)
-    if parameters.shape[0] > 0:
-        u.first, u.second = <char *>&first_moment[0], <char *>&second_moment[0]
-    if parameters.shape[0] > 0:
-        run(&u, sizeof(real), parameters.shape[0], <const char *>&gradient[0], <char *>&parameters[0], n_threads)

@@ -54,12 +54,13 @@ from fastbp._reference.layers import (
 )
 from fastbp._reference.network import Network
 from fastbp._reference.parts import new_array
-from fastbp._reference.updates import adam_update, optimizer_update, sgd_update
+from fastbp._reference.updates import optimizer_update, update
 
 __all__ = [
-    "Network", "activation_backward", "adam_update", "first_bad_label", "gelu", "leaky_relu", "linear",
+    "Network", "activation_backward", "first_bad_label", "gelu", "leaky_relu", "linear",
     "linear_backward_input", "linear_backward_weight", "linear_softmax_cross_entropy", "log_softmax",
-    "logsumexp", "new_array", "optimizer_update", "poisson_deviance", "relu", "sgd_update", "sigmoid",
+    "logsumexp", "new_array", "optimizer_update", "poisson_deviance", "relu", "sigmoid",
     "sigmoid_cross_entropy", "sigmoid_squared_error", "silu", "softmax", "softmax_backward",
     "softmax_cross_entropy", "softmax_cross_entropy_at_once", "softplus", "squared_error", "tanh",
+    "update",
 ]  # fmt: skip

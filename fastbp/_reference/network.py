@@ -18,7 +18,8 @@ from fastbp._reference.errors import (
     squared_error,
 )
 from fastbp._reference.layers import linear, linear_backward_input, linear_backward_weight
-from fastbp._reference.updates import _keep, _updated
+from fastbp._reference.random import dropout_factors, step_key
+from fastbp._reference.updates import keep, update_segment
 
 
 class Network:
@@ -26,8 +27,11 @@ class Network:
 
     REPORT_SECONDS = 0.1
 
-    def __init__(self, layer_sizes, activation, loss, parameters, n_threads):
-        self.layer_sizes, self.activation, self.loss = tuple(layer_sizes), activation, loss
+    def __init__(
+        self, layer_sizes, activations, loss, parameters, n_threads, dropout=(), seed=0, label_smoothing=0.0
+    ):
+        self.layer_sizes, self.activations, self.loss = tuple(layer_sizes), tuple(activations), loss
+        self.dropout, self.seed, self.label_smoothing = tuple(dropout), seed, label_smoothing
         self.parameters, self.n_threads = parameters, n_threads  # shared with the caller, not copied
         self._lock = threading.RLock()
 
@@ -52,64 +56,86 @@ class Network:
         with self._turn():
             out[...] = self._forward(x)[0]
 
-    def gradient(self, x, targets, gradient):
-        """Return the mean error over the rows of x; write its gradient, laid out like the parameters."""
+    def gradient(self, x, targets, weights, gradient):
+        """Return the mean error over the rows of x and the sum of their weights; write the gradient."""
         with self._turn():
-            return self._gradient(x, targets, gradient)
+            return self._gradient(x, targets, weights, gradient)
 
-    def _gradient(self, x, targets, gradient):
-        z, inputs, slopes_from = self._forward(x)
+    def _gradient(self, x, targets, weights, gradient, step=None):
+        """Without a `step`, its number from 1, there is no dropout."""
+        z, inputs, slopes_from, factors = self._forward(x, step)
         delta = np.empty_like(z)
-        loss = self._loss(z, targets, delta)
-        weights, gradients = self._views(self.parameters), self._views(gradient)
-        for layer in reversed(range(len(weights))):
+        loss, weight_sum = self._loss(z, targets, weights, delta)
+        layers, gradients = self._views(self.parameters), self._views(gradient)
+        for layer in reversed(range(len(layers))):
             linear_backward_weight(inputs[layer], delta, *gradients[layer], self.n_threads)
             if layer > 0:
-                back = np.empty_like(inputs[layer])
-                a = None if self.activation == "identity" else slopes_from[layer]
-                linear_backward_input(delta, weights[layer][0], self.activation, a, back, self.n_threads)
-                delta = back
-        return loss
+                activation, back = self.activations[layer - 1], np.empty_like(inputs[layer])
+                a = None if activation == "identity" else slopes_from[layer]
+                linear_backward_input(delta, layers[layer][0], activation, a, back, self.n_threads)
+                delta = back * factors[layer]
+        return loss, weight_sum
 
-    def train(self, x, targets, order, batch_size, optimizer, report):
-        """Make one update per batch of `order`; return mean error, batches done, "" or what failed.
+    def train(
+        self, x, targets, weights, order, batch_size, optimizer, report, clip_norm=0.0, clip_value=0.0
+    ):  # fmt: skip
+        """Make an update for each batch of `order`; return mean error, sum of the weights, batches done, "" or what failed.
 
-        Without an `order` (None) the rows are taken as they stand.
+        Without an `order` (None) the rows are taken as they stand. A batch whose weights sum to 0 makes no update.
         """
         with self._turn():
-            return self._train(x, targets, order, batch_size, optimizer, report)
+            order = np.arange(len(x)) if order is None else order
+            return self._train(
+                x, targets, weights, order, batch_size, optimizer, report, (clip_norm, clip_value)
+            )
 
-    def _train(self, x, targets, order, batch_size, optimizer, report):
+    def _train(self, x, targets, weights, order, batch_size, optimizer, report, clips):
+        starts = range(0, len(order), batch_size)
         gradient, rates = np.empty_like(self.parameters), optimizer.hyper_parameters(self.parameters.dtype)
-        state = optimizer.state(self.parameters)
-        total, seen, done, failure = 0.0, 0, 0, ""
+        state, table = optimizer.state(self.parameters), optimizer.scheduled_rates(len(starts), x.dtype)
+        total, weight, done, failure, first = 0.0, 0.0, 0, "", optimizer.steps
         next_report = time.monotonic() + self.REPORT_SECONDS
-        order = np.arange(len(x)) if order is None else order
-        for start in range(0, len(order), batch_size):
+        for start in starts:
             rows = order[start : start + batch_size]
-            loss = self._gradient(x[rows], targets[rows], gradient)
-            failure = self._update(loss, gradient, optimizer, rates, state)
-            if failure:
-                break
-            total, seen, done = total + loss * len(rows), seen + len(rows), done + 1
+            some = None if weights is None else weights[rows]
+            loss, weight_sum = self._gradient(x[rows], targets[rows], some, gradient, optimizer.steps + 1)
+            if weight_sum != 0.0:
+                now = rates if table is None else table[optimizer.steps - first]
+                failure = self._update(loss, gradient, optimizer, now, state, *clips)
+                if failure:
+                    break
+                total, weight = total + loss * weight_sum, weight + weight_sum
+            done += 1
             if report is not None and time.monotonic() >= next_report:
-                report(done, total / seen)
+                if report(done, total / weight if weight else math.nan):
+                    break
                 next_report = time.monotonic() + self.REPORT_SECONDS
-        return (total / seen if seen else math.nan), done, failure
+        return (total / weight if weight else math.nan), weight, done, failure
 
     def step(self, x, targets, optimizer):
         """Return None: there is no shorter way than `train` with all the checks before it."""
         return None
 
-    def _update(self, loss, gradient, optimizer, rates, state):
+    def _update(self, loss, gradient, optimizer, rates, state, clip_norm, clip_value):
         """Update copies; keep them if all is finite, otherwise change nothing and say what was not."""
         if not math.isfinite(loss):
             return "loss"
-        new = _updated(optimizer, rates, self.parameters, state, gradient, self.n_threads)
-        if not all(np.isfinite(array).all() for array in (gradient, *new)):
+        w, new = self.parameters.copy(), {name: vector.copy() for name, vector in state.items()}
+        norm = math.sqrt(float((gradient.astype(np.promote_types(gradient.dtype, np.float64)) ** 2).sum()))
+        scale = clip_norm / norm if 0.0 < clip_norm < norm else 1.0
+        arrays = zip(*(self._segments(vector) for vector in (w, gradient, *new.values())), strict=True)
+        for number, (part, g, *states) in enumerate(arrays):
+            decays = number % 2 == 0 or optimizer.decay_biases
+            some = dict(zip(new, states, strict=True))
+            update_segment(optimizer, rates, optimizer.steps + 1, part, g, some, decays, scale, clip_value)
+        if not all(np.isfinite(array).all() for array in (gradient, w, *new.values())):
             return "gradient"
-        _keep(optimizer, self.parameters, state, new)
+        keep(optimizer, self.parameters, state, w, new)
         return ""
+
+    def _segments(self, flat):
+        """Return the arrays of all layers, W and b in turn, as flat views."""
+        return [array.reshape(-1) for pair in self._views(flat) for array in pair]
 
     def _views(self, flat):
         """Return the pair W (I, O), b (O,) of every layer, as views of a flat vector."""
@@ -120,29 +146,39 @@ class Network:
             start = end
         return views
 
-    def _forward(self, x):
-        """Return the last z, the input of every layer, and what the slope of each input is computed from."""
-        inputs, slopes_from = [x], [x]
+    def _forward(self, x, step=None):
+        """Return the last z; of every layer its input, what the slope of that is computed from, and its dropout's factors."""
+        inputs, slopes_from, factors = [x], [x], [1.0]
         *hidden, last = self._views(self.parameters)
-        for weight, bias in hidden:
+        for layer, (weight, bias) in enumerate(hidden):
             z = np.empty((len(x), weight.shape[1]), x.dtype)
             linear(inputs[-1], weight, bias, "identity", z, self.n_threads)
-            a = z.copy()
-            if self.activation != "identity":
-                ACTIVATIONS[self.activation](z, a, self.n_threads)
-            inputs.append(a)
-            slopes_from.append(z if self.activation in INPUT_NEEDED else a)
+            activation, a = self.activations[layer], z.copy()
+            if activation != "identity":
+                ACTIVATIONS[activation](z, a, self.n_threads)
+            slopes_from.append(z if activation in INPUT_NEEDED else a)
+            factors.append(self._dropout(layer, z, step))
+            inputs.append(a * factors[-1])
         z = np.empty((len(x), last[0].shape[1]), x.dtype)
         linear(inputs[-1], *last, "identity", z, self.n_threads)
-        return z, inputs, slopes_from
+        return z, inputs, slopes_from, factors
 
-    def _loss(self, z, targets, delta):
-        """Return the mean error of the outputs z (N, C); write its delta (N, C)."""
+    def _dropout(self, layer, z, step):
+        """Return what the outputs of a hidden layer are multiplied by, in a step: 0 or 1 / (1 - rate)."""
+        rate = self.dropout[layer] if self.dropout else 0.0
+        if not rate or step is None:
+            return z.dtype.type(1.0)
+        return dropout_factors(rate, step_key(self.seed, step), layer, z.shape).astype(z.dtype)
+
+    def _loss(self, z, targets, weights, delta):
+        """Return the mean error of the outputs z (N, C) and the sum of the weights; write its delta (N, C)."""
         if self.loss == "softmax_cross_entropy":
             kinds = (targets, None) if targets.ndim == 1 else (None, targets)
-            options = (None, None, -100, 0.0, 0.0, 0.0)
-            return softmax_cross_entropy(z, *kinds, *options, True, None, delta, self.n_threads)[0]
+            options = (None, weights, -100, self.label_smoothing, 0.0, 0.0)
+            return softmax_cross_entropy(z, *kinds, *options, True, None, delta, self.n_threads)
         if self.loss == "sigmoid_cross_entropy":
-            return sigmoid_cross_entropy(z, targets, None, None, 0.0, True, None, delta, self.n_threads)[0]
+            return sigmoid_cross_entropy(
+                z, targets, None, weights, self.label_smoothing, True, None, delta, self.n_threads
+            )
         error = {f.__name__: f for f in (squared_error, sigmoid_squared_error, poisson_deviance)}[self.loss]
-        return error(z, targets, None, True, None, delta, self.n_threads)[0]
+        return error(z, targets, weights, True, None, delta, self.n_threads)

@@ -1,5 +1,9 @@
 # mypy: allow-untyped-defs, allow-untyped-calls, disable-error-code=call-arg
-"""Optimizer updates in place."""
+"""Optimizer updates in place: a rule is what becomes of its state and which step it takes.
+
+A rule gets the gradient (after clipping and a coupled decay), its rates, the number of the step from 1, and its state, a list of
+vectors in its order, None those that there are not. It changes these, and returns the step d: the parameters go to w - η d.
+"""
 
 from __future__ import annotations
 
@@ -8,59 +12,73 @@ import numpy as np
 from fastbp._reference.parts import quiet
 
 
-def _subnormal(x):
-    """Where |x| is below the smallest normal number, 0 included: a state that becomes 0, lest it stay there for ever."""
-    return np.abs(x) < np.finfo(x.dtype).tiny
+def _at_rest(x, where=True):
+    """Set to 0, where `where`, what is below the smallest normal number, lest it stay there for ever."""
+    x[where & (np.abs(x) < np.finfo(x.dtype).tiny)] = 0.0
+
+
+def sgd(g, rates, step, state):
+    """v <- μ v + g; d = v (nesterov: g + μ v), g without a velocity."""
+    (momentum, nesterov), (v, *_) = rates, state
+    if v is None:
+        return g
+    v[...] = momentum * v + g
+    _at_rest(v)
+    return g + momentum * v if nesterov else v
+
+
+def adam(g, rates, step, state):
+    """d = m̂ / (sqrt(v̂) + ε), from running means of g and g², each over its total weight 1 - β^step; AMSGrad: the largest v."""
+    (beta_1, beta_2, epsilon), (m, v, largest, *_) = rates, state
+    m[...] = beta_1 * m + (1.0 - beta_1) * g
+    v[...] = beta_2 * v + (1.0 - beta_2) * g * g
+    rests = np.abs(m) < np.finfo(m.dtype).tiny
+    _at_rest(m)
+    _at_rest(v, rests)
+    if largest is not None:
+        v = largest[...] = np.maximum(largest, v)
+    return m / (1.0 - beta_1**step) / (np.sqrt(v / (1.0 - beta_2**step)) + epsilon)
+
+
+RULES = {rule.__name__: rule for rule in (sgd, adam)}
 
 
 @quiet
-def sgd_update(parameters, gradient, velocity, learning_rate, momentum, nesterov, weight_decay, n_threads):
-    """v <- μ v + g, w <- w - η v (nesterov: w - η (g + μ v)); g includes the decay, and v = g without μ."""
-    g = gradient + weight_decay * parameters if weight_decay else gradient
-    if velocity is not None:
-        velocity[...] = momentum * velocity + g
-        velocity[_subnormal(velocity)] = 0.0
-        g = g + momentum * velocity if nesterov else velocity
-    parameters -= learning_rate * g
+def update_segment(optimizer, rates, step, w, g, state, decays, scale=1.0, clip=0.0):
+    """Update some of the parameters: those of one array."""
+    rate, *own, decay = map(float, rates)
+    decay = decay if decays else 0.0
+    g = scale * g if scale != 1.0 else g
+    if clip:
+        g = np.clip(g, -clip, clip)
+    if decay and not optimizer.decoupled:
+        g = g + decay * w
+    d = RULES[optimizer.rule](g, own, step, [state.get(name) for name in optimizer.vectors])
+    if decay and optimizer.decoupled:
+        w *= 1.0 - rate * decay
+    w -= rate * d
+    if optimizer.average is not None:
+        kept = optimizer.average if step > 1 else 0.0
+        state["average"][...] = kept * state["average"] + (1.0 - kept) * w
 
 
-@quiet
-def adam_update(
-    parameters, gradient, first_moment, second_moment, step, learning_rate, beta_1, beta_2, epsilon,
-    weight_decay, n_threads,
-):  # fmt: skip
-    """w <- w - η m̂ / (sqrt(v̂) + ε), from running means of g and g², each over its total weight 1 - β^step."""
-    g = gradient + weight_decay * parameters if weight_decay else gradient
-    first_moment[...] = beta_1 * first_moment + (1.0 - beta_1) * g
-    second_moment[...] = beta_2 * second_moment + (1.0 - beta_2) * g * g
-    rests = _subnormal(first_moment)
-    first_moment[rests] = 0.0
-    second_moment[rests & _subnormal(second_moment)] = 0.0
-    m_hat = first_moment / (1.0 - beta_1**step)
-    v_hat = second_moment / (1.0 - beta_2**step)
-    parameters -= learning_rate * m_hat / (np.sqrt(v_hat) + epsilon)
+def update(optimizer, rates, state, step, parameters, gradient, n_threads):
+    """Make update number `step`, from 1, of all parameters, and of the state."""
+    update_segment(optimizer, rates, step, parameters, gradient, state, True)
 
 
 def optimizer_update(optimizer, parameters, gradient, n_threads):
     """Update parameters, state and `steps` together."""
     rates, state = optimizer.hyper_parameters(parameters.dtype), optimizer.state(parameters)
-    _keep(optimizer, parameters, state, _updated(optimizer, rates, parameters, state, gradient, n_threads))
+    w, new = parameters.copy(), {name: vector.copy() for name, vector in state.items()}
+    update(optimizer, rates, new, optimizer.steps + 1, w, gradient, n_threads)
+    keep(optimizer, parameters, state, w, new)
 
 
-def _updated(optimizer, rates, parameters, state, gradient, n_threads):
-    """Return what an update makes of the parameters and of the state."""
-    w, *vectors = (array.copy() for array in (parameters, *state))
-    if optimizer.name == "adam":
-        adam_update(w, gradient, *vectors, optimizer.steps + 1, *rates, n_threads)
-    else:
-        sgd_update(w, gradient, vectors[0] if vectors else None, *rates, n_threads)
-    return w, *vectors
-
-
-def _keep(optimizer, parameters, state, new):
-    """Write what `_updated` returned, and count it. The writing is one statement without a call or a loop in it, between
+def keep(optimizer, parameters, state, w, new):
+    """Write an update that was made on copies, and count it. The writing is one statement without a call or a loop in it, between
     which a signal handler could run, and leave a part of an update."""
     steps, nowhere = optimizer.steps + 1, np.empty_like(parameters)
-    first, second = (*state, nowhere, nowhere)[:2]
-    w, m, v = (*new, nowhere, nowhere)[:3]
-    parameters[...], first[...], second[...], optimizer.steps = w, m, v, steps
+    first, second, third, fourth = (*state.values(), nowhere, nowhere, nowhere, nowhere)[:4]
+    a, b, c, d = (*new.values(), nowhere, nowhere, nowhere, nowhere)[:4]
+    parameters[...], first[...], second[...], third[...], fourth[...], optimizer.steps = w, a, b, c, d, steps

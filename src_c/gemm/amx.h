@@ -491,7 +491,7 @@ static void multiply_pieces(fbp_size M, fbp_size N, fbp_size K, const real *A, f
     const operand kept = keeps_a ? a : b, passing = keeps_a ? b : a;
     const fbp_size full_depth = (block_of(K, DEEPEST) + STEPS - 1) / STEPS * STEPS;
     const fbp_size bytes = panel_bytes(full_depth), most = SIDE * kept_panels(full_depth);
-    const int plain_update = e->update && is_plain_sgd(e->update);
+    const int plain_update = e->update && is_plain_sgd(e->update, e->state);
     const int follows = e->activation != FBP_IDENTITY || (e->update && !plain_update);
     char *packed[2] = {(char *)scratch, (char *)scratch + bytes}, *packed_kept = packed[1] + bytes;
     real *ordinary = (real *)(packed_kept + (smaller(kept.lines, most) + SIDE - 1) / SIDE * bytes);

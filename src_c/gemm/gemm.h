@@ -152,11 +152,10 @@ static ALWAYS_INLINE void ask_for_row(int vectors, const tile *t, fbp_size i)
 /* Row i of C, and of its state */
 static ALWAYS_INLINE void ask_for_rows(const tile *t, fbp_size i)
 {
-    const void *const states[] = {t->e->first, t->e->second};
     ask_for_row(TILE_VECTORS, t, i);
-    UNROLL for (int s = 0; s < 2; s++) {
-        if (!states[s]) break;
-        const real *row = (const real *)states[s] + t->at + i * t->C_row;
+    UNROLL for (int s = 0; s < FBP_STATES; s++) {
+        if (!t->e->state[s]) continue;
+        const real *row = (const real *)t->e->state[s] + t->at + i * t->C_row;
         PREFETCH_TO_WRITE(row);
         PREFETCH_TO_WRITE(row + t->n - 1);
     }
@@ -167,7 +166,7 @@ static ALWAYS_INLINE void multiply_tile(int rows, int vectors, int by_line, int 
                                         const real *b, fbp_size b_stride, const tile *t)
 {
     vec acc[TILE_ROWS][TILE_VECTORS];
-    const int asks = paced && (HIGH || t->e->first);
+    const int asks = paced && (HIGH || t->e->state[0]);
     fbp_size asked = 0;
     if (!asks) UNROLL for (int i = 0; i < rows; i++) ask_for_row(vectors, t, i);
     UNROLL for (int i = 0; i < rows; i++)
@@ -208,7 +207,7 @@ static fbp_size width_of(fbp_size n) { return n > W ? TILE_COLUMNS : W; }
 static ALWAYS_INLINE void tile_of_height(int rows, int by_line, fbp_size K, const real *a, fbp_size a_stride, const real *b,
                                          fbp_size b_stride, const tile *t)
 {
-    if (rows == TILE_ROWS && (t->next->left > 0 || (K >= DEEP && !by_line && t->n > W && (HIGH || t->e->first))))
+    if (rows == TILE_ROWS && (t->next->left > 0 || (K >= DEEP && !by_line && t->n > W && (HIGH || t->e->state[0]))))
         multiply_tile(rows, TILE_VECTORS, 0, 1, K, a, a_stride, b, b_stride, t);
     else if (by_line && t->n > W)
         multiply_tile(rows, TILE_VECTORS, 1, 0, K, a, a_stride, b, b_stride, t);
@@ -277,10 +276,11 @@ static ALWAYS_INLINE void finish_tile(fbp_size rows, fbp_size n, real *sums, con
                                       real *C, fbp_size C_row)
 {
     const fbp_size width = width_of(n), at = row * C_row + column;
-    real *first = e->first, *second = e->second;
     const real *slope = e->slope;
     if (e->update) {
-        update_rows(rows, n, sums, width, e->update, first ? first + at : NULL, second ? second + at : NULL, C, C_row);
+        void *state[FBP_STATES];
+        UNROLL for (int s = 0; s < FBP_STATES; s++) state[s] = e->state[s] ? (real *)e->state[s] + at : NULL;
+        update_rows(rows, n, sums, width, e->update, state, C, C_row);
     } else if (slope) {
         slope += row * e->slope_row + column;
         activate_backward_rows(e->activation, rows, n, sums, width, slope, e->slope_row, C, C_row);
@@ -301,7 +301,7 @@ static void multiply_ordinarily(fbp_size M, fbp_size N, fbp_size K, const real *
     const fbp_size full_depth = block_of(K, A_row == 1 ? DEEPEST : DEPTH);
     const fbp_size block_rows = (block_of(M, most_rows(full_depth)) + TILE_ROWS - 1) / TILE_ROWS * TILE_ROWS;
     const fbp_size a_stride = by_line ? A_row : by_step ? A_column : A_ROOM;
-    const int plain_update = e->update && is_plain_sgd(e->update);
+    const int plain_update = e->update && is_plain_sgd(e->update, e->state);
     const int follows = e->activation != FBP_IDENTITY || (e->update && !plain_update);
     real *packed_b = scratch, *other_b = packed_b + full_depth * TILE_COLUMNS, *packed_a = other_b + full_depth * TILE_COLUMNS;
     real buffer[TILE_ROWS * TILE_COLUMNS];

@@ -35,14 +35,17 @@ static void share(int threads, ptrdiff_t parts)
     fbp_team_share(&team, nothing, NULL, parts);
 }
 
-static const fbp_update SGD = {.rule = FBP_SGD, .learning_rate = 0.1}, ADAM = {.rule = FBP_ADAM, .bias_1 = 0.1, .bias_2 = 0.1};
+static const fbp_update SGD = {.rule = FBP_UPDATE_sgd, .learning_rate = 0.1, .bias = {1, 1}, .gradient_scale = 1};
+static const fbp_update ADAM = {.rule = FBP_UPDATE_adam, .bias = {0.1, 0.1}, .gradient_scale = 1};
+
+static void adam(void *m, void *v) { k->update(SIDE, x, &ADAM, (void *[FBP_STATES]){m, v}, y); }
 
 static void sound(void)
 {
     k->activate(FBP_RELU, SIDE, x, x);
     softmax(SIDE - 1);
     product(k->tile_depth(), &SGD, scratch, SIDE);
-    k->update(SIDE, x, &ADAM, y + SIDE, y + 2 * SIDE, y);
+    adam(y + SIDE, y + 2 * SIDE);
     share(1, 2);
 }
 static void size_below_0(void) { k->softmax_row(-1, x, y); }
@@ -51,7 +54,7 @@ static void between_elements(void) { k->softmax_row(SIDE, (char *)x + 1, y); }
 static void output_within_input(void) { k->softmax_row(SIDE, x, x + 1); }
 static void no_activation(void) { k->activate(FBP_ACTIVATIONS, SIDE, x, y); }
 static void label_beyond_classes(void) { softmax(SIDE); }
-static void no_state(void) { k->update(SIDE, x, &ADAM, NULL, NULL, y); }
+static void no_state(void) { adam(NULL, NULL); }
 static void update_of_a_part_of_its_sum(void) { product(k->tile_depth() + 1, &SGD, scratch, SIDE); }
 static void rows_that_overlap(void) { product(SIDE, NULL, scratch, SIDE - 1); }
 static void scratch_within_output(void) { product(SIDE, NULL, y + SIDE, SIDE); }

@@ -201,6 +201,37 @@ static void expect_one_number(problem *p)
     if (magnitude || isinf(most)) p->result = (estimate){most, 0, 0};
 }
 
+static void expect_sum_of_squares(problem *p)
+{
+    exact sum = 0;
+    for (fbp_size i = 0; i < p->n; i++) sum += in[0][i] * in[0][i];
+    p->result = (estimate){sum, sum * (1 + p->n / 16 / 4), 0}; /* sixteen sums side by side */
+}
+
+/* Word i of the numbers that dropout draws: Threefry-2x32 with 13 rounds, one counter at a time */
+enum { STREAM = 3, START = 128 };
+static const uint64_t KEY = 0x0123456789abcdef;
+static uint32_t word(fbp_size i)
+{
+    static const int BY[] = {13, 15, 26, 6, 17, 29, 16, 24};
+    const uint32_t keys[] = {(uint32_t)KEY, (uint32_t)(KEY >> 32), (uint32_t)KEY ^ (uint32_t)(KEY >> 32) ^ 0x1BD11BDA};
+    uint32_t x = (uint32_t)(i / 64 * 32 + i % 32) + keys[0], y = STREAM + keys[1];
+    for (uint32_t r = 0; r < 13; r++) {
+        x += y;
+        y = (y << BY[r % 8] | y >> (32 - BY[r % 8])) ^ x;
+        if (r % 4 == 3) x += keys[(r / 4 + 1) % 3], y += keys[(r / 4 + 2) % 3] + r / 4 + 1;
+    }
+    return i / 32 % 2 ? y : x;
+}
+static void expect_dropout(problem *p)
+{
+    for (fbp_size i = 0; i < p->n; i++) {
+        const exact y = word(START + i) < (uint32_t)(p->o.scale * 4294967296.0) ? 0 : in[0][i] / (1 - (exact)p->o.scale);
+        want[0][i] = (estimate){y, fabsl(y), 1};
+    }
+    p->result = (estimate){0, 0, 0};
+}
+
 static void expect_copy(problem *p)
 {
     expect_one_number(p);
@@ -387,7 +418,7 @@ static int intact(block b)
 static int multiply(const problem *p, void **x, void *C, fbp_size i, fbp_size m, fbp_size j, fbp_size n) /* rows i.., columns j.. */
 {
     block scratch = place(k->matrix_product_scratch(m, n, p->K, p->o.pieces), NULL);
-    const fbp_update sgd = {.rule = FBP_SGD, .learning_rate = 0.1};
+    const fbp_update sgd = {.rule = FBP_UPDATE_sgd, .learning_rate = 0.1, .bias = {1, 1}, .gradient_scale = 1};
     fbp_epilogue then = {
         .activation = p->o.kind, .bias = p->o.bias ? element(x[2], j) : NULL,
         .slope = p->o.slope ? element(x[3], i * p->slope_row + j) : NULL, .slope_row = p->slope_row,
@@ -441,17 +472,17 @@ static double call(const problem *p, void **x, void **y)
     case is_sigmoid_squared_error_row: return k->sigmoid_squared_error_row(n, x[0], x[1], o.scale, y[0]);
     case is_poisson_deviance_row: return k->poisson_deviance_row(n, x[0], x[1], o.scale, y[0]);
     case is_update:
-        if (o.step > 0) {
-            rates = (fbp_update){.rule = FBP_ADAM, .learning_rate = 0.001, .beta_1 = 0.9, .beta_2 = 0.999, .epsilon = 1e-8,
-                                 .weight_decay = o.decay, .bias_1 = 1 - pow(0.9, o.step), .bias_2 = 1 - pow(0.999, o.step)};
-            k->update(n, x[0], &rates, y[1], y[2], y[0]);
-        } else {
-            rates = (fbp_update){.rule = FBP_SGD, .learning_rate = 0.1, .momentum = o.momentum, .nesterov = o.nesterov,
-                                 .weight_decay = o.decay};
-            k->update(n, x[0], &rates, o.momentum > 0 ? y[1] : NULL, NULL, y[0]);
-        }
+        if (o.step > 0)
+            rates = (fbp_update){.rule = FBP_UPDATE_adam, .learning_rate = 0.001, .rate = {0.9, 0.999, 1e-8},
+                                 .bias = {1 - pow(0.9, o.step), 1 - pow(0.999, o.step)}};
+        else
+            rates = (fbp_update){.rule = FBP_UPDATE_sgd, .learning_rate = 0.1, .rate = {o.momentum, o.nesterov}, .bias = {1, 1}};
+        rates.weight_decay = o.decay, rates.gradient_scale = 1;
+        k->update(n, x[0], &rates, (void *[FBP_STATES]){o.step > 0 || o.momentum > 0 ? y[1] : NULL, o.step > 0 ? y[2] : NULL}, y[0]);
         break;
     case is_largest_magnitude: return k->largest_magnitude(n, x[0], y[0]);
+    case is_sum_of_squares: return k->sum_of_squares(n, x[0]);
+    case is_dropout: k->dropout(n, x[0], o.scale, KEY, STREAM, START, y[0]); break;
     case is_matrix_product:
         return multiply(p, x, y[0], 0, i, 0, j) & multiply(p, x, y[0], i, p->M - i, 0, j) &
                multiply(p, x, y[0], 0, i, j, p->N - j) & multiply(p, x, y[0], i, p->M - i, j, p->N - j);
@@ -530,7 +561,9 @@ static const line LINES[] = {
          {{0}, {.scale = 1, .momentum = 0.9}, {.scale = 1, .momentum = 0.9, .nesterov = 1, .decay = 0.01}}, 0},
     {"update, Adam", is_update, expect_update, "zggw", 3, UPDATES, 20 * ROUNDING, /* eight scalars, twelve operations on the longest path */
          {{.step = 1}, {.scale = 1, .step = 9}, {.scale = 1, .step = 999, .decay = 0.01}}, 0},
+    LINE(dropout, expect_dropout, "z", 1, 1, 2 * ROUNDING, {{.scale = 0.3}, {.scale = 0.5}}),
     LINE(largest_magnitude, expect_one_number, "z", 0, 0, 0, {{0}}),
+    LINE(sum_of_squares, expect_sum_of_squares, "g", 0, 0, 4 * ROUNDING, {{0}}),
     {"largest_magnitude, copied", is_largest_magnitude, expect_copy, "z", 1, 1, 0, {{0}}, 0},
     LINE(matrix_product, expect_product, "zggt", 1, 0, CHAIN, {{0}}),
     {"matrix_product, added", is_matrix_product, expect_product, "zggt", 1, UPDATES, CHAIN, {{.add = 1}}, 0},

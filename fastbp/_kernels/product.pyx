@@ -1,4 +1,4 @@
-"""One layer forward and backward: three matrix products, each with what follows it fused, divided over threads.
+"""A matrix product with what follows it fused, divided over threads.
 
 C (M, N) is cut along its longer side into pieces, which the threads of a team take, each with scratch of its own. An element of
 C is the same sum in the same order in every cut, so the number of threads changes no bit. A product of seconds runs in slices of
@@ -7,12 +7,11 @@ the same side, and a very long sum in parts, so that pending signals are seen.
 
 from cpython.exc cimport PyErr_CheckSignals
 from libc.stdint cimport uintptr_t
-from libc.stdlib cimport free, malloc
 from libc.string cimport memset
 
-from fastbp._kernels.dispatch cimport FBP_IDENTITY, activation_kind, kernels_for, real, threads_for
-from fastbp._kernels.memory cimport LINE, space_room, space_start, times, whole_lines
-from fastbp._kernels.team cimport Work, fbp_team_share, on_team, poll
+from fastbp._kernels.dispatch cimport FBP_IDENTITY, FBP_STATES
+from fastbp._kernels.memory cimport LINE, times, whole_lines
+from fastbp._kernels.team cimport fbp_team_share, poll
 
 cdef double OPERATION_WORK = 0.02  # nanoseconds that one thread needs for a multiply-add, roughly, and half of it in pieces
 cdef double ELEMENT_WORK = 0.5     # and for an element that goes through an epilogue
@@ -24,6 +23,14 @@ cdef double MOVED = 100.0          # multiply-adds in the time of which a number
 cdef double ACTIVATED = 500.0      # and in that of the slowest activation of a number
 cdef Py_ssize_t SUMMED = 8 * 1024**2  # elements whose sums are taken at a time
 cdef Py_ssize_t LONG_SUM = 256 * 1024  # terms that are added at a time; a multiple of the depth of all blocks
+
+
+cdef Product product_of(const fbp_kernels *k, Py_ssize_t element, Py_ssize_t M, Py_ssize_t N, Py_ssize_t K) noexcept nogil:
+    cdef Product p
+    memset(&p, 0, sizeof(p))
+    p.k, p.element, p.M, p.N, p.K, p.C_row = k, element, M, N, K, N
+    p.epilogue.activation, p.epilogue.in_pieces = FBP_IDENTITY, k.product_in_pieces(M, N, K)
+    return p
 
 
 cdef double operations(const Product *p) noexcept nogil:
@@ -76,6 +83,7 @@ cdef Py_ssize_t slice_length(const Product *p, int threads) noexcept nogil:
 cdef Product part_of(const Product *p, Py_ssize_t start, Py_ssize_t length) noexcept nogil:
     """Of the product's longer side so much, or as much as there is, from `start` on"""
     cdef Product part = p[0]
+    cdef int i
     cdef Py_ssize_t row = start if by_rows(p) else 0, column = 0 if by_rows(p) else start
     cdef Py_ssize_t at = (row * p.C_row + column) * p.element
     if by_rows(p):
@@ -89,10 +97,9 @@ cdef Product part_of(const Product *p, Py_ssize_t start, Py_ssize_t length) noex
         part.epilogue.bias = <const char *>p.epilogue.bias + column * p.element
     if p.epilogue.slope != NULL:
         part.epilogue.slope = <const char *>p.epilogue.slope + (row * p.epilogue.slope_row + column) * p.element
-    if p.epilogue.first != NULL:
-        part.epilogue.first = <char *>p.epilogue.first + at
-    if p.epilogue.second != NULL:
-        part.epilogue.second = <char *>p.epilogue.second + at
+    for i in range(FBP_STATES):
+        if p.epilogue.state[i] != NULL:
+            part.epilogue.state[i] = <char *>p.epilogue.state[i] + at
     return part
 
 
@@ -184,74 +191,3 @@ cdef double column_sums(const fbp_kernels *k, Py_ssize_t N, Py_ssize_t O, const 
         if start >= N:
             return magnitude
         poll(&unpolled, MOVED * OPERATION_WORK * rows * (O + 16))
-
-
-cdef struct Call:
-    Product p
-    char *scratch
-
-
-cdef int multiply_call(Call *call, fbp_team *team) except -1 nogil:
-    return multiply(&call.p, call.scratch, team)
-
-
-cdef int run(const Product *p, int n_threads) except -1:
-    """Multiply in memory of its own."""
-    cdef int threads = threads_for(n_threads, product_work(p))
-    cdef Py_ssize_t scratch = product_scratch(p, threads)
-    cdef Call call
-    cdef char *memory = <char *>malloc(space_room(scratch))
-    if memory == NULL:
-        raise MemoryError(f"no memory for the packed blocks of a product of {p.M} x {p.K} by {p.K} x {p.N}")
-    call.p, call.scratch = p[0], space_start(memory, scratch)
-    try:
-        with nogil:
-            on_team(<Work>multiply_call, &call, threads)
-    finally:
-        free(memory)
-    PyErr_CheckSignals()
-    return 0
-
-
-cdef Product product(const real[:, :] A, const real[:, :] B, real[:, :] C) noexcept:
-    """C = A B, no epilogue."""
-    cdef Product p
-    memset(&p, 0, sizeof(p))
-    p.k, p.element = kernels_for(sizeof(real)), sizeof(real)
-    p.M, p.N, p.K = A.shape[0], B.shape[1], A.shape[1]
-    p.epilogue.in_pieces = p.k.product_in_pieces(p.M, p.N, p.K)
-    p.A_row, p.A_column = A.strides[0] // p.element, A.strides[1] // p.element
-    p.B_row, p.B_column = B.strides[0] // p.element, B.strides[1] // p.element
-    p.C_row = C.strides[0] // p.element
-    if p.K > 0 and p.M > 0:
-        p.A = <const char *>&A[0, 0]
-    if p.K > 0 and p.N > 0:
-        p.B = <const char *>&B[0, 0]
-    if p.M > 0 and p.N > 0:
-        p.C = <char *>&C[0, 0]
-    return p
-
-
-def linear(const real[:, :] x, const real[:, :] weight, const real[::1] bias, str activation, real[:, :] out, int n_threads):
-    cdef Product p = product[real](x, weight, out)
-    p.epilogue.activation = activation_kind(activation)
-    if bias is not None and p.N > 0:
-        p.epilogue.bias = &bias[0]
-    run(&p, n_threads)
-
-
-def linear_backward_input(const real[:, :] delta, const real[:, :] weight, str activation, const real[:, :] a,
-                          real[:, :] out, int n_threads):
-    cdef Product p = product[real](delta, weight.T, out)
-    p.epilogue.activation = activation_kind(activation)
-    if a is not None and p.M > 0 and p.N > 0:
-        p.epilogue.slope, p.epilogue.slope_row = &a[0, 0], a.strides[0] // p.element
-    run(&p, n_threads)
-
-
-def linear_backward_weight(const real[:, :] a_prev, const real[:, :] delta, real[:, :] out, real[::1] bias_out, int n_threads):
-    cdef Product p = product[real](a_prev.T, delta, out)
-    run(&p, n_threads)
-    if p.N > 0:
-        with nogil:
-            column_sums(p.k, p.K, p.N, p.B, p.B_row, p.element, <char *>&bias_out[0])

@@ -14,6 +14,9 @@ cdef struct Product:
     char *C
     Py_ssize_t C_row
 
+# A product of this shape, no addresses yet, nothing to follow it, C without gaps.
+cdef Product product_of(const fbp_kernels *k, Py_ssize_t element, Py_ssize_t M, Py_ssize_t N, Py_ssize_t K) noexcept nogil
+
 # Multiply-adds, counted by how long they take; nanoseconds that the product takes one thread; bytes of scratch for a number of
 # threads; the product on a team at once, or with looks at pending signals on its way.
 cdef double operations(const Product *p) noexcept nogil

@@ -1,0 +1,35 @@
+"""Updates one after the other: a batch, or all those of an epoch, in one call."""
+
+from libc.stdint cimport int64_t
+
+from fastbp._kernels.memory cimport Matrix
+from fastbp._kernels.net cimport Batch, Net
+from fastbp._kernels.optimizer cimport Update
+from fastbp._kernels.team cimport fbp_team
+
+# Why training stopped before its last batch.
+cdef enum Failure:
+    NONE
+    LOSS
+    GRADIENT
+
+# One call of a network: what it works on, and what comes of it.
+cdef struct Call:
+    Net *net
+    Batch all              # the examples
+    char *out              # logits or gradient
+    Py_ssize_t out_row     # bytes
+    const int64_t *order   # of the rows, or NULL
+    Py_ssize_t count, batch_size
+    Update *u
+    int64_t first_step
+    void *optimizer        # Python objects
+    void *report
+    double loss, weight    # the sums over the rows of weighted errors and weights; of a single batch its mean error
+    Py_ssize_t start, done, updates  # rows and batches that are finished; batches whose weights sum to 0 make no update
+    Failure failure
+    bint stopped           # by the report
+
+# All batches of the call, and one update; they make none, and `updates` stays 0, if it needs more than a look.
+cdef int train_batches(Call *c, fbp_team *team) except -1 nogil
+cdef int step_once(Call *c, fbp_team *team) except -1 nogil

@@ -1,0 +1,202 @@
+"""An epoch: gather a batch, deltas, a look at what could overflow, update; and now and then a report.
+
+Python is entered only to look at signals and to report.
+"""
+
+from libc.math cimport isfinite
+from libc.stdint cimport uint64_t
+from libc.string cimport memset
+
+from fastbp._kernels.dispatch cimport fbp_kernels
+from fastbp._kernels.guard cimport Bounds, grow, may_overflow, measured, update_on_trial
+from fastbp._kernels.net cimport in_space
+from fastbp._kernels.optimizer cimport set_step
+from fastbp._kernels.step cimport Loss, deltas, gradient_bound, largest_input, update
+from fastbp._kernels.team cimport fbp_team_share, poll
+
+from time import perf_counter
+
+cdef extern from "memory/gather.h" nogil:
+    # `count` rows of `row` bytes, those of `source` named by `order`, one below the other
+    void fbp_gather(Py_ssize_t count, Py_ssize_t row, const char *source, Py_ssize_t source_row, const int64_t *order, char *to)
+    # the same of rows of n numbers by a function that copies them and returns the largest magnitude, which goes to `most`
+    void fbp_gather_numbers(Py_ssize_t count, Py_ssize_t n, Py_ssize_t row, const char *source, Py_ssize_t source_row,
+                            const int64_t *order, char *to, double (*copy)(Py_ssize_t n, const void *x, void *y) noexcept nogil,
+                            double *most)
+
+cdef double REPORT_SECONDS = 0.1  # between two calls of `report`
+cdef Py_ssize_t GATHERED_BYTES = 64 * 1024  # that pay for handing them to another thread
+
+
+# -- the next batch ----------------------------------------------------------------------------------------------------------
+
+
+cdef struct Gathered:
+    Matrix source, to
+    const int64_t *order
+    Py_ssize_t count  # of rows that a thread takes at a time
+    const fbp_kernels *k
+    double *largest   # magnitude of each row, where it is asked for
+
+
+cdef void gather_some(const void *gathered, Py_ssize_t part, int thread) noexcept nogil:
+    cdef const Gathered *r = <const Gathered *>gathered
+    cdef Py_ssize_t start = part * r.count
+    cdef Py_ssize_t count = min(r.count, r.to.rows - start)
+    cdef char *to = r.to.data + start * r.to.row
+    if r.largest == NULL:
+        fbp_gather(count, r.to.row, r.source.data, r.source.row, r.order + start, to)
+    else:
+        fbp_gather_numbers(count, r.to.columns, r.to.row, r.source.data, r.source.row, r.order + start, to, r.k.largest_magnitude,
+                           r.largest + start)
+
+
+cdef void gather(const Net *net, Matrix source, const int64_t *order, Matrix to, double *largest, fbp_team *team) noexcept nogil:
+    """Row i of `to` is row order[i] of `source`; and its largest magnitude largest[i], unless that is NULL."""
+    cdef Gathered r = Gathered(source, to, order, GATHERED_BYTES // to.row + 1, net.k, largest)
+    fbp_team_share(team, gather_some, &r, (to.rows + r.count - 1) // r.count)
+
+
+cdef bint are_rows(const int64_t *order, Py_ssize_t n, Py_ssize_t rows) noexcept nogil:
+    cdef Py_ssize_t i
+    for i in range(n):
+        if not 0 <= order[i] < rows:
+            return False
+    return True
+
+
+cdef double largest_of(Py_ssize_t n, const double *x) noexcept nogil:
+    """NaN if any is"""
+    cdef double most = 0
+    cdef Py_ssize_t i
+    for i in range(n):
+        if not x[i] <= most:
+            most = x[i]
+        if most != most:
+            return most
+    return most
+
+
+cdef Matrix gathered_rows(Matrix source, char *to, Py_ssize_t rows) noexcept nogil:
+    """Where rows of `source` lie one below the other"""
+    source.data, source.row, source.rows = to, source.columns * source.element, rows
+    return source
+
+
+cdef int next_batch(const Call *c, Batch *batch, fbp_team *team) except -1 nogil:
+    """Those of the next rows of the call in their order, gathered; or where they stand."""
+    cdef Net *net = c.net
+    cdef Py_ssize_t rows = min(c.batch_size, c.count - c.start), i
+    cdef const int64_t *order = c.order + c.start
+    batch[0] = c.all
+    if c.order == NULL:
+        batch.x.rows = batch.t.rows = rows
+        batch.x.data, batch.t.data = c.all.x.data + c.start * c.all.x.row, c.all.t.data + c.start * c.all.t.row
+        if c.all.weight != NULL:
+            batch.weight = c.all.weight + c.start
+        batch.largest = largest_input(net, 0, batch.x)
+        return 0
+    assert are_rows(order, rows, c.all.x.rows)
+    batch.x, batch.t = gathered_rows(c.all.x, net.batch_x, rows), gathered_rows(c.all.t, net.batch_t, rows)
+    assert in_space(net, batch.x.data, rows * batch.x.row) and in_space(net, batch.t.data, rows * batch.t.row)
+    gather(net, c.all.x, order, batch.x, net.batch_largest, team)
+    gather(net, c.all.t, order, batch.t, NULL, team)
+    if c.all.weight != NULL:
+        for i in range(rows):
+            net.batch_weight[i] = c.all.weight[order[i]]
+        batch.weight = net.batch_weight
+    batch.largest = largest_of(rows, net.batch_largest)
+    return 0
+
+
+# -- updates -----------------------------------------------------------------------------------------------------------------
+
+
+cdef uint64_t mixed(uint64_t x) noexcept nogil:
+    """The next number of SplitMix64 from this state: G. Steele et al., OOPSLA 2014."""
+    x += <uint64_t>0x9E3779B97F4A7C15
+    x = (x ^ (x >> 30)) * <uint64_t>0xBF58476D1CE4E5B9
+    x = (x ^ (x >> 27)) * <uint64_t>0x94D049BB133111EB
+    return x ^ (x >> 31)
+
+
+cdef void begin_step(Call *c) noexcept nogil:
+    """The rates of the next update, and the random numbers of its dropout, which depend on its number alone"""
+    cdef int64_t step = c.first_step + c.updates
+    set_step(c.u, step, c.updates)
+    c.net.key = mixed(c.net.seed ^ mixed(<uint64_t>step))
+
+
+cdef int report(Call *c) except -1 with gil:
+    """Tell the batches that are done and the mean error so far, and hear whether to go on"""
+    (<object>c.optimizer).steps = c.first_step + c.updates - 1
+    c.stopped = bool((<object>c.report)(c.done, c.loss / c.weight if c.weight != 0 else float("nan")))
+    return 0
+
+
+cdef double now() noexcept with gil:
+    return perf_counter()
+
+
+cdef int train_batch(Call *c, const Batch *batch, const Loss *loss, Bounds *most, fbp_team *team) except -1 nogil:
+    """The update, after the deltas; or the failure"""
+    cdef double bound = gradient_bound(c.net, batch)
+    cdef bint trial = may_overflow(c.u, bound, most)
+    if trial:  # or the bounds have only grown too far from what they bound
+        most[0] = measured(c.net, c.u)
+        trial = may_overflow(c.u, bound, most)
+    if not trial:
+        update(c.net, batch, c.u, team)
+    elif not update_on_trial(c.net, batch, c.u, team):
+        c.failure = GRADIENT
+        return 0
+    grow(c.u, bound, most)
+    c.loss += loss.mean * loss.weight
+    c.weight += loss.weight
+    c.updates += 1
+    return 0
+
+
+cdef int train_batches(Call *c, fbp_team *team) except -1 nogil:
+    cdef Batch batch
+    cdef Loss loss
+    cdef Bounds most
+    cdef double next_report = 0
+    begin_step(c)
+    most = measured(c.net, c.u)
+    while c.start < c.count and not c.stopped:
+        next_batch(c, &batch, team)
+        begin_step(c)
+        deltas(c.net, &batch, c.net.gradient, team, &loss)
+        if loss.weight != 0:
+            if not isfinite(loss.mean):
+                c.failure = LOSS
+            else:
+                train_batch(c, &batch, &loss, &most, team)
+            if c.failure != NONE:
+                return 0
+        c.start += batch.x.rows
+        c.done += 1
+        if poll(&c.net.unpolled, 0) and c.report != NULL and now() >= next_report:
+            report(c)
+            next_report = now() + REPORT_SECONDS
+    return 0
+
+
+cdef int step_once(Call *c, fbp_team *team) except -1 nogil:
+    cdef Batch batch = c.all
+    cdef Loss loss
+    cdef Bounds most
+    cdef double bound
+    begin_step(c)
+    deltas(c.net, &batch, c.net.gradient, team, &loss)
+    c.loss = loss.mean
+    if not isfinite(loss.mean):
+        return 0
+    batch.largest = largest_input(c.net, 0, batch.x)
+    bound = gradient_bound(c.net, &batch)
+    most = measured(c.net, c.u)
+    if not may_overflow(c.u, bound, &most):
+        update(c.net, &batch, c.u, team)
+        c.updates = 1
+    return 0

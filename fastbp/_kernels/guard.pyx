@@ -1,0 +1,119 @@
+"""Finite parameters stay finite.
+
+Below the limits an update of finite parameters is finite. What it adds to a parameter is less than half the distance between the two
+largest numbers of float32, 1e31, so no parameter overflows, however large it is; or it is a decay that makes the parameter smaller.
+Bounds of what a rule keeps follow from that of the gradient, without a look at the state; where they have grown too far from what they
+bound it is measured. An update that could overflow all the same is made on trial.
+"""
+
+from libc.math cimport isfinite
+from libc.stdlib cimport malloc
+from libc.string cimport memcpy
+
+from fastbp._kernels.dispatch cimport FBP_AVERAGE, FBP_STATES, fbp_update
+from fastbp._kernels.step cimport gradient as form_gradient
+from fastbp._kernels.step cimport update_by
+
+cdef extern from "fastbp.h" nogil:
+    int FBP_UPDATE_sgd, FBP_UPDATE_adam
+
+cdef double LARGE_NUMBER = 1e15    # of a gradient, of what weight decay adds to it, or of a state of the optimizer
+cdef double LARGE_RATE = 1e3       # of a learning rate, by which Adam multiplies the first moment over its bias
+cdef double LARGE_DECAY = 1.0      # of a weight decay, and of its product with the learning rate
+cdef double SMALL_EPSILON = 1e-12  # of what a rule divides by
+
+
+# -- what the rules do -------------------------------------------------------------------------------------------------------
+
+
+cdef double epsilon_of(const fbp_update *u) noexcept nogil:
+    """The least that the rule divides by"""
+    if u.rule == FBP_UPDATE_adam:
+        return u.rate[2]
+    return 1
+
+
+cdef double longest_step(const fbp_update *u, double g, double *state) noexcept nogil:
+    """A bound of the step of a rule by a gradient up to g; `state` are bounds, and become those after it."""
+    if u.rule == FBP_UPDATE_adam:
+        state[0], state[1] = max(state[0], g), max(state[1], g * g)
+        state[2] = max(state[2], state[1])
+        return state[0] / epsilon_of(u)
+    state[0] = u.rate[0] * state[0] + g
+    return g + u.rate[0] * state[0] if u.rate[1] != 0 else state[0]
+
+
+# -- bounds ------------------------------------------------------------------------------------------------------------------
+
+
+cdef double largest_in(const Net *net, const char *x) noexcept nogil:
+    return 0 if x == NULL else net.k.largest_magnitude(net.count, x, NULL)
+
+
+cdef bint has_state(const Update *u) noexcept nogil:
+    return u.state[0] != NULL
+
+
+cdef Bounds measured(const Net *net, const Update *u) noexcept nogil:
+    cdef Bounds most
+    cdef int i
+    # of parameters that only shrink, by the decay of plain SGD or a decoupled one, nothing is to be known
+    cdef bint matters = u.weights.weight_decay != 0 and has_state(u) and not u.weights.decoupled
+    most.w = largest_in(net, net.w if matters else NULL)
+    for i in range(FBP_STATES):
+        most.state[i] = 0 if i == FBP_AVERAGE else largest_in(net, u.state[i])
+    return most
+
+
+cdef bint may_overflow(const Update *u, double gradient, const Bounds *most) noexcept nogil:
+    cdef double rate = u.weights.learning_rate / u.weights.bias[0], decay = u.weights.weight_decay
+    cdef int i
+    if rate > LARGE_RATE or decay > LARGE_DECAY or rate * decay > LARGE_DECAY or epsilon_of(&u.weights) < SMALL_EPSILON:
+        return True
+    for i in range(FBP_STATES):
+        if not most.state[i] < LARGE_NUMBER:
+            return True
+    return not (gradient < LARGE_NUMBER and decay * most.w < LARGE_NUMBER)
+
+
+cdef void grow(const Update *u, double gradient, Bounds *most) noexcept nogil:
+    cdef double g = gradient if u.weights.decoupled else gradient + u.weights.weight_decay * most.w
+    if has_state(u):
+        most.w += u.weights.learning_rate / u.weights.bias[0] * longest_step(&u.weights, g, most.state)
+
+
+# -- on trial ----------------------------------------------------------------------------------------------------------------
+
+
+cdef int prepare_trial(Net *net) except -1 nogil:
+    if net.trial == NULL:
+        net.trial = <char *>malloc((FBP_STATES + 2) * net.count * net.element)
+    if net.trial == NULL:
+        with gil:
+            raise MemoryError(f"no memory for a trial update of {net.count} parameters")
+    return 0
+
+
+cdef int update_on_trial(Net *net, const Batch *batch, Update *u, fbp_team *team) except -1 nogil:
+    cdef Py_ssize_t bytes = net.count * net.element
+    cdef char *vectors[FBP_STATES + 1]
+    cdef char *g
+    cdef bint finite
+    cdef int i
+    prepare_trial(net)
+    g = net.trial + (FBP_STATES + 1) * bytes
+    form_gradient(net, batch, g, team)
+    finite = isfinite(largest_in(net, g))
+    vectors[FBP_STATES] = net.w
+    for i in range(FBP_STATES):
+        vectors[i] = u.state[i]
+    for i in range(FBP_STATES + 1):
+        if vectors[i] != NULL:
+            memcpy(net.trial + i * bytes, vectors[i], bytes)
+    update_by(net, g, u, team)
+    for i in range(FBP_STATES + 1):
+        finite = finite and isfinite(largest_in(net, vectors[i]))
+    for i in range(FBP_STATES + 1):
+        if vectors[i] != NULL and not finite:
+            memcpy(vectors[i], net.trial + i * bytes, bytes)
+    return finite

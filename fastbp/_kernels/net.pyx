@@ -1,0 +1,252 @@
+"""The work space of a network, and how a batch is trained on.
+
+A. One block of memory holds everything that a step needs, and grows only when a larger batch comes. In a step nothing is
+   allocated. A large block is kept only while batches of about that size come.
+B. Addresses without a dtype: a step is written once for float32 and float64.
+C. What depends on the number of rows alone is decided once, in `Plan`, and asked nowhere else.
+"""
+
+from libc.math cimport NAN
+from libc.stdint cimport int64_t, uintptr_t
+from libc.stdlib cimport free, malloc
+from libc.string cimport memset
+
+from fastbp._kernels.dispatch cimport FBP_IDENTITY, kernels_for
+from fastbp._kernels.last_layer cimport Blocks, block_scratch
+from fastbp._kernels.last_layer cimport lay_out as lay_out_blocks
+from fastbp._kernels.layer cimport forward_product, gradient_product, recursion_product
+from fastbp._kernels.memory cimport LINE, space_room, space_start, take, times
+from fastbp._kernels.optimizer cimport norm_sums
+from fastbp._kernels.product cimport operations, product_scratch, product_work
+from fastbp._kernels.rows cimport error_work
+
+cdef double UPDATE_PER_COLUMN = 2.5e8  # multiply-adds of a thread, for each column of a tile, in which no signal is looked for
+cdef Py_ssize_t LARGE_SPACE = 64 * 1024 * 1024  # bytes of a work space that are not kept for the sake of a single call,
+cdef Py_ssize_t UNUSUAL = 8  # one of so many times the rows of another
+cdef Py_ssize_t MOST_LOGITS = 64 * 1024 * 1024  # bytes of them that are held at a time, as in linear_softmax_cross_entropy
+
+
+# -- a layer's products, and its error ---------------------------------------------------------------------------------------
+
+
+cdef void set_inputs(const Net *net, Py_ssize_t i, Matrix x, const char **a, Py_ssize_t *a_row) noexcept nogil:
+    if i == 0:
+        a[0], a_row[0] = x.data, x.row // net.element
+    else:
+        a[0], a_row[0] = net.layers[i - 1].a, net.layers[i].dense.inputs
+
+
+cdef char *slope_source(const Net *net, const Layer *layer) noexcept nogil:
+    return layer.z if layer.keeps_input or (layer.dropout > 0 and net.drops) else layer.a
+
+
+cdef Product forward_of(const Net *net, Py_ssize_t i, Matrix x, char *out, Py_ssize_t out_row) noexcept nogil:
+    """A (rows, O) = f(A_prev W + b), where f waits if its slope needs A_prev W + b"""
+    cdef const Layer *layer = &net.layers[i]
+    cdef const char *a
+    cdef Py_ssize_t a_row
+    set_inputs(net, i, x, &a, &a_row)
+    return forward_product(&layer.dense, x.rows, a, a_row, FBP_IDENTITY if layer.keeps_input else layer.kind, out, out_row)
+
+
+cdef Product recursion_of(const Net *net, Py_ssize_t i, Py_ssize_t rows) noexcept nogil:
+    """δ_prev (rows, I) = (δ Wᵀ) ⊙ f'"""
+    cdef const Layer *layer = &net.layers[i]
+    cdef const Layer *below = &net.layers[i - 1]
+    return recursion_product(&layer.dense, rows, layer.delta, layer.dense.outputs, below.kind, slope_source(net, below), layer.dense.inputs,
+                             below.delta, layer.dense.inputs)
+
+
+cdef Product gradient_of(const Net *net, Py_ssize_t i, Matrix x, char *out) noexcept nogil:
+    """dW (I, O) = A_prevᵀ δ"""
+    cdef const Layer *layer = &net.layers[i]
+    cdef const char *a
+    cdef Py_ssize_t a_row
+    set_inputs(net, i, x, &a, &a_row)
+    return gradient_product(&layer.dense, x.rows, a, a_row, layer.delta, layer.dense.outputs, False, out, layer.dense.outputs)
+
+
+cdef Rows rows_of(const Net *net, const Batch *batch) noexcept nogil:
+    cdef Rows r
+    memset(&r, 0, sizeof(Rows))
+    r.k, r.element, r.N, r.C = net.k, net.element, batch.x.rows, net.layers[net.depth - 1].dense.outputs
+    r.sample_weight, r.smoothing = batch.weight, net.smoothing
+    if batch.t.labels:
+        r.labels = <const int64_t *>batch.t.data
+    else:
+        r.t, r.t_row = batch.t.data, batch.t.row
+    return r
+
+
+cdef LastLayer last_layer_of(const Net *net, const Batch *batch, char *to) noexcept nogil:
+    cdef const Layer *layer = &net.layers[net.depth - 1]
+    cdef LastLayer l
+    memset(&l, 0, sizeof(LastLayer))
+    l.rows, l.dense = rows_of(net, batch), layer.dense
+    l.read, l.reads_all = batch.x.rows, True
+    l.in_pieces = net.k.product_in_pieces(batch.x.rows, layer.dense.outputs, layer.dense.inputs)
+    set_inputs(net, net.depth - 1, batch.x, &l.x, &l.x_row)
+    l.grad_w, l.grad_w_row, l.grad_bias = to + layer.weight, layer.dense.outputs, to + layer.bias
+    if net.depth > 1:
+        layer = &net.layers[net.depth - 2]
+        l.grad_x, l.grad_x_row = layer.delta, layer.dense.outputs
+        if layer.kind != FBP_IDENTITY:
+            l.activation, l.slope = layer.kind, slope_source(net, layer)
+    return l
+
+
+cdef double forward_work(const Net *net, Py_ssize_t rows) noexcept nogil:
+    cdef Matrix none
+    cdef Product p
+    cdef double work = 0
+    memset(&none, 0, sizeof(none))
+    none.rows = rows
+    for i in range(net.depth):
+        p = forward_of(net, i, none, NULL, 0)
+        work += product_work(&p)
+    return work
+
+
+cdef double step_work(const Net *net, Py_ssize_t rows) noexcept nogil:
+    cdef Rows r
+    r.N, r.C = rows, net.layers[net.depth - 1].dense.outputs
+    return 3 * forward_work(net, rows) + error_work(&r)
+
+
+# -- the plan ----------------------------------------------------------------------------------------------------------------
+
+
+cdef Py_ssize_t most_rows(const Net *net) noexcept nogil:
+    return max(1, MOST_LOGITS // (net.layers[net.depth - 1].dense.outputs * net.element))
+
+
+cdef Plan plan_of(const Net *net, Py_ssize_t rows, int n_threads) noexcept nogil:
+    """Updates go without a gradient in memory, where it does not come with the deltas, if its sums are of one block, and all of it
+    takes less than 0.2 s: it is not to be torn by a signal."""
+    cdef Plan plan
+    cdef double number = 0
+    cdef Matrix none
+    cdef Product p
+    cdef Py_ssize_t i
+    memset(&none, 0, sizeof(none))
+    none.rows = rows
+    plan.rows, plan.n_threads, plan.by_blocks = rows, n_threads, rows > most_rows(net)
+    for i in range(net.depth - plan.by_blocks):
+        p = gradient_of(net, i, none, NULL)
+        number += operations(&p)
+    plan.fused = rows <= net.k.tile_depth() and number < UPDATE_PER_COLUMN * net.k.tile_columns() * n_threads
+    return plan
+
+
+cdef void make_plan(Net *net, Py_ssize_t rows, int n_threads) noexcept nogil:
+    if rows != net.plan.rows or n_threads != net.plan.n_threads:
+        net.plan = plan_of(net, rows, n_threads)
+
+
+# -- work space --------------------------------------------------------------------------------------------------------------
+
+
+cdef Py_ssize_t scratch_of(const Net *net, Product p) noexcept nogil:
+    """Of the product in pieces or not: with a row less it may be the other."""
+    p.epilogue.in_pieces = True
+    return product_scratch(&p, net.most_threads)
+
+
+cdef Py_ssize_t most_scratch(const Net *net, Py_ssize_t rows) noexcept nogil:
+    """Of the products of all layers, and of a norm"""
+    cdef Py_ssize_t scratch = times(norm_sums(net.count), sizeof(double)), i
+    cdef Matrix none
+    memset(&none, 0, sizeof(none))
+    none.rows = rows
+    for i in range(net.depth):
+        scratch = max(scratch, scratch_of(net, forward_of(net, i, none, NULL, 0)), scratch_of(net, gradient_of(net, i, none, NULL)))
+        if i > 0:
+            scratch = max(scratch, scratch_of(net, recursion_of(net, i, rows)))
+    return scratch
+
+
+cdef Py_ssize_t lay_out_last(Net *net, char *base, Py_ssize_t rows) noexcept nogil:
+    """The last layer, as one block, of as many rows as are held: it serves a smaller batch, too, whose logits are held at once.
+    Returns its scratch."""
+    cdef Layer *last = &net.layers[net.depth - 1]
+    cdef LastLayer whole
+    cdef Blocks blocks
+    cdef Batch none
+    memset(&none, 0, sizeof(none))
+    none.x.rows = min(rows, most_rows(net))
+    whole = last_layer_of(net, &none, net.w)
+    whole.in_pieces = True
+    last.a = last.z = last.delta = take(base, &net.used, lay_out_blocks(&whole, most_rows(net), NULL, &blocks))
+    return block_scratch(&whole, none.x.rows, net.most_threads)
+
+
+cdef void lay_out(Net *net, char *base, Py_ssize_t rows) noexcept nogil:
+    """Divide the work space for `rows` rows from `base`; with NULL only find its size, `used`."""
+    cdef Py_ssize_t scratch, size, i
+    cdef Layer *layer
+    cdef Plan largest = plan_of(net, rows, 1)
+    net.used = 0
+    scratch = lay_out_last(net, base, rows)
+    for i in range(net.depth):
+        layer = &net.layers[i]
+        layer.bias_gradient = take(base, &net.used, times(layer.dense.outputs, net.element))
+        if i < net.depth - 1:
+            size = times(times(rows, layer.dense.outputs), net.element)
+            layer.a = layer.z = take(base, &net.used, size)
+            layer.delta = take(base, &net.used, size)
+            if layer.keeps_input or layer.dropout > 0:
+                layer.z = take(base, &net.used, size)
+    net.batch_x = take(base, &net.used, times(times(rows, net.layers[0].dense.inputs), net.element))
+    net.batch_t = take(base, &net.used, times(rows, net.target_row))
+    net.batch_weight = <double *>take(base, &net.used, times(rows, sizeof(double)))
+    net.batch_largest = <double *>take(base, &net.used, times(rows, sizeof(double)))
+    net.gradient = NULL
+    if net.keeps_gradient or largest.by_blocks or not largest.fused:
+        net.gradient = take(base, &net.used, net.count * net.element)
+    net.scratch = take(base, &net.used, max(scratch, most_scratch(net, rows)))
+
+
+cdef bint in_space(const Net *net, const char *part, Py_ssize_t bytes) noexcept nogil:
+    cdef const char *start = space_start(net.memory, net.used)
+    return start <= part and part + bytes <= start + net.used
+
+
+cdef void give_back(Net *net) noexcept nogil:
+    free(net.memory)
+    free(net.trial)
+    net.memory = net.trial = NULL
+    net.capacity = net.target_row = net.used = net.most_threads = net.keeps_gradient = 0
+
+
+cdef int prepare(Net *net, Py_ssize_t rows, Py_ssize_t target_row, int n_threads, bint gradient) except -1:
+    cdef const fbp_kernels *k = kernels_for(net.element)
+    cdef int i
+    if net.used > LARGE_SPACE and net.capacity // UNUSUAL > rows:
+        give_back(net)
+    if rows <= net.capacity and target_row <= net.target_row and n_threads <= net.most_threads and k == net.k and \
+            gradient <= net.keeps_gradient:
+        return 0
+    net.k, net.plan.rows = k, -1
+    for i in range(net.depth):
+        net.layers[i].dense.k = k
+    rows, net.target_row = max(rows, net.capacity), max(target_row, net.target_row)
+    net.most_threads, net.keeps_gradient = max(n_threads, net.most_threads), net.keeps_gradient or gradient
+    lay_out(net, NULL, rows)
+    free(net.memory)
+    net.capacity = 0
+    net.memory = <char *>malloc(space_room(net.used))
+    if net.memory == NULL:
+        raise MemoryError(f"no memory for a batch of {rows} rows: {net.used} bytes of work space")
+    lay_out(net, space_start(net.memory, net.used), rows)
+    net.capacity = rows
+    assert <uintptr_t>net.scratch % LINE == 0 and in_space(net, net.scratch, 0)
+    return 0
+
+
+cdef void tidy(Net *net, Py_ssize_t rows) noexcept nogil:
+    if net.used > LARGE_SPACE and rows // UNUSUAL > net.usual:
+        give_back(net)
+    elif net.trial != NULL and net.count * net.element > LARGE_SPACE // 4:
+        free(net.trial)
+        net.trial = NULL
+    net.usual = rows
