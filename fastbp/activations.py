@@ -8,15 +8,27 @@ function of it.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from fastbp import _backend, _checks
 
-#: The activations of a layer, each with a slope that acts element by element.
-ACTIVATIONS = ("identity", "sigmoid", "tanh", "relu", "leaky_relu", "gelu", "silu", "softplus")
+
+class Activation(NamedTuple):
+    """What is known of an activation f, besides how it is computed."""
+
+    slope_of_input: bool
+    """Whether f' is computed from the input z, where the output f(z) does not determine it."""
+    bound: float
+    """Of |f|."""
+    weights: str
+    """The initializer of :mod:`fastbp.initializers` that suits layers of f."""
+
+
+#: The activations of a layer, each with a slope that acts element by element; both backends have the same.
+ACTIVATIONS = {name: Activation(*facts) for name, facts in _backend.kernels.activation_facts().items()}
 
 
 def sigmoid(x: ArrayLike, *, out: np.ndarray | None = None, n_threads: int | None = None) -> np.ndarray:
@@ -52,7 +64,21 @@ def sigmoid(x: ArrayLike, *, out: np.ndarray | None = None, n_threads: int | Non
     >>> fastbp.sigmoid([-1000.0, 0.0, 1.0]).round(6).tolist()
     [0.0, 0.5, 0.731059]
     """
-    return _apply(_backend.kernels.sigmoid, x, out, n_threads)
+    return _activate("sigmoid", x, out, n_threads)
+
+
+def identity(x: ArrayLike, *, out: np.ndarray | None = None, n_threads: int | None = None) -> np.ndarray:
+    """x itself, copied: the activation of a linear layer.
+
+    Parameters, result and errors are those of :func:`sigmoid`.
+
+    Examples
+    --------
+    >>> import fastbp
+    >>> fastbp.identity([-2.0, 3.0]).tolist()
+    [-2.0, 3.0]
+    """
+    return _activate("identity", x, out, n_threads)
 
 
 def tanh(x: ArrayLike, *, out: np.ndarray | None = None, n_threads: int | None = None) -> np.ndarray:
@@ -66,7 +92,7 @@ def tanh(x: ArrayLike, *, out: np.ndarray | None = None, n_threads: int | None =
     >>> fastbp.tanh([-1000.0, 0.0, 1.0]).round(6).tolist()
     [-1.0, 0.0, 0.761594]
     """
-    return _apply(_backend.kernels.tanh, x, out, n_threads)
+    return _activate("tanh", x, out, n_threads)
 
 
 def relu(x: ArrayLike, *, out: np.ndarray | None = None, n_threads: int | None = None) -> np.ndarray:
@@ -80,7 +106,7 @@ def relu(x: ArrayLike, *, out: np.ndarray | None = None, n_threads: int | None =
     >>> fastbp.relu([-2.0, 3.0]).tolist()
     [0.0, 3.0]
     """
-    return _apply(_backend.kernels.relu, x, out, n_threads)
+    return _activate("relu", x, out, n_threads)
 
 
 def leaky_relu(x: ArrayLike, *, out: np.ndarray | None = None, n_threads: int | None = None) -> np.ndarray:
@@ -94,7 +120,49 @@ def leaky_relu(x: ArrayLike, *, out: np.ndarray | None = None, n_threads: int | 
     >>> fastbp.leaky_relu([-2.0, 3.0]).tolist()
     [-0.02, 3.0]
     """
-    return _apply(_backend.kernels.leaky_relu, x, out, n_threads)
+    return _activate("leaky_relu", x, out, n_threads)
+
+
+def elu(x: ArrayLike, *, out: np.ndarray | None = None, n_threads: int | None = None) -> np.ndarray:
+    """The exponential linear unit: x where x > 0, else exp(x) - 1.
+
+    Parameters, result and errors are those of :func:`sigmoid`. -1 at -inf; a tiny x keeps all its digits.
+
+    References
+    ----------
+    D.-A. Clevert, T. Unterthiner, S. Hochreiter: Fast and Accurate Deep Network Learning by Exponential Linear
+    Units (ELUs), arXiv:1511.07289; α = 1.
+
+    Examples
+    --------
+    >>> import fastbp
+    >>> fastbp.elu([-1000.0, -1.0, 3.0]).round(6).tolist()
+    [-1.0, -0.632121, 3.0]
+    """
+    return _activate("elu", x, out, n_threads)
+
+
+def selu(x: ArrayLike, *, out: np.ndarray | None = None, n_threads: int | None = None) -> np.ndarray:
+    """The scaled exponential linear unit: λx where x > 0, else λα(exp(x) - 1).
+
+    λ = 1.0507009873554805 and α = 1.6732632423543773 are the pair for which sums of mean 0 and variance 1 give
+    outputs of mean 0 and variance 1, if a layer's weights have mean 0 and variance 1/I (:mod:`fastbp.initializers`,
+    ``"lecun"``).
+
+    Parameters, result and errors are those of :func:`sigmoid`. -λα at -inf; a tiny x keeps all its digits.
+
+    References
+    ----------
+    G. Klambauer, T. Unterthiner, A. Mayr, S. Hochreiter: Self-Normalizing Neural Networks, arXiv:1706.02515,
+    equation 2.
+
+    Examples
+    --------
+    >>> import fastbp
+    >>> fastbp.selu([-1000.0, -1.0, 3.0]).round(6).tolist()
+    [-1.758099, -1.111331, 3.152103]
+    """
+    return _activate("selu", x, out, n_threads)
 
 
 def gelu(x: ArrayLike, *, out: np.ndarray | None = None, n_threads: int | None = None) -> np.ndarray:
@@ -115,7 +183,7 @@ def gelu(x: ArrayLike, *, out: np.ndarray | None = None, n_threads: int | None =
     >>> fastbp.gelu([-1.0, 0.0, 1.0]).round(6).tolist()
     [-0.158655, 0.0, 0.841345]
     """
-    return _apply(_backend.kernels.gelu, x, out, n_threads)
+    return _activate("gelu", x, out, n_threads)
 
 
 def silu(x: ArrayLike, *, out: np.ndarray | None = None, n_threads: int | None = None) -> np.ndarray:
@@ -129,7 +197,25 @@ def silu(x: ArrayLike, *, out: np.ndarray | None = None, n_threads: int | None =
     >>> fastbp.silu([-1.0, 0.0, 1.0]).round(6).tolist()
     [-0.268941, 0.0, 0.731059]
     """
-    return _apply(_backend.kernels.silu, x, out, n_threads)
+    return _activate("silu", x, out, n_threads)
+
+
+def mish(x: ArrayLike, *, out: np.ndarray | None = None, n_threads: int | None = None) -> np.ndarray:
+    """x·tanh(softplus(x)), computed as x·n / (n + 2) with n = exp(x)(exp(x) + 2).
+
+    Parameters, result and errors are those of :func:`sigmoid`. 0 at -inf.
+
+    References
+    ----------
+    D. Misra: Mish: A Self Regularized Non-Monotonic Activation Function, arXiv:1908.08681.
+
+    Examples
+    --------
+    >>> import fastbp
+    >>> fastbp.mish([-1.0, 0.0, 1.0]).round(6).tolist()
+    [-0.303401, 0.0, 0.865098]
+    """
+    return _activate("mish", x, out, n_threads)
 
 
 def softplus(x: ArrayLike, *, out: np.ndarray | None = None, n_threads: int | None = None) -> np.ndarray:
@@ -143,7 +229,7 @@ def softplus(x: ArrayLike, *, out: np.ndarray | None = None, n_threads: int | No
     >>> fastbp.softplus([-1000.0, 0.0, 1000.0]).round(6).tolist()
     [0.0, 0.693147, 1000.0]
     """
-    return _apply(_backend.kernels.softplus, x, out, n_threads)
+    return _activate("softplus", x, out, n_threads)
 
 
 def softmax(x: ArrayLike, *, out: np.ndarray | None = None, n_threads: int | None = None) -> np.ndarray:
@@ -179,7 +265,7 @@ def softmax(x: ArrayLike, *, out: np.ndarray | None = None, n_threads: int | Non
     >>> fastbp.softmax([[1000.0, 1000.0 + math.log(3.0)]]).round(6).tolist()
     [[0.25, 0.75]]
     """
-    return _apply(_backend.kernels.softmax, x, out, n_threads, _checks.last_axis)
+    return _softmax_family(_backend.kernels.softmax, x, out, n_threads)
 
 
 def log_softmax(x: ArrayLike, *, out: np.ndarray | None = None, n_threads: int | None = None) -> np.ndarray:
@@ -193,7 +279,7 @@ def log_softmax(x: ArrayLike, *, out: np.ndarray | None = None, n_threads: int |
     >>> fastbp.log_softmax([[0.0, -1000.0]]).tolist()
     [[0.0, -1000.0]]
     """
-    return _apply(_backend.kernels.log_softmax, x, out, n_threads, _checks.last_axis)
+    return _softmax_family(_backend.kernels.log_softmax, x, out, n_threads)
 
 
 def logsumexp(x: ArrayLike, *, n_threads: int | None = None) -> np.ndarray:
@@ -243,13 +329,17 @@ def activation_backward(
     tanh          1 - a²                          the output f(z)
     relu          1 where a > 0, else 0           the output f(z)
     leaky_relu    1 where a > 0, else 1/100       the output f(z)
+    elu           1 where a > 0, else 1 + a       the output f(z)
+    selu          λ where a > 0, else λα + a      the output f(z)
     softplus      1 - exp(-a)                     the output f(z)
     gelu          Φ(z) + z·φ(z)                   **the input z**
     silu          σ(z)(1 + z(1 - σ(z)))           **the input z**
+    mish          T + z(1 - T²)σ(z)               **the input z**
     ============  ==============================  ======================
 
-    The outputs of gelu and silu do not determine their slopes, so these two take the input. The slopes of a
-    softmax are a matrix, not a vector: see `softmax_backward`.
+    λ and α are those of `selu`, T is tanh(softplus(z)). The outputs of gelu, silu and mish do not determine their
+    slopes, so these three take the input. The slopes of a softmax are a matrix, not a vector: see
+    `softmax_backward`.
 
     Parameters
     ----------
@@ -347,18 +437,25 @@ def softmax_backward(
     return result
 
 
-def _apply(
+def _activate(name: str, x: ArrayLike, out: np.ndarray | None, n_threads: int | None) -> np.ndarray:
+    """What the activations have in common."""
+    z = _checks.floats("x", x)
+    result = _checks.output("out", out, z.shape, z.dtype, in_place="x", x=x)
+    _backend.kernels.activate(name, _checks.rows(z), _checks.rows(result), _checks.threads(n_threads))
+    return _answer(result, out)
+
+
+def _softmax_family(
     kernel: Callable[[np.ndarray, np.ndarray, int], None],
     x: ArrayLike,
     out: np.ndarray | None,
     n_threads: int | None,
-    check: Callable[[str, Any], np.ndarray] = _checks.floats,
 ) -> np.ndarray:
-    """What the functions of one array have in common."""
-    z = check("x", x)
+    """What softmax and log_softmax have in common."""
+    z = _checks.last_axis("x", x)
     result = _checks.output("out", out, z.shape, z.dtype, in_place="x", x=x)
     kernel(_checks.rows(z), _checks.rows(result), _checks.threads(n_threads))
-    return _answer(result, out)
+    return result
 
 
 def _answer(result: np.ndarray, out: np.ndarray | None) -> np.ndarray:

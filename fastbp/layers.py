@@ -113,7 +113,8 @@ def linear_backward_input(
     activation : str, default "identity"
         f of the layer below, one of the names that `activation_backward` lists.
     a : array of the dtype of `delta`, shape (N, I), optional
-        What f' is computed from: the output f(z) of the layer below, but its input z for gelu and silu.
+        What f' is computed from: the output f(z) of the layer below, or its input z, as the table in
+        :func:`activation_backward` says.
         Needed unless `activation` is "identity", whose slope is 1 everywhere.
     out : numpy.ndarray of the dtype of `delta`, shape (N, I), optional
         Where to write the result. It must not overlap any input.

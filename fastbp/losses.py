@@ -1,6 +1,6 @@
 """The error functions: each returns the error of a batch and its gradient in one call.
 
-All five have one shape: check the input, allocate the gradient, enter one kernel, pack the answer
+All have one shape: check the input, allocate the gradient, enter one kernel, pack the answer
 (:func:`_evaluate`). The formulas speak of one example; y are outputs, z logits, t targets, and σ is the
 logistic function. What ``reduction`` makes of the N errors E_n is the same everywhere, with s_n the sample
 weight of example n and w_n its whole weight, which is s_n times the class weight of its target, if any::
@@ -19,12 +19,14 @@ PyTorch and scikit-learn, which the docstrings give in brief.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Literal, NamedTuple, TypeAlias, TypeVarTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from fastbp import _backend, _checks
+from fastbp._checks.scalars import OPEN_FRACTION
 
 Reduction = Literal["mean", "sum", "none"]
 _MEAN: Reduction = "mean"
@@ -347,14 +349,7 @@ def squared_error(
     (2.5, [[0.5, 0.0], [0.0, 1.5]])
     """
     return _elementwise(
-        _backend.kernels.squared_error,
-        "outputs",
-        outputs,
-        targets,
-        sample_weight,
-        reduction,
-        grad_out,
-        n_threads,
+        "squared_error", "outputs", outputs, targets, sample_weight, reduction, grad_out, n_threads
     )
 
 
@@ -424,14 +419,7 @@ def sigmoid_squared_error(
     (0.125, [[-0.125, 0.0]])
     """
     return _elementwise(
-        _backend.kernels.sigmoid_squared_error,
-        "logits",
-        logits,
-        targets,
-        sample_weight,
-        reduction,
-        grad_out,
-        n_threads,
+        "sigmoid_squared_error", "logits", logits, targets, sample_weight, reduction, grad_out, n_threads
     )
 
 
@@ -500,19 +488,168 @@ def poisson_deviance(
     (1.386294, [[0.0, 1.0, -1.0]])
     """
     return _elementwise(
-        _backend.kernels.poisson_deviance,
-        "logits",
-        logits,
-        targets,
-        sample_weight,
-        reduction,
-        grad_out,
-        n_threads,
+        "poisson_deviance", "logits", logits, targets, sample_weight, reduction, grad_out, n_threads
+    )
+
+
+def huber(
+    outputs: ArrayLike,
+    targets: ArrayLike,
+    *,
+    delta: float = 1.0,
+    sample_weight: ArrayLike | None = None,
+    reduction: Reduction = "mean",
+    grad_out: np.ndarray | None = None,
+    n_threads: int | None = None,
+) -> LossGrad:
+    """Huber's error of linear outputs, with its gradient: squared near the target, linear far from it.
+
+    With r = y - t, the error of one example and its delta are ::
+
+        E     = Σ_k { ½ r_k²            where |r_k| <= δ
+                    { δ (|r_k| - ½ δ)   elsewhere
+        dE/dy = r, brought within ±δ
+
+    So an example that is far off pulls no more than one at a distance of δ: outliers do not rule the fit [1]_.
+
+    Parameters
+    ----------
+    outputs : array of float32 or float64, shape (N, O) or (N,)
+        One row of O outputs for each example; a vector is N examples of one output.
+    targets : array of real numbers, of the shape of `outputs`, or one number
+        Cast to the dtype of `outputs`.
+    delta : float > 0, default 1
+        δ, where the error turns from squared to linear; a number that the dtype of `outputs` can hold.
+    sample_weight : array of shape (N,), optional
+        w_n multiplies the error of example n. A row whose weight is exactly 0 is not read. Not checked for
+        sign.
+    reduction : {"mean", "sum", "none"}, default "mean"
+        Mean over examples weighted by w_n, sum, or the vector w_n E_n. An example's error is the sum over its
+        outputs.
+    grad_out : numpy.ndarray of the shape and dtype of `outputs`, optional
+        Where to write the gradient. It may be `outputs` itself and must not overlap any other input.
+    n_threads : int >= 1, optional
+        The most threads to use; by default as many as ``show_config()`` tells. The result has the same bits for any number.
+
+    Returns
+    -------
+    LossGrad
+        ``(loss, grad, weight_sum)``; `grad` has the shape of `outputs`.
+
+    Raises
+    ------
+    TypeError
+        An argument of the wrong type or dtype.
+    ValueError
+        A wrong shape or value, or a `grad_out` that is read-only, not contiguous in its last axis, or
+        overlaps an input.
+
+    Notes
+    -----
+    No square is formed beyond δ, so that only an error beyond the dtype, or a distance, is +inf; the gradient of an
+    infinite output is ±δ. A NaN makes its example's error NaN, and its own delta. An empty batch, or weights that
+    are all 0: mean NaN, sum 0, gradient exactly 0, `weight_sum` 0.
+
+    In PyTorch: ``huber_loss(y, t, delta=δ)`` averages over outputs as well: divide ours by O. ``smooth_l1_loss(y,
+    t, beta=δ)`` is that over δ.
+
+    References
+    ----------
+    .. [1] P. J. Huber, "Robust estimation of a location parameter", Annals of Mathematical Statistics 35 (1964).
+
+    Examples
+    --------
+    >>> import numpy as np, fastbp
+    >>> loss, grad, _ = fastbp.huber(np.array([[0.5, -3.0]]), [[0.0, 0.0]])
+    >>> float(loss), grad.tolist()  # ½·0.5² + 1·(3 - ½)
+    (2.625, [[0.5, -1.0]])
+    """
+    checked = partial(_checks.positive_in, "delta", delta)
+    return _elementwise(
+        "huber", "outputs", outputs, targets, sample_weight, reduction, grad_out, n_threads, checked
+    )
+
+
+def quantile(
+    outputs: ArrayLike,
+    targets: ArrayLike,
+    *,
+    tau: float = 0.5,
+    sample_weight: ArrayLike | None = None,
+    reduction: Reduction = "mean",
+    grad_out: np.ndarray | None = None,
+    n_threads: int | None = None,
+) -> LossGrad:
+    """The quantile error ("pinball loss") of linear outputs, with its gradient.
+
+    The error of one example and its delta are ::
+
+        E     = Σ_k max(τ (t_k - y_k), (τ - 1) (t_k - y_k))
+        dE/dy = -τ where y < t, 1 - τ where y > t, 0 where y = t
+
+    It is smallest where a share τ of the targets lies below the output: with the default at their median, where it is half
+    the absolute error; with 0.1 and 0.9 at the ends of an interval that holds 80 % of them [1]_. At y = t it has a kink: any
+    number in [-τ, 1 - τ] would do for the derivative there.
+
+    Parameters
+    ----------
+    outputs : array of float32 or float64, shape (N, O) or (N,)
+        One row of O outputs for each example; a vector is N examples of one output.
+    targets : array of real numbers, of the shape of `outputs`, or one number
+        Cast to the dtype of `outputs`.
+    tau : float in (0, 1), default 0.5
+        τ, the share of the targets that are to lie below the outputs; a number that the dtype of `outputs` can hold.
+    sample_weight : array of shape (N,), optional
+        w_n multiplies the error of example n. A row whose weight is exactly 0 is not read. Not checked for
+        sign.
+    reduction : {"mean", "sum", "none"}, default "mean"
+        Mean over examples weighted by w_n, sum, or the vector w_n E_n. An example's error is the sum over its
+        outputs.
+    grad_out : numpy.ndarray of the shape and dtype of `outputs`, optional
+        Where to write the gradient. It may be `outputs` itself and must not overlap any other input.
+    n_threads : int >= 1, optional
+        The most threads to use; by default as many as ``show_config()`` tells. The result has the same bits for any number.
+
+    Returns
+    -------
+    LossGrad
+        ``(loss, grad, weight_sum)``; `grad` has the shape of `outputs`.
+
+    Raises
+    ------
+    TypeError
+        An argument of the wrong type or dtype.
+    ValueError
+        A wrong shape or value, or a `grad_out` that is read-only, not contiguous in its last axis, or
+        overlaps an input.
+
+    Notes
+    -----
+    An infinite output costs +inf, and its gradient is finite. A NaN makes its example's error NaN, and its own delta. An
+    empty batch, or weights that are all 0: mean NaN, sum 0, gradient exactly 0, `weight_sum` 0.
+
+    In scikit-learn: ``mean_pinball_loss(t, y, alpha=τ)`` averages over outputs as well: divide ours by O. In PyTorch:
+    ``l1_loss(y, t)`` is twice our error at τ = ½, over O.
+
+    References
+    ----------
+    .. [1] R. Koenker, G. Bassett, "Regression quantiles", Econometrica 46 (1978).
+
+    Examples
+    --------
+    >>> import numpy as np, fastbp
+    >>> loss, grad, _ = fastbp.quantile(np.array([[0.0, 4.0]]), [[2.0, 3.0]], tau=0.75)
+    >>> float(loss), grad.tolist()  # 0.75·2 + 0.25·1
+    (1.75, [[-0.75, 0.25]])
+    """
+    checked = partial(_checks.positive_in, "tau", tau, interval=OPEN_FRACTION)
+    return _elementwise(
+        "quantile", "outputs", outputs, targets, sample_weight, reduction, grad_out, n_threads, checked
     )
 
 
 def _elementwise(
-    kernel: _Kernel[np.ndarray, np.ndarray | None],
+    error: str,
     name: str,
     outputs: ArrayLike,
     targets: ArrayLike,
@@ -520,13 +657,16 @@ def _elementwise(
     reduction: Reduction,
     grad_out: np.ndarray | None,
     n_threads: int | None,
+    parameter: Callable[[np.dtype], float] | None = None,
 ) -> LossGrad:
-    """The errors that know nothing but outputs (called `name`), targets and sample weights."""
+    """The errors that know nothing but outputs (called `name`), targets, sample weights, and perhaps one parameter,
+    which is checked for the dtype of the outputs."""
     z, t, s = _checks.elementwise(name, outputs, targets, sample_weight)
+    arguments = t, s, error, parameter(z.dtype) if parameter else 0.0
     if grad_out is not None:
         inputs = {name: outputs, "targets": targets, "sample_weight": sample_weight}
         _checks.output("grad_out", grad_out, z.shape, z.dtype, in_place=name, **inputs)
-    return _evaluate(kernel, (t, s), z, reduction, grad_out, n_threads)
+    return _evaluate(_backend.kernels.elementwise_error, arguments, z, reduction, grad_out, n_threads)
 
 
 def _evaluate(

@@ -8,7 +8,7 @@ B. That array is created once and stays: the engine holds it. It is written into
    anything else that the engine was made from.
 C. The engine (``Network`` of the backend in use when the model is made) does a whole training step, and a
    whole epoch, in one call. What a model does around it is to check and convert.
-D. The output layer is linear; the error acts on its logits. What the user sees as outputs (:data:`_OUTPUTS`)
+D. The output layer is linear; the error acts on its logits. What the user sees as outputs (`outputs`)
    is formed from logits only when asked for.
 
 Letters: N examples, I inputs and O outputs of a layer, C classes.
@@ -20,7 +20,6 @@ import copy
 import inspect
 import os
 import weakref
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -30,11 +29,13 @@ from fastbp import (
     _backend,
     _checks,
     activations,
-    losses,
+    initializers,
     persistence,
     training,
 )
+from fastbp.initializers import Initializer
 from fastbp.optimizers import OPTIMIZERS, SGD, Optimizer
+from fastbp.outputs import LOSSES
 from fastbp.training import History
 
 if TYPE_CHECKING:
@@ -44,7 +45,6 @@ __all__ = ["MLP", "Gradients"]
 
 _FORMAT = "fastbp.MLP"  # of files
 _ALIGNMENT = 64  # bytes: a cache line, and the widest vector register
-_RELU_LIKE = ("relu", "leaky_relu", "gelu", "silu", "softplus")  # unbounded above, (nearly) 0 below
 
 
 # What the engine was made from stays for life, and how to do what an assignment was meant to do.
@@ -55,45 +55,6 @@ _FIXED = dict.fromkeys(
     "parameters": "the values to be written into the live array: net.parameters[:] = ...",
     "weights": "the values to be written into the live arrays: net.weights[0][:] = ...",
     "biases": "the values to be written into the live arrays: net.biases[0][:] = ...",
-}
-
-
-def _identity(logits: np.ndarray, **_: Any) -> np.ndarray:
-    return logits
-
-
-def _exp(logits: np.ndarray, out: np.ndarray, n_threads: int | None) -> np.ndarray:
-    with np.errstate(over="ignore", under="ignore"):
-        np.exp(logits, out=out)
-    return out
-
-
-class _Output(NamedTuple):
-    """What a network of some loss puts out."""
-
-    outputs: Callable[..., np.ndarray]
-    """(logits, out, n_threads) -> what `forward` returns."""
-    decide: Callable[[np.ndarray], np.ndarray] | None
-    """logits -> what `predict` returns; None where the outputs themselves are the prediction."""
-    targets: _checks.Interval | None
-    """What an entry of a row of targets may be; None where the error is defined for all numbers."""
-
-
-def _largest(logits: np.ndarray) -> np.ndarray:
-    classes: np.ndarray = logits.argmax(axis=1)
-    return classes.astype(np.int64, copy=False)
-
-
-def _positive(logits: np.ndarray) -> np.ndarray:
-    return (logits > 0).astype(np.int64)  # a logit above 0 is a probability above 1/2
-
-
-_OUTPUTS = {
-    "softmax_cross_entropy": _Output(activations.softmax, _largest, _checks.NOT_NEGATIVE),
-    "sigmoid_cross_entropy": _Output(activations.sigmoid, _positive, _checks.FRACTION),
-    "squared_error": _Output(_identity, None, None),
-    "sigmoid_squared_error": _Output(activations.sigmoid, _positive, _checks.FRACTION),
-    "poisson_deviance": _Output(_exp, None, _checks.NOT_NEGATIVE),
 }
 
 
@@ -135,7 +96,8 @@ class MLP:
     layer_sizes : sequence of at least two positive integers
         Inputs, units of each hidden layer, outputs, as in ``[64, 32, 10]``.
     activation : str, default "sigmoid"
-        f, of all the hidden layers: identity, sigmoid, tanh, relu, leaky_relu, gelu, silu or softplus.
+        f, of all the hidden layers: identity, sigmoid, tanh, relu, leaky_relu, elu, selu, gelu, silu, mish or
+        softplus.
     loss : str, default "softmax_cross_entropy"
         The error function, which also determines what the outputs are:
 
@@ -147,7 +109,11 @@ class MLP:
         ``squared_error``         Z                  rows (N, O)
         ``sigmoid_squared_error`` 1/(1 + exp(-Z))    rows (N, O) of numbers in [0, 1]
         ``poisson_deviance``      exp(Z)             rows (N, O) of numbers >= 0
+        ``huber``                 Z                  rows (N, O)
+        ``quantile``              Z                  rows (N, O)
         ========================= ================== =================================================
+
+        ``huber`` turns linear at δ = 1, ``quantile`` is that of τ = ½.
 
         A network of one output also takes targets (N,) for (N, 1), unless its error is that of the softmax. Other
         targets are refused: at them the error has no minimum.
@@ -159,16 +125,17 @@ class MLP:
     n_threads : int >= 1, optional
         The most threads to use; by default as many as ``show_config()`` tells at the time of each call. Results have the
         same bits for any number.
-    init : {"auto", "glorot", "he"}, default "auto"
-        How the weights of a layer are drawn; biases start at 0. ``"glorot"``: uniform in ±sqrt(6/(I + O))
-        [1]_; ``"he"``: normal with variance 2/I [2]_; ``"auto"``: ``"he"`` for the activations relu,
-        leaky_relu, gelu, silu and softplus, ``"glorot"`` for the others.
+    init : str or function, default "auto"
+        How the weights of a layer are drawn, by name: glorot or glorot_uniform, glorot_normal, he or he_normal,
+        he_uniform, lecun or lecun_normal, lecun_uniform, normal, uniform, orthogonal, zeros, or ``"auto"`` for what
+        suits the activation; :mod:`fastbp.initializers` has the formulas. A function ``(rng, n_in, n_out)`` returns the
+        weights (n_in, n_out) of a layer, drawn from the :class:`numpy.random.Generator` `rng`. Biases start at 0.
 
     Attributes
     ----------
     layer_sizes : tuple of int
     activation, loss_name, init : str
-        The arguments `activation`, `loss` and `init`; ``loss`` itself is a method.
+        The arguments `activation`, `loss` and `init`, which is ``"custom"`` for a function; ``loss`` itself is a method.
     dtype : numpy.dtype
     n_threads : int or None
     parameters : numpy.ndarray, one axis
@@ -187,12 +154,6 @@ class MLP:
 
     A model keeps memory for a batch like the last one. Where that is more than 64 MB, it is given back as soon
     as a call has an eighth of the rows, or after a single call that had eight times those of the one before.
-
-    References
-    ----------
-    .. [1] X. Glorot, Y. Bengio, "Understanding the difficulty of training deep feedforward neural networks",
-       AISTATS 2010, equation 16.
-    .. [2] K. He et al., "Delving deep into rectifiers", 2015, https://arxiv.org/abs/1502.01852.
 
     Examples
     --------
@@ -215,12 +176,13 @@ class MLP:
         dtype: DTypeLike = "float32",
         seed: int | None = None,
         n_threads: int | None = None,
-        init: str = "auto",
+        init: str | Initializer = "auto",
     ) -> None:
-        self._configure(layer_sizes, activation, loss, dtype, n_threads, init)
+        named = _checks.networks.initializer("init", init, ("auto", *initializers.INITIALIZERS))
+        self._configure(layer_sizes, activation, loss, dtype, n_threads, named)
         self._generator = np.random.default_rng(_checks.networks.seed("seed", seed))
         self._build()
-        self._draw_weights()
+        self._draw_weights(init)
 
     def _configure(
         self, layer_sizes: Any, activation: str, loss: str, dtype: DTypeLike, n_threads: int | None, init: str
@@ -228,10 +190,10 @@ class MLP:
         """Check the arguments and keep them."""
         self.layer_sizes = _checks.networks.layer_sizes("layer_sizes", layer_sizes)
         self.activation = _checks.choice("activation", activation, activations.ACTIVATIONS)
-        self.loss_name = _checks.choice("loss", loss, _OUTPUTS)
+        self.loss_name = _checks.choice("loss", loss, LOSSES)
         self.dtype = _checks.networks.float_dtype("dtype", dtype)
         self.n_threads = n_threads  # checked where it is used
-        self.init = _checks.choice("init", init, ("auto", "glorot", "he"))
+        self.init = _checks.choice("init", init, ("auto", "custom", *initializers.INITIALIZERS))
 
     def _build(self) -> None:
         """Allocate the parameters, cut the views, start the engine. The parameters have no values yet."""
@@ -264,16 +226,12 @@ class MLP:
             start = end
         return tuple(weights), tuple(biases)
 
-    def _draw_weights(self) -> None:
+    def _draw_weights(self, init: str | Initializer) -> None:
         """Initial weights, drawn in float64 so that a seed means the same network in both dtypes."""
-        he = self.init == "he" or (self.init == "auto" and self.activation in _RELU_LIKE)
         for weight, bias in zip(self.weights, self.biases, strict=True):
-            i, o = weight.shape
-            if he:
-                weight[...] = self._generator.normal(0.0, np.sqrt(2 / i), (i, o))
-            else:
-                limit = np.sqrt(6 / (i + o))
-                weight[...] = self._generator.uniform(-limit, limit, (i, o))
+            draw = initializers.initializer(init, self.activation)
+            drawn = draw(self._generator, *weight.shape)
+            weight[...] = _checks.networks.initial_weights("init", drawn, weight.shape, self.dtype)
             bias[...] = 0
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -308,8 +266,7 @@ class MLP:
         """The mean error over the examples `x` (N, I) with the targets `t`; NaN where there are none."""
         inputs, targets = self._examples("x", x, "t", t)
         z = self._logits(inputs)
-        error = getattr(losses, self.loss_name)
-        return float(error(z, targets, grad_out=z, n_threads=self.n_threads).loss)
+        return float(LOSSES[self.loss_name].error(z, targets, grad_out=z, n_threads=self.n_threads).loss)
 
     def gradients(self, x: ArrayLike, t: ArrayLike) -> Gradients:
         """The mean error over the examples and its gradient in every parameter, by back-propagation.
@@ -364,7 +321,7 @@ class MLP:
             If an example holds NaN or infinity, or its outputs are NaN.
         """
         z = self._decided("X", X)
-        decide = _OUTPUTS[self.loss_name].decide
+        decide = LOSSES[self.loss_name].decide
         return self._outputs(z) if decide is None else decide(z)
 
     def predict_proba(self, X: ArrayLike) -> np.ndarray:
@@ -373,11 +330,11 @@ class MLP:
         Raises
         ------
         ValueError
-            If the outputs are no probabilities: those of ``squared_error`` and ``poisson_deviance``. If an example
+            If the outputs are no probabilities, as those of ``squared_error`` and ``poisson_deviance``. If an example
             holds NaN or infinity, or its outputs are NaN.
         """
-        if _OUTPUTS[self.loss_name].decide is None:
-            expected = ", ".join(name for name, output in _OUTPUTS.items() if output.decide)
+        if LOSSES[self.loss_name].decide is None:
+            expected = ", ".join(name for name, loss in LOSSES.items() if loss.decide)
             raise ValueError(f"predict_proba: got the loss {self.loss_name}, expected one of {expected}")
         return self._outputs(self._decided("X", X))
 
@@ -618,8 +575,10 @@ class MLP:
 
     def _examples(self, x_name: str, x: Any, t_name: str, t: Any) -> tuple[np.ndarray, np.ndarray]:
         inputs = _checks.networks.inputs(x_name, x, self.layer_sizes[0], self.dtype)
-        by_class, allowed = self.loss_name == "softmax_cross_entropy", _OUTPUTS[self.loss_name].targets
-        return inputs, _checks.networks.targets(t_name, t, inputs, self.layer_sizes[-1], by_class, allowed)
+        loss = LOSSES[self.loss_name]
+        return inputs, _checks.networks.targets(
+            t_name, t, inputs, self.layer_sizes[-1], loss.by_class, loss.targets
+        )
 
     def _logits(self, inputs: np.ndarray) -> np.ndarray:
         out = _backend.kernels.new_array((len(inputs), self.layer_sizes[-1]), self.dtype)
@@ -646,7 +605,7 @@ class MLP:
 
     def _outputs(self, logits: np.ndarray) -> np.ndarray:
         """What `logits` are as outputs, written over them."""
-        return _OUTPUTS[self.loss_name].outputs(logits, out=logits, n_threads=self.n_threads)
+        return LOSSES[self.loss_name].outputs(logits, out=logits, n_threads=self.n_threads)
 
 
 _models: weakref.WeakSet[MLP] = weakref.WeakSet()

@@ -6,6 +6,7 @@
 #ifndef FASTBP_H
 #define FASTBP_H
 
+#include <math.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -15,10 +16,29 @@ extern "C" {
 
 typedef ptrdiff_t fbp_size; /* sizes, and strides in elements */
 
-/* elementwise activations, by the names of fastbp.activations */
+/* Elementwise activations: their numbers, and what is known of each. */
 enum {
-    FBP_IDENTITY, FBP_SIGMOID, FBP_TANH, FBP_RELU, FBP_LEAKY_RELU, FBP_GELU, FBP_SILU, FBP_SOFTPLUS, FBP_ACTIVATIONS
+#define FBP_ACTIVATION(kind, name, slope, bound, weights) kind,
+#include "activations.def"
+#undef FBP_ACTIVATION
+    FBP_ACTIVATIONS
 };
+enum { FBP_OF_OUTPUT, FBP_OF_INPUT };
+typedef struct {
+    const char *name;
+    int slope; /* FBP_OF_OUTPUT or FBP_OF_INPUT: what f' is computed from */
+    double bound;
+    const char *weights;
+} fbp_activation;
+static inline const fbp_activation *fbp_activation_facts(int kind)
+{
+    static const fbp_activation facts[] = {
+#define FBP_ACTIVATION(kind, name, slope, bound, weights) {#name, slope, bound, weights},
+#include "activations.def"
+#undef FBP_ACTIVATION
+    };
+    return &facts[kind];
+}
 
 /* An optimizer's update of parameters w by a gradient: rows/updates.h. Its state vectors lie like w; NULL where a rule does without.
  * The last one is no rule's: a running mean of the parameters themselves. */
@@ -61,6 +81,20 @@ typedef struct {
     double weight_sum, weight_sum_lost; /* Σ w, and what its rounding lost; asked for with labels and smoothing, as is */
     int share_of_0;           /* whether some w_c smoothing / C may be 0 in the dtype, with smoothing > 0 */
 } fbp_cross_entropy;
+
+/* Errors whose outputs do not interact, by the names of fastbp's functions */
+enum {
+#define FBP_ERROR(NUMBER, name, largest_target, parameter) FBP_##NUMBER,
+#include "errors.def"
+#undef FBP_ERROR
+    FBP_ERRORS
+};
+typedef struct {
+    int kind;               /* one of these */
+    const void *pos_weight; /* of FBP_SIGMOID_CROSS_ENTROPY: p (O), by which the terms in t are multiplied; or NULL */
+    double smoothing;       /* of the same:  (1 - smoothing) t + smoothing / 2  takes the place of t */
+    double parameter;       /* of an error that has one */
+} fbp_error;
 
 #define REAL void
 typedef struct {

@@ -3,6 +3,7 @@
 #include "math/elementary.h"
 #include "rows/row.h"
 #include "rows/activations.h"
+#include "rows/softmax.h"
 #include "rows/many_classes.h"
 #include "rows/softmax_cross_entropy.h"
 #include "rows/softmax_cross_entropy_options.h"

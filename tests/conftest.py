@@ -226,7 +226,8 @@ class Updated:
 class Problem:
     """One call in one dtype: `arguments` in the order of the signature, but for n_threads, which every function has last.
 
-    `function` is the name of a backend function, or a function whose first argument is the backend. Arrays of floats have the
+    `function` is the name of a backend function, or of an error that `elementwise_error` takes by its name, which is left out
+    of the arguments; or a function whose first argument is the backend. Arrays of floats have the
     dtype of the call, but for the weights of examples, classes and outputs, which are float64 always. `in_place` names an output
     and the input in whose memory it may lie.
     """
@@ -328,6 +329,15 @@ class Compact:
         pass
 
 
+def kernel_of(kernels: ModuleType, function: str | Callable[..., Any]) -> Callable[..., Any]:
+    """The function of a problem on this backend."""
+    if not isinstance(function, str):
+        return partial(function, kernels)
+    if hasattr(kernels, function):
+        return getattr(kernels, function)
+    return lambda y, t, weight, *rest: kernels.elementwise_error(y, t, weight, function, *rest)
+
+
 def solve(
     kernels: ModuleType,
     problem: Problem,
@@ -357,9 +367,7 @@ def solve(
             arguments[name] = memory.place(given.shape, given.dtype, given, name == source)
         else:
             arguments[name] = value  # no array, or one to keep
-    f = problem.function
-    call = getattr(kernels, f) if isinstance(f, str) else partial(f, kernels)
-    returned = call(*arguments.values(), n_threads)
+    returned = kernel_of(kernels, problem.function)(*arguments.values(), n_threads)
     results = {name: output.copy() for name, output in outputs.items()}
     memory.assert_intact()
     if returned is not None:

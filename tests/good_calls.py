@@ -9,8 +9,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tolerances import ACTIVATIONS
 
 import fastbp
+from fastbp import outputs
 
 F32, F64 = np.float32, np.float64
 
@@ -111,8 +113,9 @@ def good_calls() -> Iterator[tuple[str, Call]]:
     yield "sigmoid_cross_entropy", Call(fastbp.sigmoid_cross_entropy, arguments, *in_place)
     for function in (fastbp.sigmoid_squared_error, fastbp.poisson_deviance):
         yield function.__name__, Call(function, {"logits": z, "targets": t, **tail}, *in_place)
-    arguments = {"outputs": z, "targets": t, **tail}
-    yield "squared_error", Call(fastbp.squared_error, arguments, ("grad_out",), ("outputs", "grad_out"))
+    for function in (fastbp.squared_error, fastbp.huber, fastbp.quantile):
+        arguments = {"outputs": z, "targets": t, **tail}
+        yield function.__name__, Call(function, arguments, ("grad_out",), ("outputs", "grad_out"))
 
     for name in MAPS:
         yield name, Call(getattr(fastbp, name), {"x": z, "out": zeros(3, 4)}, ("out",), ("x", "out"))
@@ -146,9 +149,9 @@ def good_calls() -> Iterator[tuple[str, Call]]:
     yield "adam_update", Call(fastbp.adam_update, arguments, ("parameters", "first_moment", "second_moment"))
 
 
-ELEMENTWISE = ("sigmoid_cross_entropy", "squared_error", "sigmoid_squared_error", "poisson_deviance")
-LOSSES = ("softmax_cross_entropy", *ELEMENTWISE)
-MAPS = ("sigmoid", "tanh", "relu", "leaky_relu", "gelu", "silu", "softplus", "softmax", "log_softmax")
+LOSSES = tuple(outputs.LOSSES)
+ELEMENTWISE = LOSSES[1:]
+MAPS = (*ACTIVATIONS, "softmax", "log_softmax")
 UPDATES = ("sgd_update", "adam_update")
 GOOD = dict(good_calls())
 INPUTS = [(case, name) for case, call in GOOD.items() for name in call.inputs()]

@@ -9,18 +9,18 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 ALL_KERNELS = (
-    "src_c/simd/* src_c/math/* src_c/variants/* src_c/real.h src_c/fastbp.h src_c/kernels.* src_c/isa/dispatch.c "
+    "src_c/simd/* src_c/math/* src_c/variants/* src_c/real.h src_c/fastbp.h src_c/*.def src_c/kernels.h src_c/isa/dispatch.c "
     "src_c/isa/machine.h fastbp/_kernels/dispatch.*"
 )
 
 ROOMS = {  # name: (whose files, which tests); * stands for folders, too
     "losses": (
-        "fastbp/losses.py src_c/rows/*err* src_c/rows/soft* src_c/rows/many* src_c/rows/row.h "
+        "fastbp/losses.py src_c/errors.def src_c/rows/*err* src_c/rows/soft* src_c/rows/many* src_c/rows/row.h "
         "fastbp/_kernels/loss.* fastbp/_kernels/rows.*",
         "losses losses_at_once losses_edges losses_many_digits losses_options changed_during_a_call",
     ),
     "activations": (
-        "fastbp/activations.py src_c/rows/activations.h src_c/rows/row.h fastbp/_kernels/activation.*",
+        "fastbp/activations.py src_c/rows/activations.h src_c/rows/softmax.h src_c/rows/row.h fastbp/_kernels/activation.*",
         "activations",
     ),
     "layers": ("fastbp/layers.py src_c/gemm/* fastbp/_kernels/linear.*", "layers"),
@@ -34,9 +34,11 @@ ROOMS = {  # name: (whose files, which tests); * stands for folders, too
         "optimizers optimizer_calls",
     ),
     "network": (
-        "fastbp/model.py fastbp/_checks/networks.py fastbp/_kernels/network.* fastbp/_kernels/step.* src_c/memory/gather.h",
+        "fastbp/model.py fastbp/outputs.py fastbp/_checks/networks.py fastbp/_kernels/network.* fastbp/_kernels/step.* "
+        "src_c/memory/gather.h",
         "network_kernels model fit many_classes",
     ),
+    "initializers": ("fastbp/initializers.py", "initializers"),
     "training": ("fastbp/training.py", "fit"),
     "files": ("fastbp/persistence.py", "persistence named_arrays hostile_files"),
     "checks": ("fastbp/_checks/*", "bad_calls both_ways outputs unusual_calls sizes losses_at_once"),

@@ -19,14 +19,13 @@ from conftest import (
     generator,
     solve,
 )
-from tolerances import ACTIVATIONS
+from tolerances import ACTIVATIONS, ALPHA, FROM_INPUT, LAMBDA
 
 import fastbp
 from fastbp import _backend, _reference
 
 INF, NAN = np.inf, np.nan
 SOFTMAX_FAMILY = ("softmax", "log_softmax", "logsumexp")
-FROM_INPUT = ("gelu", "silu")  # their backward form takes the activation's input, the others' its output
 
 # -- problems ------------------------------------------------------------------------------------------------------------------
 
@@ -56,8 +55,10 @@ REGIMES = {f.__name__: f for f in (ordinary, peaked, shifted, with_minus_infinit
 
 
 def forward(name, x):
-    out = Out(x.shape[:1]) if name == "logsumexp" else Out(x.shape)
-    return Problem(name, x.dtype.type, {"x": x, "out": out}, None if name == "logsumexp" else ("out", "x"))
+    arguments = {"x": x, "out": Out(x.shape[:1]) if name == "logsumexp" else Out(x.shape)}
+    if name in ACTIVATIONS:
+        return Problem("activate", x.dtype.type, {"name": name, **arguments}, ("out", "x"))
+    return Problem(name, x.dtype.type, arguments, None if name == "logsumexp" else ("out", "x"))
 
 
 def backward(name, grad, x):
@@ -68,8 +69,8 @@ def backward(name, grad, x):
         return Problem(
             "softmax_backward", x.dtype.type, {"grad": grad, "y": y, "out": Out(x.shape)}, ("out", "grad")
         )
-    if name not in ("identity", *FROM_INPUT):
-        getattr(_reference, name)(x, y, 1)
+    if name not in FROM_INPUT:
+        _reference.activate(name, x, y, 1)
     arguments = {"name": name, "grad": grad, "a": x if name in FROM_INPUT else y, "out": Out(x.shape)}
     return Problem("activation_backward", x.dtype.type, arguments, ("out", "grad"))
 
@@ -78,16 +79,35 @@ def both_ways(name, rng, x):
     """The forward and the backward problem of one activation, or of one of the softmax family, at the values x."""
     if name not in SOFTMAX_FAMILY[1:]:
         yield backward(name, rng.standard_normal(x.shape).astype(x.dtype), x)
-    if name != "identity":
-        yield forward(name, x)
+    yield forward(name, x)
 
 
-NAMES = ["identity", *ACTIVATIONS, *SOFTMAX_FAMILY]
+NAMES = [*ACTIVATIONS, *SOFTMAX_FAMILY]
 
 
 @pytest.fixture(params=NAMES)
 def name(request):
     return request.param
+
+
+# -- facts ---------------------------------------------------------------------------------------------------------------------
+
+
+def test_both_backends_have_the_same_facts():
+    """The rows of src_c/activations.def, or of the twin: the same numbers, in the same order."""
+    facts = _backend.kernels.activation_facts()
+    assert list(facts.items()) == list(_reference.activation_facts().items())
+    assert facts == {name: tuple(row) for name, row in fastbp.activations.ACTIVATIONS.items()}
+    assert sorted(facts) == sorted(ACTIVATIONS)
+    assert [name for name, (slope_of_input, _, _) in facts.items() if slope_of_input] == [*FROM_INPUT]
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS, indirect=True)
+def test_outputs_are_within_their_bound(name):
+    """And come near it, or go far where there is none."""
+    size = np.abs(getattr(fastbp, name)(np.linspace(-1e4, 1e4, 1001))).max()
+    bound = fastbp.activations.ACTIVATIONS[name].bound
+    assert 0.99 * bound <= size <= bound if np.isfinite(bound) else size > 99
 
 
 # -- against the exact values --------------------------------------------------------------------------------------------------
@@ -127,7 +147,7 @@ def problems_of_every_bit(name, dtype):
     return [*both_ways(name, rng, x[None, :])]
 
 
-@pytest.mark.parametrize("name", ["identity", *ACTIVATIONS], indirect=True)
+@pytest.mark.parametrize("name", ACTIVATIONS, indirect=True)
 def test_every_kind_of_number(dtype, name, engine):
     for each in problems_of_every_bit(name, dtype):
         check(engine, each)
@@ -140,14 +160,14 @@ def test_threads(dtype, name, isa, shape):
         check_threads(_backend.kernels, each)
 
 
-@pytest.mark.parametrize("name", ["identity", *ACTIVATIONS], indirect=True)
+@pytest.mark.parametrize("name", ACTIVATIONS, indirect=True)
 def test_tail_is_like_the_body(dtype, name, engine):
     """A number has one image, in every lane of a vector and in what is left over at its end."""
     for width in WIDTHS:
         for value in (-3.3, -0.1, 0.0, 0.2, 2.7, 70.0):
             x = np.full((1, width), value, dtype)
             grad = np.full((1, width), 0.3, dtype)
-            for each in [backward(name, grad, x)] + ([forward(name, x)] if name != "identity" else []):
+            for each in (backward(name, grad, x), forward(name, x)):
                 assert len(set(solve(engine, each).out[0])) == 1, f"{value} of {each}"
 
 
@@ -184,12 +204,16 @@ def test_shift_changes_nothing(dtype, engine):
 # -- limits --------------------------------------------------------------------------------------------------------------------
 
 LIMITS = {  # name: (f(-inf), f(inf), slope at -inf, slope at inf)
+    "identity": (-INF, INF, 1, 1),
     "sigmoid": (0, 1, 0, 0),
     "tanh": (-1, 1, 0, 0),
     "relu": (0, INF, 0, 1),
     "leaky_relu": (-INF, INF, 0.01, 1),
+    "elu": (-1, INF, 0, 1),
+    "selu": (-LAMBDA * ALPHA, INF, 0, LAMBDA),
     "gelu": (0, INF, 0, 1),
     "silu": (0, INF, 0, 1),
+    "mish": (0, INF, 0, 1),
     "softplus": (0, INF, 0, 1),
 }
 
@@ -207,9 +231,11 @@ def test_limits(dtype, name, engine):
             bounded = [np.clip(limit, -far, far) if np.isinf(limit) else limit for limit in (low, high)]
             if name == "leaky_relu":
                 bounded[0] = dtype(0.01) * dtype(-far)
+            if name == "selu":
+                bounded[1] = INF  # λ times the largest number as well
             assert (y[:, :2] == np.array(bounded, dtype)).all(), (far, y[0])
             assert (slope[:, :2] == np.array([low_slope, high_slope], dtype)).all(), (far, slope[0])
-            assert np.isnan(y[:, 2]).all() and np.isnan(slope[:, 2]).all()
+            assert np.isnan(y[:, 2]).all() and (name == "identity" or np.isnan(slope[:, 2]).all())
 
 
 ROWS_WITHOUT_A_SOFTMAX = {  # row: its logsumexp
@@ -243,7 +269,7 @@ def test_minus_infinity_in_a_row(dtype, engine):
     assert_near(fastbp.logsumexp(x), [np.log(2)])
 
 
-@pytest.mark.parametrize("name", [*ACTIVATIONS, *SOFTMAX_FAMILY], indirect=True)
+@pytest.mark.parametrize("name", NAMES, indirect=True)
 def test_any_number_of_axes(dtype, name, engine):
     """A vector, a stack of matrices, nothing at all: the last axis is that of a row."""
     x = ordinary(generator(name), (3, 4, 10)).astype(dtype)

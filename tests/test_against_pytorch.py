@@ -1,4 +1,4 @@
-"""The errors that PyTorch has too: the same numbers and gradients in float64, for every option that both have.
+"""The errors and activations that PyTorch has too: the same numbers and gradients in float64, for every option that both have.
 
 Where PyTorch answers otherwise, a test at the end of this file names the difference: in what a mean divides by, at extremes where
 its formula makes NaN of 0 · inf, and where it loses the digits of a small error.
@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from tolerances import NO_WORSE, UNDERFLOW, sum_of
+from tolerances import ACTIVATIONS, FROM_INPUT, NO_WORSE, UNDERFLOW, sum_of
 
 import fastbp
 
@@ -173,6 +173,37 @@ def test_mean_squared_error(call):
     assert_agree(ours, halved, (miss**2).sum(axis=1), miss, reduction)
 
 
+@examples
+@given(elementwise_calls(), st.sampled_from([0.5, 1.0, 30.0]))
+def test_huber(call, delta):
+    y, t, _, reduction = call
+    ours = fastbp.huber(y, t, delta=delta, reduction=reduction)
+    theirs = pytorch(F.huber_loss, y, t, delta=delta, reduction=reduction)
+    miss = np.abs(y - t)
+    within = np.minimum(miss, delta)
+    assert_agree(
+        ours, per_example(theirs, reduction, y.shape[1]), (within * miss).sum(axis=1), within, reduction
+    )
+
+
+@examples
+@given(elementwise_calls(), st.sampled_from([0.5, 0.1, 0.99]))
+def test_quantile(call, tau):
+    """PyTorch has it for τ = ½ only, as the absolute error; by hand for the others. It, too, takes 0 at the target."""
+    y, t, _, reduction = call
+    ours = fastbp.quantile(y, t, tau=tau, reduction=reduction)
+
+    def pinball(y, t, reduction):
+        r = y - t
+        errors = (
+            (1 - tau) * F.relu(r) + tau * F.relu(-r) if tau != 0.5 else F.l1_loss(y, t, reduction="none") / 2
+        )
+        return errors if reduction == "none" else getattr(errors, reduction)()
+
+    theirs = per_example(pytorch(pinball, y, t, reduction=reduction), reduction, y.shape[1])
+    assert_agree(ours, theirs, np.abs(y - t).sum(axis=1), np.ones_like(y), reduction)
+
+
 def test_extremes_of_logistic_outputs():
     """In both tails, with the right answer and the wrong one."""
     z = np.array([[800.0, -800, 1e4, -1e4, 1e300, INF, -INF]]).T
@@ -180,6 +211,34 @@ def test_extremes_of_logistic_outputs():
     ours = fastbp.sigmoid_cross_entropy(z, t, reduction="none")
     theirs = pytorch(F.binary_cross_entropy_with_logits, z, t, reduction="none")
     assert np.array_equal(ours.loss[:6], theirs.loss[:6, 0]) and np.array_equal(ours.grad, theirs.grad)
+
+
+# -- activations ---------------------------------------------------------------------------------------------------------------
+
+FUNCTIONS = {
+    "identity": lambda x: x,
+    "sigmoid": torch.sigmoid,
+    "tanh": torch.tanh,
+    "relu": F.relu,
+    "leaky_relu": F.leaky_relu,
+    "elu": F.elu,
+    "selu": F.selu,
+    "gelu": F.gelu,
+    "silu": F.silu,
+    "mish": F.mish,
+    "softplus": lambda x: F.softplus(x, threshold=1000),  # from 20 on it is x otherwise
+}
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_activation(name):
+    """PyTorch forms 1 + erf and exp - 1: its errors are relative to 1, or to x."""
+    x = np.random.default_rng(0).uniform(-30, 30, 2000)
+    theirs = pytorch(lambda x, _: FUNCTIONS[name](x), x, 0.0)
+    y = getattr(fastbp, name)(x)
+    slope = fastbp.activation_backward(name, np.ones_like(x), x if name in FROM_INPUT else y)
+    for ours, expected in ((y, theirs.loss), (slope, theirs.grad)):
+        assert (np.abs(ours - expected) <= 2 * NO_WORSE * EPS * (1 + np.abs(x))).all()
 
 
 # -- where PyTorch answers otherwise -------------------------------------------------------------------------------------------

@@ -32,6 +32,7 @@ from good_calls import (
 )
 
 import fastbp
+from fastbp import outputs
 
 pytestmark = pytest.mark.usefixtures("backend")
 
@@ -40,7 +41,9 @@ pytestmark = pytest.mark.usefixtures("backend")
 
 Row = tuple[str, str, Any, type[Exception], str]
 
-ONE_OF_ACTIVATIONS = "expected one of identity, sigmoid, tanh, relu, leaky_relu, gelu, silu, softplus"
+ONE_OF_ACTIVATIONS = (
+    "expected one of identity, sigmoid, tanh, relu, leaky_relu, elu, selu, gelu, silu, mish, softplus"
+)
 
 
 def bad_arrays() -> Iterator[tuple[Any, str]]:
@@ -178,8 +181,12 @@ def bad_numbers() -> Iterator[Row]:
             (-0.1, 1.1, 2),
             [(softmax, "label_smoothing"), (sigmoid, "label_smoothing"), (sgd, "momentum")],
         ),
+        "a number in (0, 1)": ((-0.1, 0, 1, 1.1), [("quantile", "tau")]),
         "a number in [0, 1)": ((-0.1, 1.0, 1), [(adam, "beta_1"), (adam, "beta_2")]),
-        "a finite number > 0": ((0.0, 0, -1.0), [(softmax, "softcap"), (adam, "epsilon")]),
+        "a finite number > 0": (
+            (0.0, 0, -1.0),
+            [(softmax, "softcap"), ("huber", "delta"), (adam, "epsilon")],
+        ),
         "a finite number >= 0": (
             (-1e-9, -1),
             [
@@ -198,6 +205,10 @@ def bad_numbers() -> Iterator[Row]:
         for name in ("learning_rate", "weight_decay"):
             text = "expected a number that float32 can hold, 0 to 3.4028234663852886e+38"
             yield case, name, 1e39, ValueError, f"got 1e+39, {text}"
+    for value in (1e-46, 1e39):
+        text = f"expected a number that float32 can hold, {np.finfo(F32).tiny} to {np.finfo(F32).max}"
+        yield "huber", "delta", value, ValueError, f"got {value}, {text}"
+    yield "quantile", "tau", 1e-46, ValueError, f"got 1e-46, {text}"
     for value in (0, -1, 2**63):
         yield adam, "step", value, ValueError, f"got {value}, expected an integer in [1, 2**63)"
     for value in (1.0, None, True):
@@ -437,7 +448,7 @@ def test_nothing_is_predicted_of_what_is_not_finite(loss: str, value: float, sho
     message = f"X: row 3 has {shown} in column 1, expected numbers that are finite in float32"
     refused(ValueError, message, net.predict, X=x)
     refused(ValueError, message, net.predict, X=x.tolist())
-    if net.loss_name not in ("squared_error", "poisson_deviance"):
+    if outputs.LOSSES[loss].decide:
         refused(ValueError, message, net.predict_proba, X=x)
     assert np.isnan(net.logits(x)[3:]).all() == np.isnan(net.forward(x)[3:]).all() == np.isnan(value)
     assert len(net.predict(x[:3])) == 3

@@ -29,6 +29,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
+from tolerances import ALPHA, LAMBDA
 
 import fastbp
 
@@ -127,6 +128,24 @@ CASES = [
         d2=[[-1, 2]], d1=[[-0.5, 0.45]],
         dw1=[[-1.0, 0.9], [-0.5, 0.45], [0.5, -0.45]],
         dw2=[[-0.5, 1.0], [-0.75, 1.5]],
+    ),
+    # Linear outputs, Huber's error with δ = 1: y = (0, ln 3), t = (3, ln 3 - 1/4), so y - t = (-3, 1/4).
+    # E = 1 (3 - 1/2) + 1/2 · 1/16 = 2.53125;  d2 = (-1, 1/4)
+    # d2 W2ᵀ = (-0.4 - 0.2, -0.8 + 0.4) = (-0.6, -0.4);  d1 = (-0.15, -0.075)
+    Case(
+        "huber", [[3, LN3 - 0.25]], [[0, LN3]], 2.53125,
+        d2=[[-1, 0.25]], d1=[[-0.15, -0.075]],
+        dw1=[[-0.3, -0.15], [-0.15, -0.075], [0.15, 0.075]],
+        dw2=[[-0.5, 0.125], [-0.75, 0.1875]],
+    ),
+    # Linear outputs, quantile error with τ = 1/2: the same y and t.
+    # E = (3 + 1/4)/2 = 1.625;  d2 = (-1/2, 1/2)
+    # d2 W2ᵀ = (-0.2 - 0.4, -0.4 + 0.8) = (-0.6, 0.4);  d1 = (-0.15, 0.075)
+    Case(
+        "quantile", [[3, LN3 - 0.25]], [[0, LN3]], 1.625,
+        d2=[[-0.5, 0.5]], d1=[[-0.15, 0.075]],
+        dw1=[[-0.3, 0.15], [-0.15, 0.075], [0.15, -0.075]],
+        dw2=[[-0.25, 0.25], [-0.375, 0.375]],
     ),
 ]  # fmt: skip
 each_case = pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.loss}-{np.ndim(case.targets)}d")
@@ -370,17 +389,42 @@ def test_poisson_without_a_count(array):
     close(grad, [[3, 0]])
 
 
+def test_huber_far_from_the_target_and_near_it(array):
+    # δ = 2: at a distance of 5 E = 2 (5 - 1) = 8, at 2 from both sides 2, at 1/2 E = 1/8
+    losses, grad, _ = fastbp.huber(array([5, -2, 0.5]), 0, delta=2.0, reduction="none")
+    close(losses, [8, 2, 1 / 8])
+    close(grad, [2, -2, 0.5])
+
+
+def test_quantiles_on_both_sides_and_at_the_target(array):
+    # τ = 0.9: 0.9 · 2 below, 0.1 · 5 above, and nothing at the target
+    losses, grad, _ = fastbp.quantile(array([-2, 5, 7]), array([0, 0, 7]), tau=0.9, reduction="none")
+    close(losses, [1.8, 0.5, 0])
+    close(grad, [-0.9, 0.1, 0])
+
+
+def test_the_quantile_error_is_smallest_at_the_quantile(array):
+    # Of 0, 1, …, 10 a share of 0.3 lies below 3: the mean error of one output for all of them is smallest there.
+    t = array(range(11))
+    errors = [fastbp.quantile(array([y] * 11), t, tau=0.3).loss for y in range(11)]
+    assert min(errors) == errors[3]
+
+
 # ---------------------------------------------------------------------------------------- activations and kin
 
 # tanh(ln 3) = (3 - 1/3)/(3 + 1/3) = 8/10.  Φ(1) = 0.841345 and φ(1) = 0.241971 are in every table.
 PHI_1, DENSITY_1 = 0.8413447460685429, 0.24197072451914337
 VALUES = {
+    "identity": ([-2, 0, 3], [-2, 0, 3]),
     "sigmoid": ([-LN3, 0, LN3], [1 / 4, 1 / 2, 3 / 4]),
     "tanh": ([-LN3, 0, LN2], [-0.8, 0, 0.6]),
     "relu": ([-2, 0, 3], [0, 0, 3]),
     "leaky_relu": ([-2, 0, 3], [-0.02, 0, 3]),
+    "elu": ([-LN2, 0, 3], [-1 / 2, 0, 3]),
+    "selu": ([-LN2, 0, 3], [-LAMBDA * ALPHA / 2, 0, 3 * LAMBDA]),
     "gelu": ([-1, 0, 1], [PHI_1 - 1, 0, PHI_1]),  # x Φ(x), and Φ(-1) = 1 - Φ(1)
     "silu": ([-LN3, 0, LN3], [-0.25 * LN3, 0, 0.75 * LN3]),
+    "mish": ([-LN2, 0, LN2], [-5 / 13 * LN2, 0, 0.8 * LN2]),  # n/(n + 2) with n = e(e + 2), e = 1/2, 1, 2
     "softplus": ([-LN3, 0, LN3], [LN4 - LN3, LN2, LN4]),  # ln(1 + 1/3), ln(1 + 1), ln(1 + 3)
     "softmax": ([0, LN2, LN5], [1 / 8, 2 / 8, 5 / 8]),
     "log_softmax": ([0, LN2, LN5], [-3 * LN2, -2 * LN2, LN5 - 3 * LN2]),
@@ -400,15 +444,18 @@ def test_logsumexp(array):
     close(fastbp.logsumexp(array([[0, LN2, LN5], [1, 1 + LN2, 1 + LN5]])), [3 * LN2, 1 + 3 * LN2])
 
 
-# f', from the output a, except for gelu and silu, which are given their input z
+# f', from the output a, except for gelu, silu and mish, which are given their input z
 SLOPES = {
     "identity": ([-2, 0, 3], [1, 1, 1]),
     "sigmoid": ([1 / 4, 1 / 2, 3 / 4], [3 / 16, 1 / 4, 3 / 16]),
     "tanh": ([-0.8, 0, 0.6], [0.36, 1, 0.64]),
     "relu": ([0, 0, 3], [0, 0, 1]),
     "leaky_relu": ([-0.02, -0.01, 3], [0.01, 0.01, 1]),
+    "elu": ([-1, -1 / 2, 3], [0, 1 / 2, 1]),  # exp(z) = 1 + a
+    "selu": ([-LAMBDA * ALPHA / 2, 0, 3], [LAMBDA * ALPHA / 2, LAMBDA * ALPHA, LAMBDA]),
     "gelu": ([-1, 0, 1], [1 - PHI_1 - DENSITY_1, 0.5, PHI_1 + DENSITY_1]),  # Φ(z) + z φ(z)
     "silu": ([-LN3, 0, LN3], [1 / 4 - LN3 * 3 / 16, 1 / 2, 3 / 4 + LN3 * 3 / 16]),  # y + z y(1 - y)
+    "mish": ([-LN2, 0, LN2], [5 / 13 - LN2 * 48 / 169, 0.6, 0.8 + LN2 * 0.24]),  # T + 4 z e(e + 1)/(n + 2)²
     "softplus": ([LN4 - LN3, LN2, LN4], [1 / 4, 1 / 2, 3 / 4]),  # σ(z) = 1 - exp(-a)
 }
 

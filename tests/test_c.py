@@ -188,6 +188,13 @@ def test_every_primitive_opens_with_what_it_assumes() -> None:
     assert set(primitives) - set(opening.findall(bodies)) == WITHOUT_ASSUMPTIONS
 
 
+def test_every_error_of_the_list_has_its_line() -> None:
+    """In the table of tests/c/test_kernels.c."""
+    listed = re.findall(r"^FBP_ERROR\(\w+, (\w+)", (SOURCE / "errors.def").read_text(), re.MULTILINE)
+    tested = re.findall(r"^    ERROR\((\w+)", (ROOT / "tests/c/test_kernels.c").read_text(), re.MULTILINE)
+    assert tested == listed
+
+
 def test_a_debug_build_asks_what_primitives_assume(tmp_path: Path) -> None:
     """A call that breaks an assumption ends there, with a message that says which."""
     toolchain = Toolchain("cc", ("-pthread",), optimize=("-O0", "-UNDEBUG", "-pthread"))

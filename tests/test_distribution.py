@@ -229,7 +229,7 @@ def test_a_source_distribution_builds_the_same_package(sdist, tmp_path):
     from_tree, from_sdist = _wheel(tree, tmp_path / "a"), _wheel(sdist, tmp_path / "b")
     assert set(from_sdist) == set(from_tree)
     assert from_sdist == from_tree
-    for name in ("fastbp.h", "kernels.def"):
+    for name in ("fastbp.h", "activations.def", "errors.def", "kernels.def", "updates.def"):
         assert from_tree[f"fastbp/include/{name}"] == (ROOT / "src_c" / name).read_bytes()
     assert "fastbp/datasets/digits.npz" in from_tree
     assert "fastbp/_kernels/dispatch.pxd" in from_tree

@@ -8,6 +8,7 @@ import numpy as np
 import pairs
 import pytest
 from conftest import THINNED
+from good_calls import ELEMENTWISE
 
 import fastbp
 from fastbp import MLP, check_gradient
@@ -21,7 +22,6 @@ X = RNG.normal(size=(6, 4))
 ROWS = RNG.random((6, 3))
 LABELS = RNG.integers(0, 3, 6)
 Z = 2 * RNG.normal(size=(6, 3))
-ELEMENTWISE = ("sigmoid_cross_entropy", "squared_error", "sigmoid_squared_error", "poisson_deviance")
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)

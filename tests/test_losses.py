@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import itertools
 from functools import lru_cache
 from types import SimpleNamespace
@@ -26,6 +27,7 @@ from conftest import (
 
 import fastbp
 from fastbp import _backend
+from fastbp.outputs import LOSSES
 
 INF, NAN = np.inf, np.nan
 ENTROPY = -(0.25 * np.log(0.25) + 0.75 * np.log(0.75))
@@ -115,6 +117,11 @@ def softmax_problem(
     return Problem(function, dtype, arguments, in_place=("grad", "logits"))
 
 
+def first_argument(function):
+    """The name of an error function's first argument."""
+    return next(iter(inspect.signature(getattr(fastbp, function)).parameters))
+
+
 def elementwise_problem(
     rng, shape, dtype, regime, function, hard, sample_weights, reduction, pos_weights=None, **scalars
 ):
@@ -125,14 +132,16 @@ def elementwise_problem(
     if function == "poisson_deviance":
         x = np.minimum(x, 70)  # sums of exp(70) stay within float32, which ends at exp(88.7)
         t = rng.poisson(3, shape) if hard else 5 * t * rng.integers(0, 2, shape)
-    if function == "squared_error":
+    if LOSSES[function].targets is None:
         x[~np.isfinite(x)] = 0
         t = np.where(t < 0.5, x, 20 * rng.standard_normal(shape))
     s, rest = reduced(rng, x, sample_weights, reduction)
-    first = "outputs" if function == "squared_error" else "logits"
+    first = first_argument(function)
     arguments = {first: x.astype(dtype), "targets": t.astype(dtype)}
     if pos_weights is not None:
         arguments["pos_weight"] = rng.uniform(0.2, 3, o) if pos_weights else None
+    else:
+        scalars = {"parameter": 0.0, **scalars}
     arguments |= {"sample_weight": s, **scalars, **rest}
     return Problem(function, dtype, arguments, in_place=("grad", first))
 
@@ -148,6 +157,8 @@ OPTIONS = {
     "squared_error": ELEMENTWISE_OPTIONS,
     "sigmoid_squared_error": ELEMENTWISE_OPTIONS,
     "poisson_deviance": ELEMENTWISE_OPTIONS,
+    "huber": {"parameter": (1.0, 12.5), **ELEMENTWISE_OPTIONS},
+    "quantile": {"parameter": (0.5, 0.9), **ELEMENTWISE_OPTIONS},
 }
 ELEMENTWISE = list(OPTIONS)[1:]
 
@@ -281,8 +292,10 @@ def test_tail_is_like_the_body(dtype, engine):
                 assert all(len(set(row[kind == k])) <= 1 for k in range(3)), str(each)
         for name in ELEMENTWISE:
             each = problem(name, rng, (1, width), dtype)
-            first = "outputs" if name == "squared_error" else "logits"
-            equal = {first: np.full((1, width), -3.3, dtype), "targets": np.full((1, width), 0.7, dtype)}
+            equal = {
+                first_argument(name): np.full((1, width), -3.3, dtype),
+                "targets": np.full((1, width), 0.7, dtype),
+            }
             each = each.changed(**equal)
             assert len(set(solve(engine, each).grad[0])) == 1, str(each)
 
@@ -338,8 +351,14 @@ def test_first_bad_label(engine):
 def public(each):
     """A call as a user makes it: (function, first argument, targets, options)."""
     options = {k: v for k, v in each.arguments.items() if k not in ("losses", "grad", "mean")}
-    x = options.pop("outputs" if each.function == "squared_error" else "logits")
-    labels, targets = options.pop("labels", None), options.pop("targets")
+    x = options.pop(first_argument(each.function))
+    labels, targets, parameter = (
+        options.pop("labels", None),
+        options.pop("targets"),
+        options.pop("parameter", None),
+    )
+    if LOSSES[each.function].parameter:
+        options[LOSSES[each.function].parameter] = parameter
     if labels is None:
         options.pop("ignore_index", None)
     if "softcap" in options:

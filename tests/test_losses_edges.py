@@ -192,6 +192,41 @@ def test_squares_that_overflow(dtype, engine):
     assert answer.loss == INF and answer.grad.tolist() == [[dtype(far), 1.0]]
 
 
+def test_huber_where_squares_overflow(dtype, engine):
+    """Neither the error nor its gradient does, as long as the answer is a number of the dtype."""
+    most, least = float(np.finfo(dtype).max), float(np.finfo(dtype).tiny)
+    y = np.array([most, -most, 0.75 * most], dtype)
+    for delta in (1.0, 0.25, least):
+        answer = fastbp.huber(y, 0, delta=delta, reduction="none")
+        assert_near(answer.loss / (delta * most), [1, 1, 0.75])
+        assert answer.grad.tolist() == [delta, -delta, delta]
+    assert fastbp.huber(y, 0, delta=2.0).loss == INF  # the mean of errors beyond the dtype
+    answer = fastbp.huber(y[:1], 0, delta=most)
+    assert answer.loss == INF and answer.grad[0] == dtype(most)
+
+
+def test_huber_at_infinity_and_where_it_turns(dtype, engine):
+    y = np.array([INF, -INF, INF, 0.3, -0.3, 0.0], dtype)
+    t = np.array([0, 0, INF, 0, 0, 0], dtype)
+    answer = fastbp.huber(y, t, delta=float(dtype(0.3)), reduction="none")
+    assert answer.loss[:2].tolist() == [INF, INF] and np.isnan([answer.loss[2], answer.grad[2]]).all()
+    assert_near(answer.loss[3:], [0.045, 0.045, 0])
+    assert answer.grad[[0, 1, 3, 4, 5]].tolist() == [y[3], y[4], y[3], y[4], 0]
+
+
+def test_quantile_at_the_edges(dtype, engine):
+    """Infinite outputs, the largest numbers, the target itself; and shares next to 0 and 1, whose other part is as exact."""
+    most = float(np.finfo(dtype).max)
+    y, t = np.array([INF, -INF, INF, most, -most, 3.0], dtype), np.array([0, 0, INF, 0, 0, 3.0], dtype)
+    for tau in (0.5, 0.9, float(np.finfo(dtype).tiny), 1 - 2.0**-40):
+        answer = fastbp.quantile(y, t, tau=tau, reduction="none")
+        assert answer.loss[:2].tolist() == [INF, INF] and np.isnan([answer.loss[2], answer.grad[2]]).all()
+        assert_near(answer.loss[3:5] / most, [1 - tau, tau])
+        above, below = dtype(1 - tau), dtype(-tau)
+        assert answer.grad[[0, 1, 3, 4]].tolist() == [above, below, above, below]
+        assert answer.loss[5] == answer.grad[5] == 0
+
+
 # -- where there is no weight ----------------------------------------------------------------------------------------------------
 
 

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from conftest import ORACLE, THINNED, Promise, assert_accurate, assert_near, generator, squares_are_known
-from test_losses import OPTIONS, SOFTMAX_OPTIONS, combined, problem, public, same
+from test_losses import OPTIONS, SOFTMAX_OPTIONS, combined, first_argument, problem, public, same
 from tolerances import BOUNDS
 
 import fastbp
@@ -70,12 +70,27 @@ def poisson_deviance(a, z, t):
     return (t * (np.log(some) - z) - t + mu).sum(axis=1), mu - t, 1.0
 
 
+def huber(a, y, t):
+    r = np.abs(y - t)
+    near, far = r <= a.parameter, r > a.parameter
+    errors = near * r**2 / 2 + far * a.parameter * (r - a.parameter / 2)
+    return errors.sum(axis=1), np.sign(y - t) * np.minimum(r, a.parameter), 1.0
+
+
+def quantile(a, y, t):
+    over, under = np.maximum(y - t, 0), np.maximum(t - y, 0)
+    errors = (1 - a.parameter) * over + a.parameter * under
+    return errors.sum(axis=1), (1 - a.parameter) * (y > t) - a.parameter * (y < t), 1.0
+
+
 FORMULAS = (
     softmax_cross_entropy,
     sigmoid_cross_entropy,
     squared_error,
     sigmoid_squared_error,
     poisson_deviance,
+    huber,
+    quantile,
 )
 
 
@@ -83,7 +98,7 @@ def by_formula(each):
     """Σ_n s_n E_n, or that over Σ_n w_n, and everything else that a call returns. Rows that are not read may hold NaN."""
     arguments, _ = each.exact
     formula = {f.__name__: f for f in FORMULAS}[each.function]
-    z = arguments.outputs if each.function == "squared_error" else arguments.logits
+    z = getattr(arguments, first_argument(each.function))
     s = np.ones(len(z)) if arguments.sample_weight is None else arguments.sample_weight
     labels = getattr(arguments, "labels", None)
     targets = arguments.targets if labels is None else labels
@@ -107,7 +122,7 @@ def combinations(loss, dtype):
     answered = []
     for chosen in combined(OPTIONS[loss], "formula", dtype):
         each = problem(loss, generator("formula", chosen), SHAPE, dtype, **chosen)
-        first = "outputs" if loss == "squared_error" else "logits"
+        first = first_argument(loss)
         each = each.changed(**{first: each.arguments[first] / 5})
         with np.errstate(all="ignore"):
             answered.append((chosen, each, by_formula(each)))

@@ -183,17 +183,29 @@ ACTIVATION_LOGITS = (
 )
 
 
-@pytest.mark.parametrize("name", ["sigmoid", "tanh", "gelu", "silu", "softplus"])
+def selu_constants(mp):
+    """λ and α, Klambauer et al. 2017: the fixed point of mean 0 and variance 1."""
+    tail, far, root = mp.erfc(1 / mp.sqrt(2)), mp.erfc(mp.sqrt(2)), mp.exp(mp.mpf(1) / 2)
+    alpha = mp.sqrt(2 / mp.pi) / (1 - tail * root)
+    square = 2 * far * mp.e**2 + mp.pi * tail**2 * mp.e - 2 * (2 + mp.pi) * tail * root + mp.pi + 2
+    return (1 - tail * root) * mp.sqrt(2 * mp.pi / square), alpha
+
+
+@pytest.mark.parametrize("name", ["sigmoid", "tanh", "elu", "selu", "gelu", "silu", "mish", "softplus"])
 def test_activation_has_all_digits(name, mp):
     """Within 4 eps of itself in both tails; gelu within x² eps more on the left, where erfc magnifies."""
+    selu_scale, selu_alpha = selu_constants(mp)
     for x in map(mp.mpf, ACTIVATION_LOGITS):
         e = mp.exp(-abs(x))
         sigmoid = 1 / (1 + e) if x > 0 else e / (1 + e)
         exact = {
             "sigmoid": lambda: sigmoid,  # noqa: B023
             "tanh": lambda: mp.tanh(x),  # noqa: B023
+            "elu": lambda: x if x > 0 else mp.expm1(x),  # noqa: B023
+            "selu": lambda: selu_scale * (x if x > 0 else selu_alpha * mp.expm1(x)),  # noqa: B023
             "gelu": lambda: x * mp.erfc(-x / mp.sqrt(2)) / 2,  # noqa: B023
             "silu": lambda: x * sigmoid,  # noqa: B023
+            "mish": lambda: x * mp.tanh(max(x, 0) + mp.log1p(e)),  # noqa: B023
             "softplus": lambda: max(x, 0) + mp.log1p(e),  # noqa: B023
         }[name]()
         allowed = 4 + (x**2 if name == "gelu" and x < 0 else 0)

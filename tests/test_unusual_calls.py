@@ -107,7 +107,9 @@ def test_rows_are_not_copied(layout: Callable[..., Any], monkeypatch: pytest.Mon
         seen.extend(args)
         return 0.0, 0.0
 
-    recorder = SimpleNamespace(squared_error=record, linear=record, max_threads=lambda: 1, new_array=np.empty)
+    recorder = SimpleNamespace(
+        elementwise_error=record, linear=record, max_threads=lambda: 1, new_array=np.empty
+    )
     monkeypatch.setattr(_backend, "kernels", recorder)
     monkeypatch.setattr(_backend, "name", "reference")
     outputs, targets, weight = layout(values(3, 4)), layout(values(3, 4)), layout(values(4, 2)).T.copy().T

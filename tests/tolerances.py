@@ -22,7 +22,6 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable, Sequence
-from functools import partial
 from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -30,6 +29,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastbp import _reference
+from fastbp._reference.errors import PARAMETERS
 
 Array = np.ndarray
 
@@ -58,6 +58,9 @@ SOFTPLUS = EXP + LOG + 2 * ROUNDING
 
 GELU = 8.0
 """x Φ(x) with Φ(-x) = exp(-x²/2) times a rational function: each a few roundings, the two products."""
+
+MISH = EXP + 5 * ROUNDING
+"""x n/d, where a relative error of e = exp(-|x|) becomes at most the same one of n/d; and five operations."""
 
 WEIGHTING = 6 * ROUNDING
 """What an error or a delta is multiplied by, each rounded and applied: class weight, sample weight, 1/weight_sum."""
@@ -310,6 +313,26 @@ def poisson_deviance(a, r, fma):
     return _sum_over_outputs(a, r, Bound(entries, EXP + LOG + 4 * ROUNDING), Bound(mu + t, EXP + ROUNDING))
 
 
+@_bound
+def huber(a, r, fma):
+    """c (r - ½ c) with r = y - t and c = r within ±δ. Both are rounded once, relative to themselves; no term of the difference is
+    twice as large as that, so it magnifies neither more than twice; then it and the product are rounded.
+    """
+    miss = np.abs(a.outputs - a.targets)
+    within = np.where(miss > a.parameter, a.parameter, miss)
+    with np.errstate(over="ignore"):
+        entries = within * (miss - within / 2)
+    return _sum_over_outputs(a, r, Bound(entries, 5 * ROUNDING), Bound(within, ROUNDING))
+
+
+@_bound
+def quantile(a, r, fma):
+    """-τ or 1 - τ, rounded once, times y - t, whose sign is known exactly."""
+    miss = a.outputs - a.targets
+    slope = np.where(miss < 0, a.parameter, np.where(miss > 0, 1 - a.parameter, 0))
+    return _sum_over_outputs(a, r, Bound(slope * np.abs(miss), 3 * ROUNDING), Bound(slope, ROUNDING))
+
+
 # -- activations and their slopes ----------------------------------------------------------------------------------------------
 
 _ACTIVATION_ERROR = {
@@ -320,21 +343,30 @@ _ACTIVATION_ERROR = {
     "tanh": TANH,
     "softplus": SOFTPLUS,
     "silu": SIGMOID + ROUNDING,
+    "elu": EXP,
+    "selu": EXP + 2 * ROUNDING,  # the factor is rounded as well
     "gelu": GELU,
+    "mish": MISH,
 }
-ACTIVATIONS = tuple(name for name in _ACTIVATION_ERROR if name != "identity")
+ACTIVATIONS = tuple(_ACTIVATION_ERROR)
 
-STEEPEST = 1.13
-"""The largest |f'| of any activation: that of gelu, at sqrt(2)."""
+FROM_INPUT = ("gelu", "silu", "mish")
+"""The activations whose slope is computed from their input; that of the others is, from their output."""
+
+STEEPEST = 1.76
+"""The largest |f'| of any activation: λα of selu, at 0 from below."""
 
 STEEPEST_SLOPE = 2.0
 """The largest change of any f' with what it is computed from: that of 1 - a², at a = 1."""
 
 
+LAMBDA, ALPHA = 1.0507009873554805, 1.6732632423543773  # of selu
+
+
 def _activated(name: str, x: Array, y: Array, fma: bool) -> Bound:
     """f(x), relative to itself. Only gelu magnifies: exp(-x²/2) errs by x²/2 times the rounding of x², if that is not put back.
 
-    That part is nothing at positive x, since there Φ(x) = 1 - tail. silu and gelu multiply what underflows by x.
+    That part is nothing at positive x, since there Φ(x) = 1 - tail. silu, mish and gelu multiply what underflows by x.
     """
     lost = np.where(x < 0, x * x / 2, 0) if name == "gelu" and not fma else 0.0
     return Bound(np.abs(y) * (1 + lost), _ACTIVATION_ERROR[name], UNDERFLOW * (1 + np.abs(x)))
@@ -352,22 +384,31 @@ def _slope(name: str, a: Array, fma: bool) -> Bound:
     if name == "silu":  # s (1 + x (1 - s)), which changes sign near -1.28
         s, not_s = 1 / (1 + np.exp(-a)), 1 / (1 + np.exp(a))
         return Bound(s * (1 + np.abs(a) * not_s), 2 * SIGMOID + 3 * ROUNDING, underflow)
+    if name == "mish":  # T + x (1 - T²) σ, which changes sign near -1.19: two factors of e, eight operations
+        s = np.logaddexp(0, a)
+        return Bound(
+            np.tanh(s) + np.abs(a) / ((1 + np.exp(-a)) * np.cosh(s) ** 2), 2 * EXP + 8 * ROUNDING, underflow
+        )
     magnitude, coefficient = {
         "identity": (np.ones_like(a), 0.0),
         "relu": (np.where(a > 0, 1, 0), 0.0),
         "leaky_relu": (np.where(a > 0, 1, 0.01), 2 * ROUNDING),
         "sigmoid": (np.abs(a * (1 - a)), 3 * ROUNDING),
         "tanh": (np.ones_like(a), 3 * ROUNDING),  # 1 - a² is relative to 1: a² is rounded
+        "elu": (np.where(a > 0, 1, np.abs(1 + a)), ROUNDING),
+        "selu": (
+            np.where(a > 0, LAMBDA, np.abs(a) + LAMBDA * ALPHA),
+            2 * ROUNDING,
+        ),  # relative to its terms: λα is rounded
         "softplus": (-np.expm1(-a), EXP + 2 * ROUNDING),
     }[name]
     return Bound(magnitude, coefficient)
 
 
-def _activation(name, a, r, fma):
-    return {"out": _activated(name, a.x, r.out, fma)}
-
-
-BOUNDS.update({name: partial(_activation, name) for name in ACTIVATIONS})
+@_bound
+def activate(a, r, fma):
+    """f(x)."""
+    return {"out": _activated(a.name, a.x, r.out, fma)}
 
 
 @_bound
@@ -497,14 +538,18 @@ _CURVATURE = {
     "squared_error": lambda z: 1.0,
     "sigmoid_squared_error": lambda z: 0.25,  # y²(1-y)² + (y-t) y(1-y)(1-2y), for targets in [0, 1]
     "poisson_deviance": lambda z: np.exp(z),
+    "huber": lambda z: 1.0,
+    "quantile": lambda z: 0.0,  # but for the jump at the target, where no output of a test lies
 }
 """How much a delta changes with the logits of its row, at most, by the name of the error."""
 
 
 def _error_of_the_mean(loss: str, z: Array, targets: Array) -> tuple[Array, Bounds]:
     """The delta (N,C) of the mean error at the logits z, and the bounds of that call."""
-    f = getattr(_reference, loss)
+    f = getattr(_reference, loss, _reference.elementwise_error)
     plain = {
+        "error": loss,
+        "parameter": PARAMETERS.get(loss, 0.0),
         "ignore_index": -100,
         "label_smoothing": 0.0,
         "lse_square_scale": 0.0,
@@ -519,7 +564,8 @@ def _error_of_the_mean(loss: str, z: Array, targets: Array) -> tuple[Array, Boun
         "grad": np.empty_like(z),
     }
     _, weight_sum = f(*arguments.values())
-    bounds = BOUNDS[loss](SimpleNamespace(**arguments), SimpleNamespace(weight_sum=weight_sum), False)
+    named = {"logits": z, **arguments}  # as `outputs`, too, where the backend calls them so
+    bounds = BOUNDS[loss](SimpleNamespace(**named), SimpleNamespace(weight_sum=weight_sum), False)
     return arguments["grad"], bounds
 
 
@@ -544,13 +590,12 @@ def network(a, r, fma):
         (x, x_off), size = inputs[-1], np.abs(weight)
         z = x @ weight + bias
         z_off = x_off @ size + product_of(len(weight)) * (np.abs(x) @ size + np.abs(bias))
-        y = z.copy()
-        if a.activation != "identity":
-            getattr(_reference, a.activation)(z, y, 1)
+        y = np.empty_like(z)
+        _reference.activate(a.activation, z, y, 1)
         f = _activated(a.activation, z, y, fma)
         y_off = STEEPEST * z_off + f.coefficient * f.magnitude
         inputs.append((y, y_off))
-        slopes.append((z, z_off) if a.activation in ("gelu", "silu") else (y, y_off))
+        slopes.append((z, z_off) if a.activation in FROM_INPUT else (y, y_off))
 
     delta, bounds = _error_of_the_mean(a.loss, z, a.targets)
     delta_off = bounds["grad"].coefficient * bounds["grad"].magnitude

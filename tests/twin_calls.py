@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
+from tolerances import ACTIVATIONS
 
 from fastbp import _reference as twin
+from fastbp._reference.errors import PARAMETERS
 
 EPS = float(np.finfo(np.float64).eps)
 TINY = float(np.finfo(np.float64).smallest_normal)
@@ -17,9 +20,9 @@ def generator(seed=0):
     return np.random.default_rng(seed)
 
 
-def evaluate(loss, z, targets, *, mean=False, **options):
-    """Call an error function of the twin; returns loss, weight_sum, losses (N,), grad (N, C)."""
-    losses, grad = np.full(len(z), 7.0, z.dtype), np.full_like(z, 7.0)
+def evaluate(loss, z, targets, *, mean=False, grad=None, **options):
+    """Call an error function of the twin; returns loss, weight_sum, losses (N,), grad (N, C), which may be given."""
+    losses, grad = np.full(len(z), 7.0, z.dtype), np.full_like(z, 7.0) if grad is None else grad
     sample_weight = options.get("sample_weight")
     if loss == "softmax_cross_entropy":
         pair = (targets, None) if targets.ndim == 1 else (None, targets)
@@ -35,14 +38,16 @@ def evaluate(loss, z, targets, *, mean=False, **options):
     elif loss == "sigmoid_cross_entropy":
         arguments = (targets, options.get("pos_weight"), sample_weight, options.get("label_smoothing", 0.0))
     else:
-        arguments = (targets, sample_weight)
-    value, weight_sum = getattr(twin, loss)(z, *arguments, mean, losses, grad, 1)
+        arguments = (targets, sample_weight, loss, options.get("parameter", PARAMETERS.get(loss, 0.0)))
+    function = getattr(twin, loss, twin.elementwise_error)
+    value, weight_sum = function(z, *arguments, mean, losses, grad, 1)
     return SimpleNamespace(loss=value, weight_sum=weight_sum, losses=losses, grad=grad)
 
 
-def activation(name, x):
-    out = np.empty_like(x)
-    getattr(twin, name)(x, out, 1)
+def activation(name, x, out=None):
+    out = np.empty_like(x) if out is None else out
+    function = partial(twin.activate, name) if name in ACTIVATIONS else getattr(twin, name)
+    function(x, out, 1)
     return out
 
 
@@ -78,9 +83,9 @@ ELEMENTWISE_TARGETS = {
     "squared_error": FREE,
     "sigmoid_squared_error": SOFT,
     "poisson_deviance": COUNTS,
+    "huber": FREE,
+    "quantile": FREE,
 }
 
-# Activations and layers.
-ACTIVATIONS = ("sigmoid", "tanh", "relu", "leaky_relu", "gelu", "silu", "softplus")
-OF_INPUT = ("gelu", "silu")  # whose backward form takes the input, not the output
-X = np.array([[-4.0, -1.3, -0.75, -0.1, 0.02, 0.5, 1.0, 3.0, 6.0]])  # no kink of a relu within two steps
+# No kink of a relu within two steps.
+X = np.array([[-4.0, -1.3, -0.75, -0.1, 0.02, 0.5, 1.0, 3.0, 6.0]])

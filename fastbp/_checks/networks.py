@@ -49,6 +49,28 @@ def seed(name: str, value: Any) -> int | None:
     return None if value is None else integer(name, value, 0, 2**128 - 1, "None or an integer in [0, 2**128)")
 
 
+def initializer(name: str, value: Any, options: Iterable[str]) -> str:
+    """`value`, if it is one of `options`; "custom" if it is a function."""
+    if callable(value):
+        return "custom"
+    if not isinstance(value, str) or value not in options:
+        kind, got = (ValueError, repr(value)) if isinstance(value, str) else (TypeError, type(value).__name__)
+        raise kind(
+            f"{name}: got {got}, expected one of {', '.join(options)}, or a function (rng, n_in, n_out)"
+        )
+    return value
+
+
+def initial_weights(name: str, value: Any, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """What an initializer returned for a layer of `shape`, finite and cast to `dtype`."""
+    given = reals(name, value)
+    if given.shape != shape:
+        raise ValueError(f"{name}: got weights of shape {given.shape}, expected {shape}, (n_in, n_out)")
+    with np.errstate(over="ignore"):
+        weights = rows(given, dtype)
+    return finite_rows(name, given, weights)
+
+
 # Its examples -----------------------------------------------------------------------------------------------
 
 

@@ -24,6 +24,7 @@ class Interval:
 
 
 FRACTION = Interval(0.0, 1.0, "a number in [0, 1]")
+OPEN_FRACTION = Interval(math.nextafter(0.0, 1.0), math.nextafter(1.0, 0.0), "a number in (0, 1)")
 DECAY_RATE = Interval(0.0, math.nextafter(1.0, 0.0), "a number in [0, 1)")
 NOT_NEGATIVE = Interval(0.0, sys.float_info.max, "a finite number >= 0")
 POSITIVE = Interval(math.nextafter(0.0, 1.0), sys.float_info.max, "a finite number > 0")
@@ -40,9 +41,9 @@ def number(name: str, value: Any, interval: Interval) -> float:
     return float(value)
 
 
-def positive_in(name: str, value: Any, dtype: np.dtype) -> float:
+def positive_in(name: str, value: Any, dtype: np.dtype, interval: Interval = POSITIVE) -> float:
     """A number > 0 that `dtype` can hold as a normal number: neither 0 nor infinite when it is cast."""
-    checked = number(name, value, POSITIVE)
+    checked = number(name, value, interval)
     limits = np.finfo(dtype)
     if not float(limits.tiny) <= checked <= float(limits.max):
         raise ValueError(

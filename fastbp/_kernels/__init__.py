@@ -6,20 +6,15 @@ import fastbp._kernels.rows
 import fastbp._kernels.step
 import fastbp._kernels.team  # noqa: F401
 from fastbp._kernels.activation import (
+    activate,
     activation_backward,
-    gelu,
-    leaky_relu,
     log_softmax,
     logsumexp,
-    relu,
-    sigmoid,
-    silu,
     softmax,
     softmax_backward,
-    softplus,
-    tanh,
 )
 from fastbp._kernels.dispatch import (
+    activation_facts,
     available_isas,
     compiler,
     fma_rate,
@@ -31,13 +26,11 @@ from fastbp._kernels.dispatch import (
 from fastbp._kernels.last_layer import linear_softmax_cross_entropy
 from fastbp._kernels.layer import linear, linear_backward_input, linear_backward_weight
 from fastbp._kernels.loss import (
+    elementwise_error,
     first_bad_label,
-    poisson_deviance,
     sigmoid_cross_entropy,
-    sigmoid_squared_error,
     softmax_cross_entropy,
     softmax_cross_entropy_at_once,
-    squared_error,
 )
 from fastbp._kernels.memory import new_array
 from fastbp._kernels.network import Network
@@ -46,15 +39,16 @@ from fastbp._kernels.team import has_threads
 
 __all__ = [
     "Network",
+    "activate",
     "activation_backward",
+    "activation_facts",
     "available_isas",
     "compiler",
+    "elementwise_error",
     "first_bad_label",
     "fma_rate",
-    "gelu",
     "has_threads",
     "isa",
-    "leaky_relu",
     "linear",
     "linear_backward_input",
     "linear_backward_weight",
@@ -64,19 +58,11 @@ __all__ = [
     "max_threads",
     "new_array",
     "optimizer_update",
-    "poisson_deviance",
-    "relu",
-    "sigmoid",
     "sigmoid_cross_entropy",
-    "sigmoid_squared_error",
-    "silu",
     "softmax",
     "softmax_backward",
     "softmax_cross_entropy",
     "softmax_cross_entropy_at_once",
-    "softplus",
-    "squared_error",
-    "tanh",
     "thread_limit",
     "update",
     "use_isa",

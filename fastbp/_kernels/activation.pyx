@@ -6,10 +6,7 @@ Elementwise functions see an array without gaps as one long row, cut into pieces
 from cpython.exc cimport PyErr_CheckSignals
 from libc.string cimport memset
 
-from fastbp._kernels.dispatch cimport (
-    FBP_GELU, FBP_LEAKY_RELU, FBP_RELU, FBP_SIGMOID, FBP_SILU, FBP_SOFTPLUS, FBP_TANH,
-    activation_kind, fbp_kernels, kernels_for, real, threads_for,
-)
+from fastbp._kernels.dispatch cimport activation_kind, fbp_kernels, kernels_for, real, threads_for
 from fastbp._kernels.memory cimport set_element
 from fastbp._kernels.team cimport Work, fbp_team, fbp_team_share, on_team
 
@@ -24,12 +21,13 @@ ctypedef void (*RowFunction)(
 ) noexcept nogil
 
 
-cdef void activate(const fbp_kernels *k, int kind, Py_ssize_t count, const void *g, const void *x, void *y) noexcept nogil:
+cdef void activate_piece(const fbp_kernels *k, int kind, Py_ssize_t count, const void *g, const void *x,
+                         void *y) noexcept nogil:
     k.activate(kind, count, x, y)
 
 
-cdef void activate_backward(const fbp_kernels *k, int kind, Py_ssize_t count, const void *g, const void *a,
-                            void *d) noexcept nogil:
+cdef void activate_backward_piece(const fbp_kernels *k, int kind, Py_ssize_t count, const void *g, const void *a,
+                                  void *d) noexcept nogil:
     k.activate_backward(kind, count, g, a, d)
 
 
@@ -111,36 +109,12 @@ cdef int over_rows(RowFunction function, int kind, const real[:, :] g, const rea
     return run(&r, n_threads)
 
 
-def sigmoid(const real[:, :] x, real[:, :] out, int n_threads):
-    over_rows[real](activate, FBP_SIGMOID, None, x, out, True, n_threads)
-
-
-def tanh(const real[:, :] x, real[:, :] out, int n_threads):
-    over_rows[real](activate, FBP_TANH, None, x, out, True, n_threads)
-
-
-def relu(const real[:, :] x, real[:, :] out, int n_threads):
-    over_rows[real](activate, FBP_RELU, None, x, out, True, n_threads)
-
-
-def leaky_relu(const real[:, :] x, real[:, :] out, int n_threads):
-    over_rows[real](activate, FBP_LEAKY_RELU, None, x, out, True, n_threads)
-
-
-def gelu(const real[:, :] x, real[:, :] out, int n_threads):
-    over_rows[real](activate, FBP_GELU, None, x, out, True, n_threads)
-
-
-def silu(const real[:, :] x, real[:, :] out, int n_threads):
-    over_rows[real](activate, FBP_SILU, None, x, out, True, n_threads)
-
-
-def softplus(const real[:, :] x, real[:, :] out, int n_threads):
-    over_rows[real](activate, FBP_SOFTPLUS, None, x, out, True, n_threads)
+def activate(str name, const real[:, :] x, real[:, :] out, int n_threads):
+    over_rows[real](activate_piece, activation_kind(name), None, x, out, True, n_threads)
 
 
 def activation_backward(str name, const real[:, :] grad, const real[:, :] a, real[:, :] out, int n_threads):
-    over_rows[real](activate_backward, activation_kind(name), grad, a, out, True, n_threads)
+    over_rows[real](activate_backward_piece, activation_kind(name), grad, a, out, True, n_threads)
 
 
 def softmax(const real[:, :] x, real[:, :] out, int n_threads):

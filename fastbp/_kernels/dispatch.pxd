@@ -5,7 +5,16 @@ from libc.stdint cimport int64_t, uint64_t
 cdef extern from "fastbp.h" nogil:
     ctypedef Py_ssize_t fbp_size
 
-    int FBP_IDENTITY, FBP_SIGMOID, FBP_TANH, FBP_RELU, FBP_LEAKY_RELU, FBP_GELU, FBP_SILU, FBP_SOFTPLUS, FBP_ACTIVATIONS
+    int FBP_IDENTITY, FBP_SIGMOID, FBP_TANH, FBP_RELU, FBP_ACTIVATIONS  # and the other kinds of activations.def
+    int FBP_OF_INPUT
+
+    ctypedef struct fbp_activation:
+        const char *name
+        int slope
+        double bound
+        const char *weights
+
+    const fbp_activation *fbp_activation_facts(int kind)
 
     enum:
         FBP_RATES, FBP_STATES, FBP_AVERAGE
@@ -37,6 +46,12 @@ cdef extern from "fastbp.h" nogil:
         double weight_sum, weight_sum_lost
         bint share_of_0
 
+    ctypedef struct fbp_error:
+        int kind
+        const void *pos_weight
+        double smoothing
+        double parameter
+
     # One dtype on one instruction set; src_c/kernels.def is the list, the comments in src_c/ tell what each does.
     ctypedef struct fbp_kernels:
         void (*activate)(int kind, fbp_size n, const void *x, void *y) noexcept nogil
@@ -52,11 +67,8 @@ cdef extern from "fastbp.h" nogil:
         double (*softmax_cross_entropy_row)(fbp_size C, const void *z, const void *t, fbp_size label,
                                             const fbp_cross_entropy *how, double scale, void *slope, void *e,
                                             void *d) noexcept nogil
-        double (*sigmoid_cross_entropy_row)(fbp_size O, const void *z, const void *t, const void *pos_weight,
-                                            double smoothing, double scale, void *d) noexcept nogil
-        double (*squared_error_row)(fbp_size O, const void *y, const void *t, double scale, void *d) noexcept nogil
-        double (*sigmoid_squared_error_row)(fbp_size O, const void *z, const void *t, double scale, void *d) noexcept nogil
-        double (*poisson_deviance_row)(fbp_size O, const void *z, const void *t, double scale, void *d) noexcept nogil
+        double (*elementwise_error_row)(fbp_size O, const void *z, const void *t, const fbp_error *error, double scale,
+                                        void *d) noexcept nogil
 
         void (*dropout)(fbp_size n, const void *x, double rate, uint64_t key, int stream, fbp_size start, void *y) noexcept nogil
 

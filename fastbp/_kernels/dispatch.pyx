@@ -32,11 +32,21 @@ cdef int threads_for(int n_threads, double work) noexcept nogil:
     return 1 if worthwhile < 2 or is_forked() else <int>min(<double>n_threads, worthwhile)
 
 
-_KINDS = ("identity", "sigmoid", "tanh", "relu", "leaky_relu", "gelu", "silu", "softplus")  # in the order of fastbp.h
+def activation_facts() -> dict[str, tuple[bool, float, str]]:
+    """Of each activation by name: whether its slope takes its input, the bound of its outputs, its initial weights."""
+    cdef const fbp_activation *row
+    facts = {}
+    for kind in range(FBP_ACTIVATIONS):
+        row = fbp_activation_facts(kind)
+        facts[row.name.decode()] = row.slope == FBP_OF_INPUT, row.bound, row.weights.decode()
+    return facts
+
+
+cdef dict KINDS = {name: kind for kind, name in enumerate(activation_facts())}
 
 
 cdef int activation_kind(str name) except -1:
-    return _KINDS.index(name)
+    return KINDS[name]
 
 
 cdef int MOST_THREADS = max(64, 4 * (os.cpu_count() or 1))

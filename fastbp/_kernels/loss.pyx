@@ -17,6 +17,7 @@ from fastbp._kernels.rows cimport (
 from fastbp._kernels.team cimport Work, fbp_team, on_team
 
 cdef int64_t IGNORE_INDEX = -100  # the label that is not read, unless told otherwise
+cdef RowError SOFTMAX = row_error_named("softmax_cross_entropy")
 
 
 cdef Rows rows_of(z, t, sample_weight, d) except *:
@@ -45,16 +46,16 @@ cdef int reduce_call(Call *call, fbp_team *team) except -1 nogil:
     return 0
 
 
-cdef double evaluate(Rows *r, str name, bint mean, char *losses, int n_threads, double *weight_sum) except? -1:
+cdef double evaluate(Rows *r, RowError error, bint mean, char *losses, int n_threads, double *weight_sum) except? -1:
     """Run `reduced` in memory of its own; the weighted errors to `losses`, unless it is NULL."""
     cdef Py_ssize_t n
     cdef int threads = threads_for(n_threads, error_work(r))
     cdef Py_ssize_t scratch = scratch_bytes(r, threads)
     cdef double unit = class_unit(r)
     cdef char *memory = <char *>malloc(space_room(scratch))
-    cdef Call call = Call(r, row_error_named(name), mean, memory, 0, 0)
+    cdef Call call = Call(r, error, mean, memory, 0, 0)
     if memory == NULL:
-        raise MemoryError(f"{name}: no memory for the scratch of {r.N} rows of {r.C}")
+        raise MemoryError(f"no memory for the scratch of {r.N} rows of {r.C}")
     call.memory = space_start(memory, scratch)
     r.k = kernels_for(r.element)
     try:
@@ -69,9 +70,9 @@ cdef double evaluate(Rows *r, str name, bint mean, char *losses, int n_threads, 
     return call.loss
 
 
-cdef tuple answer(Rows *r, str name, bint mean, losses, int n_threads):
+cdef tuple answer(Rows *r, RowError error, bint mean, losses, int n_threads):
     """What the functions below return"""
-    cdef double weight_sum, loss = evaluate(r, name, mean, vector_of(losses, WRITE), n_threads, &weight_sum)
+    cdef double weight_sum, loss = evaluate(r, error, mean, vector_of(losses, WRITE), n_threads, &weight_sum)
     return loss, weight_sum
 
 
@@ -94,7 +95,7 @@ def softmax_cross_entropy(logits, labels, targets, class_weight, sample_weight, 
     set_class_weight(&r, <const double *>vector_of(class_weight, READ))
     r.ignores, r.ignore_index = r.labels != NULL, ignore_index
     r.smoothing, r.lse_square_scale, r.softcap = label_smoothing, lse_square_scale, softcap
-    return answer(&r, "softmax_cross_entropy", mean, losses, n_threads)
+    return answer(&r, SOFTMAX, mean, losses, n_threads)
 
 
 cdef bint apart(Matrix a, Matrix b) noexcept nogil:
@@ -149,7 +150,7 @@ def softmax_cross_entropy_at_once(logits, labels, class_weight, sample_weight, l
     set_class_weight(&r, weight)
     r.z, r.z_row, r.d, r.d_row, r.labels = z.data, z.row, d.data, d.row, <const int64_t *>t.data
     r.reused = in_use and d.data != z.data
-    loss = evaluate(&r, "softmax_cross_entropy", True, NULL, threads, &weight_sum)
+    loss = evaluate(&r, SOFTMAX, True, NULL, threads, &weight_sum)
     return scalar_of(loss, dtype), grad, weight_sum
 
 
@@ -158,19 +159,11 @@ def sigmoid_cross_entropy(logits, targets, pos_weight, sample_weight, double lab
     cdef Rows r = rows_of(logits, targets, sample_weight, grad)
     r.pos_weight = <const double *>vector_of(pos_weight, READ)
     r.smoothing = label_smoothing
-    return answer(&r, "sigmoid_cross_entropy", mean, losses, n_threads)
+    return answer(&r, row_error_named("sigmoid_cross_entropy"), mean, losses, n_threads)
 
 
-def squared_error(outputs, targets, sample_weight, bint mean, losses, grad, int n_threads):
+def elementwise_error(outputs, targets, sample_weight, str error, double parameter, bint mean, losses, grad, int n_threads):
     cdef Rows r = rows_of(outputs, targets, sample_weight, grad)
-    return answer(&r, "squared_error", mean, losses, n_threads)
-
-
-def sigmoid_squared_error(logits, targets, sample_weight, bint mean, losses, grad, int n_threads):
-    cdef Rows r = rows_of(logits, targets, sample_weight, grad)
-    return answer(&r, "sigmoid_squared_error", mean, losses, n_threads)
-
-
-def poisson_deviance(logits, targets, sample_weight, bint mean, losses, grad, int n_threads):
-    cdef Rows r = rows_of(logits, targets, sample_weight, grad)
-    return answer(&r, "poisson_deviance", mean, losses, n_threads)
+    cdef RowError row_error = row_error_named(error)
+    row_error.parameter = parameter
+    return answer(&r, row_error, mean, losses, n_threads)

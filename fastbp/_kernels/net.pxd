@@ -20,7 +20,7 @@ cdef struct Layer:
     Py_ssize_t weight, bias  # where they begin in the parameters, and in all that is laid out like them: bytes from the start
     int kind                 # the activation; identity for the last layer
     bint keeps_input         # its slope is a function of its input
-    double bound             # of its magnitude, or 0 where there is none
+    double bound             # of its magnitude, perhaps infinity
     double dropout           # how much of the outputs is dropped while the network trains
     char *z                  # (rows, outputs) what the slope takes, where that is not `a`
     char *a                  # (rows, outputs) the output; of the last layer the logits, perhaps of a block of rows at a time

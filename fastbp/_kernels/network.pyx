@@ -10,14 +10,13 @@ C. Threads take turns, for there is one work space. A call takes its turn here, 
 
 cimport numpy as cnp
 from cpython.exc cimport PyErr_CheckSignals
-from libc.float cimport DBL_MAX
 from libc.math cimport NAN, isnan
 from libc.stdint cimport int64_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memset
 
 from fastbp._kernels.dispatch cimport (
-    FBP_GELU, FBP_IDENTITY, FBP_SIGMOID, FBP_SILU, FBP_STATES, FBP_TANH, activation_kind, kernels_for, plain_threads, threads_for,
+    FBP_IDENTITY, FBP_OF_INPUT, FBP_STATES, activation_kind, fbp_activation_facts, kernels_for, plain_threads, threads_for,
 )
 from fastbp._kernels.epoch cimport Call, step_once, train_batches
 from fastbp._kernels.memory cimport (
@@ -50,11 +49,6 @@ FAILURES = ("", "loss", "gradient")
 
 
 # -- what comes from Python ------------------------------------------------------------------------------------------------
-
-
-cdef double largest_target(str loss):
-    """The largest target of an error whose rows of targets are finite and not negative; NaN of one that takes any."""
-    return 1 if loss in ("sigmoid_cross_entropy", "sigmoid_squared_error") else DBL_MAX if loss == "poisson_deviance" else NAN
 
 
 cdef bint targets_within(Matrix t, double largest) noexcept nogil:
@@ -102,8 +96,6 @@ cdef class Network:
     cdef readonly cnp.ndarray parameters
     cdef readonly object n_threads  # or None: as many as max_threads() says when a call begins
     cdef object dtype
-    cdef bint by_class              # the targets may be labels
-    cdef double largest_target
     cdef PyThread_type_lock turn    # of a call: it owns the work space, and the fields below;
     cdef unsigned long owner        # the thread that made the call, or 0
     cdef Net net
@@ -120,8 +112,7 @@ cdef class Network:
         cdef Net *net = &self.net
         self.layer_sizes, self.activations, self.loss, self.dropout = tuple(layer_sizes), tuple(activations), loss, tuple(dropout)
         self.parameters, self.n_threads = parameters, n_threads
-        self.dtype, self.by_class = np.dtype(parameters.dtype.type), loss == "softmax_cross_entropy"
-        self.largest_target = largest_target(loss)
+        self.dtype = np.dtype(parameters.dtype.type)
         net.element, net.count = parameters.itemsize, parameters.size
         net.k = kernels_for(net.element)
         net.w, net.error = vector_of(parameters, WRITE), row_error_named(loss)
@@ -148,8 +139,8 @@ cdef class Network:
             layer.weight, layer.bias = at, at + layer.dense.inputs * layer.dense.outputs * net.element
             layer.dense.w, layer.dense.bias = net.w + layer.weight, net.w + layer.bias
             layer.kind = FBP_IDENTITY if i == net.depth - 1 else activation_kind(self.activations[i])
-            layer.keeps_input = layer.kind == FBP_GELU or layer.kind == FBP_SILU
-            layer.bound = 1 if layer.kind == FBP_SIGMOID or layer.kind == FBP_TANH else 0
+            layer.keeps_input = fbp_activation_facts(layer.kind).slope == FBP_OF_INPUT
+            layer.bound = fbp_activation_facts(layer.kind).bound
             layer.dropout = self.dropout[i] if i < len(self.dropout) else 0
             at = layer.bias + layer.dense.outputs * net.element
         return 0
@@ -277,11 +268,13 @@ cdef class Network:
         memset(&call, 0, sizeof(call))
         if not plain_matrix(x, self.dtype, &call.all.x) or call.all.x.columns != self.net.layers[0].dense.inputs:
             return None
-        if not (plain_labels(targets, t) if self.by_class else plain_matrix(targets, self.dtype, t)):
+        cdef bint by_class = self.net.error.by_class
+        cdef double largest = self.net.error.largest_target
+        if not (plain_labels(targets, t) if by_class else plain_matrix(targets, self.dtype, t)):
             return None
-        if t.rows != call.all.x.rows or not (labels_within(t[0], outputs, 0) if self.by_class else t.columns == outputs):
+        if t.rows != call.all.x.rows or not (labels_within(t[0], outputs, 0) if by_class else t.columns == outputs):
             return None
-        if not (isnan(self.largest_target) or targets_within(t[0], self.largest_target)):
+        if not (isnan(largest) or targets_within(t[0], largest)):
             return None
         self.take_turn()
         try:

@@ -1,6 +1,6 @@
 from libc.stdint cimport int64_t
 
-from fastbp._kernels.dispatch cimport fbp_kernels
+from fastbp._kernels.dispatch cimport fbp_error, fbp_kernels
 from fastbp._kernels.team cimport fbp_team
 
 # N rows of one error function. Addresses are of elements of `element` bytes, row strides are in bytes.
@@ -41,6 +41,7 @@ cdef struct Scratch:
     char *exponentials            # (threads, C), if the gradient goes past the caches, else NULL
     double class_unit             # what a class weight is multiplied by to be in units
     bint *astray                  # whether a label that was a class when the call began was none when it was used
+    fbp_error elementwise         # the error function, where outputs do not interact
 
 # Rows from `start` up to `stop`, for one thread.
 cdef struct Piece:
@@ -48,12 +49,20 @@ cdef struct Piece:
     double divisor                # of the gradient
     int thread
 
-# The weighted errors of a piece, which take the place of the weights, and their gradient.
-ctypedef void (*RowError)(const Rows *rows, const Scratch *scratch, Piece piece) noexcept nogil
+# What is done to a piece: of an error function, the weighted errors take the place of the weights, the gradient goes to d.
+ctypedef void (*PieceWork)(const Rows *rows, const Scratch *scratch, Piece piece) noexcept nogil
+
+# An error function, with all that depends on which one it is.
+cdef struct RowError:
+    PieceWork work
+    int kind                      # its number in src_c/errors.def, or -1
+    double parameter              # that of a network, unless it is changed
+    bint by_class                 # whether targets may be labels
+    double largest_target         # of a network whose rows of targets are finite and not negative; NaN if it takes any
 
 cdef double value(Sum sum) noexcept nogil
 
-cdef RowError row_error_named(str name) except NULL
+cdef RowError row_error_named(str name) except *
 cdef bint is_read(const Rows *rows, Py_ssize_t n) noexcept nogil
 
 # For rows whose C is known: class weights or NULL. Weights and errors below are in units, and numbers over class_unit().

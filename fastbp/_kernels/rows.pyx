@@ -16,13 +16,30 @@ from libc.math cimport NAN, fabs, frexp, isfinite, ldexp
 from libc.stdint cimport int64_t, uint64_t
 from libc.string cimport memset
 
-from fastbp._kernels.dispatch cimport fbp_cross_entropy
+from fastbp._kernels.dispatch cimport fbp_cross_entropy, fbp_error
 from fastbp._kernels.memory cimport LINE, element_at, line_start, plus, set_element, times, whole_lines
 from fastbp._kernels.team cimport fbp_team, fbp_team_share
 
 cdef extern from "memory/labels.h" nogil:
     bint fbp_take_labels(Py_ssize_t count, Py_ssize_t classes, const int64_t *labels, int64_t *copy)
     int64_t fbp_label(const int64_t *labels, Py_ssize_t n)
+
+cdef extern from * nogil:
+    """
+    #include <float.h>
+    #include <math.h>
+
+    static const struct error_of_def { const char *name; double largest_target, parameter; } FBP_ERROR_LIST[] = {
+    #define FBP_ERROR(NUMBER, name, largest_target, parameter) {#name, largest_target, parameter},
+    #include "errors.def"
+    #undef FBP_ERROR
+    };
+    """
+    ctypedef struct ErrorOfDef "struct error_of_def":
+        const char *name
+        double largest_target, parameter
+    const ErrorOfDef *ERRORS "FBP_ERROR_LIST"
+    int FBP_ERRORS
 
 cdef enum:
     BLOCK = 256                 # rows whose labels are copied at a time
@@ -97,21 +114,8 @@ cdef double softmax_cross_entropy_row(const Rows *r, const Scratch *s, Py_ssize_
                                          of_thread(r, s.exponentials, thread), r.d + n * r.d_row)
 
 
-cdef double sigmoid_cross_entropy_row(const Rows *r, const Scratch *s, Py_ssize_t n, double scale, int thread) noexcept nogil:
-    return r.k.sigmoid_cross_entropy_row(r.C, r.z + n * r.z_row, target(r, n), s.weight, r.smoothing, scale,
-                                         r.d + n * r.d_row)
-
-
-cdef double squared_error_row(const Rows *r, const Scratch *s, Py_ssize_t n, double scale, int thread) noexcept nogil:
-    return r.k.squared_error_row(r.C, r.z + n * r.z_row, target(r, n), scale, r.d + n * r.d_row)
-
-
-cdef double sigmoid_squared_error_row(const Rows *r, const Scratch *s, Py_ssize_t n, double scale, int thread) noexcept nogil:
-    return r.k.sigmoid_squared_error_row(r.C, r.z + n * r.z_row, target(r, n), scale, r.d + n * r.d_row)
-
-
-cdef double poisson_deviance_row(const Rows *r, const Scratch *s, Py_ssize_t n, double scale, int thread) noexcept nogil:
-    return r.k.poisson_deviance_row(r.C, r.z + n * r.z_row, target(r, n), scale, r.d + n * r.d_row)
+cdef double elementwise_error_row(const Rows *r, const Scratch *s, Py_ssize_t n, double scale, int thread) noexcept nogil:
+    return r.k.elementwise_error_row(r.C, r.z + n * r.z_row, target(r, n), &s.elementwise, scale, r.d + n * r.d_row)
 
 
 cdef void take_labels(const Rows *r, const Scratch *s, Py_ssize_t start, Py_ssize_t rows, int64_t *labels) noexcept nogil:
@@ -149,32 +153,18 @@ cdef void softmax_cross_entropy_rows(const Rows *r, const Scratch *s, Piece p) n
         start += rows
 
 
-cdef void sigmoid_cross_entropy_rows(const Rows *r, const Scratch *s, Piece p) noexcept nogil:
-    each_row(sigmoid_cross_entropy_row, r, s, p)
+cdef void elementwise_error_rows(const Rows *r, const Scratch *s, Piece p) noexcept nogil:
+    each_row(elementwise_error_row, r, s, p)
 
 
-cdef void squared_error_rows(const Rows *r, const Scratch *s, Piece p) noexcept nogil:
-    each_row(squared_error_row, r, s, p)
+_KINDS = {ERRORS[i].name.decode(): i for i in range(FBP_ERRORS)} | {"softmax_cross_entropy": -1}
 
 
-cdef void sigmoid_squared_error_rows(const Rows *r, const Scratch *s, Piece p) noexcept nogil:
-    each_row(sigmoid_squared_error_row, r, s, p)
-
-
-cdef void poisson_deviance_rows(const Rows *r, const Scratch *s, Piece p) noexcept nogil:
-    each_row(poisson_deviance_row, r, s, p)
-
-
-cdef RowError row_error_named(str name) except NULL:
-    if name == "softmax_cross_entropy":
-        return softmax_cross_entropy_rows
-    if name == "sigmoid_cross_entropy":
-        return sigmoid_cross_entropy_rows
-    if name == "squared_error":
-        return squared_error_rows
-    if name == "sigmoid_squared_error":
-        return sigmoid_squared_error_rows
-    return poisson_deviance_rows
+cdef RowError row_error_named(str name) except *:
+    cdef int kind = _KINDS[name]
+    if kind < 0:  # the fast look at a network's targets takes labels alone, so rows need no limit
+        return RowError(softmax_cross_entropy_rows, kind, 0, True, NAN)
+    return RowError(elementwise_error_rows, kind, ERRORS[kind].parameter, False, ERRORS[kind].largest_target)
 
 
 # -- the weights of rows ---------------------------------------------------------------------------------------------------
@@ -274,14 +264,13 @@ cdef Scratch divided(const Rows *r, char *memory, int threads, bint *astray) noe
     cdef const double *weight = r.class_weight if r.class_weight != NULL else r.pos_weight
     cdef Py_ssize_t c
     cdef double weight_c
+    memset(&s, 0, sizeof(s))
     s.errors = <double *>memory
     s.astray = astray
     s.class_unit = class_unit(r)
     s.weighted = may_be_weighted(r)
     s.weight = line_start(<char *>(s.errors + r.N))
     s.slopes = s.weight
-    s.weight_of_0 = s.share_of_0 = False
-    s.weight_sum = Sum(0, 0)
     if weight == NULL:
         s.weight = NULL
     else:
@@ -324,7 +313,7 @@ cdef double error_work(const Rows *r) noexcept nogil:
 
 # Rows from `start` up to `stop`, cut into pieces
 cdef struct Slice:
-    RowError error
+    PieceWork work
     const Rows *r
     const Scratch *s
     double divisor
@@ -335,12 +324,12 @@ cdef void piece_of_slice(const void *slice, Py_ssize_t i, int thread) noexcept n
     cdef const Slice *all = <const Slice *>slice
     cdef Py_ssize_t rows = all.stop - all.start
     cdef Py_ssize_t start = all.start + rows * i // all.pieces, stop = all.start + rows * (i + 1) // all.pieces
-    all.error(all.r, all.s, Piece(start, stop, all.divisor, thread))
+    all.work(all.r, all.s, Piece(start, stop, all.divisor, thread))
 
 
-cdef int over_rows(RowError error, const Rows *r, const Scratch *s, double divisor, fbp_team *team) except -1 nogil:
+cdef int over_rows(PieceWork work, const Rows *r, const Scratch *s, double divisor, fbp_team *team) except -1 nogil:
     """All rows, in slices, and a slice in pieces"""
-    cdef Slice slice = Slice(error, r, s, divisor, 0, 0, 0)
+    cdef Slice slice = Slice(work, r, s, divisor, 0, 0, 0)
     cdef Py_ssize_t step = (<Py_ssize_t>(SLICE / row_work(r)) + 1) * team.threads
     assert fits(r, s, team.threads) and r.z_row % r.element == 0 and r.d_row % r.element == 0
     while slice.start < r.N:
@@ -353,6 +342,11 @@ cdef int over_rows(RowError error, const Rows *r, const Scratch *s, double divis
             with gil:
                 PyErr_CheckSignals()
     return 0
+
+
+cdef int over_errors(RowError error, const Rows *r, Scratch *s, double divisor, fbp_team *team) except -1 nogil:
+    s.elementwise = fbp_error(error.kind, s.weight, r.smoothing, error.parameter)
+    return over_rows(error.work, r, s, divisor, team)
 
 
 cdef int add_rows(const Rows *r, const Scratch *s, Sum *total) except -1 nogil:
@@ -396,7 +390,7 @@ cdef int add_errors(const Rows *r, RowError error, double divisor, fbp_team *tea
     cdef Scratch s = divided(r, memory, team.threads, &astray)
     if s.weighted and r.t == NULL:  # the primitive of many labels takes their weights
         over_rows(weights_of_rows, r, &s, 1, team)
-    over_rows(error, r, &s, divisor, team)
+    over_errors(error, r, &s, divisor, team)
     add_rows(r, &s, total)
     return stayed(r, astray)
 
@@ -411,7 +405,7 @@ cdef double reduced(const Rows *r, RowError error, bint mean, fbp_team *team, ch
     if mean and weight_sum[0] == 0:
         over_rows(rows_of_zeros, r, &s, 1, team)
         return NAN
-    over_rows(error, r, &s, value(weights) if mean else s.class_unit, team)
+    over_errors(error, r, &s, value(weights) if mean else s.class_unit, team)
     add_rows(r, &s, &errors)
     stayed(r, astray)
     return value(errors) / (value(weights) if mean else s.class_unit)

@@ -11,7 +11,7 @@ D. Layer by layer an update is one of the weights and one of the biases, on whic
 E. Pending signals are looked for between matrix products and inside long ones, but not between two updates.
 """
 
-from libc.math cimport fmax
+from libc.math cimport fmax, isfinite
 from libc.string cimport memcpy
 
 from fastbp._kernels.last_layer cimport Blocks, LastLayer, block_scratch, last_layer
@@ -200,7 +200,7 @@ cdef double bound_of_input(Net *net, Py_ssize_t i, const Batch *batch) except? -
     cdef const Layer *below = &net.layers[i - 1]
     if i == 0:
         return 1 + batch.largest
-    if below.bound > 0:
+    if isfinite(below.bound):
         return fmax(1, below.bound / (1 - below.dropout))
     return 1 + largest_input(net, i, batch.x)
 

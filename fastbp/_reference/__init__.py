@@ -24,27 +24,20 @@ Shapes: N rows (examples), R of them read, I inputs and O outputs of a layer, C 
 """
 
 from fastbp._reference.activations import (
+    activate,
     activation_backward,
-    gelu,
-    leaky_relu,
+    activation_facts,
     log_softmax,
     logsumexp,
-    relu,
-    sigmoid,
-    silu,
     softmax,
     softmax_backward,
-    softplus,
-    tanh,
 )
 from fastbp._reference.errors import (
+    elementwise_error,
     first_bad_label,
-    poisson_deviance,
     sigmoid_cross_entropy,
-    sigmoid_squared_error,
     softmax_cross_entropy,
     softmax_cross_entropy_at_once,
-    squared_error,
 )
 from fastbp._reference.layers import (
     linear,
@@ -57,10 +50,9 @@ from fastbp._reference.parts import new_array
 from fastbp._reference.updates import optimizer_update, update
 
 __all__ = [
-    "Network", "activation_backward", "first_bad_label", "gelu", "leaky_relu", "linear",
-    "linear_backward_input", "linear_backward_weight", "linear_softmax_cross_entropy", "log_softmax",
-    "logsumexp", "new_array", "optimizer_update", "poisson_deviance", "relu", "sigmoid",
-    "sigmoid_cross_entropy", "sigmoid_squared_error", "silu", "softmax", "softmax_backward",
-    "softmax_cross_entropy", "softmax_cross_entropy_at_once", "softplus", "squared_error", "tanh",
-    "update",
+    "Network", "activate", "activation_backward", "activation_facts", "elementwise_error",
+    "first_bad_label", "linear", "linear_backward_input", "linear_backward_weight",
+    "linear_softmax_cross_entropy", "log_softmax", "logsumexp", "new_array", "optimizer_update",
+    "sigmoid_cross_entropy", "softmax", "softmax_backward", "softmax_cross_entropy",
+    "softmax_cross_entropy_at_once", "update",
 ]  # fmt: skip

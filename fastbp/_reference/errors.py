@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import numpy as np
 
@@ -145,34 +146,79 @@ def sigmoid_cross_entropy(
     return _reduce(errors.sum(axis=1), deltas, s, s, read, mean, losses, grad)
 
 
-@quiet
-def squared_error(outputs, targets, sample_weight, mean, losses, grad, n_threads):
+def _squared_error(y, t, parameter):
     """E = ½ Σ_k (y - t)², dE/dy = y - t."""
-    y, t, s, read = rows_read(outputs, targets, sample_weight)
-    errors = 0.5 * (y - t) ** 2
-    return _reduce(errors.sum(axis=1), y - t, s, s, read, mean, losses, grad)
+    return 0.5 * (y - t) ** 2, y - t
 
 
-@quiet
-def sigmoid_squared_error(logits, targets, sample_weight, mean, losses, grad, n_threads):
+def _sigmoid_squared_error(z, t, parameter):
     """E = ½ Σ_k (y - t)² with y = sigmoid(z), dE/dz = (y - t) y (1 - y).
 
     For z > 0, y - t is formed as (1 - t) - (1 - y), which keeps its digits where y and t are both close to 1.
     """
-    z, t, s, read = rows_read(logits, targets, sample_weight)
     e, smaller = sigmoid_parts(z)
     difference = np.where(z > 0.0, (1.0 - t) - smaller, smaller - t)  # y - t
-    errors = 0.5 * difference**2
-    deltas = difference * (smaller / (1.0 + e))  # y (1 - y) is the smaller one times 1 / (1 + e)
-    return _reduce(errors.sum(axis=1), deltas, s, s, read, mean, losses, grad)
+    return 0.5 * difference**2, difference * (smaller / (1.0 + e))  # y (1 - y) = smaller / (1 + e)
 
 
-@quiet
-def poisson_deviance(logits, targets, sample_weight, mean, losses, grad, n_threads):
+def _poisson_deviance(z, t, parameter):
     """E = Σ_k [μ - t - t (z - ln t)] with μ = exp(z), half the deviance; dE/dz = μ - t. NaN for t < 0."""
-    z, t, s, read = rows_read(logits, targets, sample_weight)
     mu = np.exp(z)
     r = z - np.log(t)
     errors = np.where(t == 0.0, mu, np.where(np.abs(r) < 1.0, t * (np.expm1(r) - r), mu - t - t * r))
-    deltas = np.where(t < 0.0, np.nan, mu - t)
-    return _reduce(errors.sum(axis=1), deltas, s, s, read, mean, losses, grad)
+    return errors, np.where(t < 0.0, np.nan, mu - t)
+
+
+def _huber(y, t, delta):
+    """With r = y - t: E = Σ_k of ½ r² where |r| <= delta, delta (|r| - ½ delta) elsewhere; dE/dy = r within ±delta."""
+    r = y - t
+    size = np.abs(r)
+    terms = np.where(size <= delta, 0.5 * r**2, delta * (size - 0.5 * delta))
+    return terms, np.clip(r, -delta, delta)
+
+
+def _quantile(y, t, tau):
+    """E = Σ_k max(tau (t - y), (tau - 1) (t - y)); dE/dy = -tau for y < t, 1 - tau for y > t, 0 at y = t."""
+    r = y - t
+    return np.maximum(-tau * r, (1.0 - tau) * r), np.where(r < 0.0, -tau, np.where(r > 0.0, 1.0 - tau, r))
+
+
+TERMS = {  # (outputs (R, O), targets (R, O), parameter) -> the terms of each E and their deltas, both (R, O)
+    "squared_error": _squared_error,
+    "sigmoid_squared_error": _sigmoid_squared_error,
+    "poisson_deviance": _poisson_deviance,
+    "huber": _huber,
+    "quantile": _quantile,
+}
+
+
+@quiet
+def elementwise_error(outputs, targets, sample_weight, error, parameter, mean, losses, grad, n_threads):
+    """An error that knows nothing but outputs and targets, and perhaps one parameter: E = Σ_k of its terms."""
+    y, t, s, read = rows_read(outputs, targets, sample_weight)
+    terms, deltas = TERMS[error](y, t, parameter)
+    return _reduce(terms.sum(axis=1), deltas, s, s, read, mean, losses, grad)
+
+
+# -- the errors of a network: the weighted mean over the rows z (N, C), its delta, and the sum of the weights ---
+
+
+def _mean_softmax_cross_entropy(z, targets, weights, smoothing, delta, n_threads):
+    labels, rows = (targets, None) if targets.ndim == 1 else (None, targets)
+    options = (None, weights, -100, smoothing, 0.0, 0.0)
+    return softmax_cross_entropy(z, labels, rows, *options, True, None, delta, n_threads)
+
+
+def _mean_sigmoid_cross_entropy(z, targets, weights, smoothing, delta, n_threads):
+    return sigmoid_cross_entropy(z, targets, None, weights, smoothing, True, None, delta, n_threads)
+
+
+def _mean_elementwise_error(error, parameter, z, targets, weights, smoothing, delta, n_threads):
+    return elementwise_error(z, targets, weights, error, parameter, True, None, delta, n_threads)
+
+
+PARAMETERS = {"huber": 1.0, "quantile": 0.5}  # of those errors that have one, what a network takes for it
+MEAN_ERRORS = {
+    "softmax_cross_entropy": _mean_softmax_cross_entropy,
+    "sigmoid_cross_entropy": _mean_sigmoid_cross_entropy,
+} | {name: partial(_mean_elementwise_error, name, PARAMETERS.get(name, 0.0)) for name in TERMS}

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from fastbp._reference.activations import ACTIVATIONS, SLOPES
+from fastbp._reference.activations import ACTIVATIONS
 from fastbp._reference.errors import rows_read, softmax_cross_entropy
 from fastbp._reference.parts import quiet
 
@@ -14,16 +14,14 @@ from fastbp._reference.parts import quiet
 def linear(x, weight, bias, activation, out, n_threads):
     """f(x (N, I) @ weight (I, O) + bias (O,)), out (N, O)."""
     z = x @ weight if bias is None else x @ weight + bias
-    if activation != "identity":
-        ACTIVATIONS[activation](z, z, n_threads)
-    out[...] = z
+    out[...] = ACTIVATIONS[activation].f(z)
 
 
 @quiet
 def linear_backward_input(delta, weight, activation, a, out, n_threads):
     """The recursion (delta (N, O) @ weightᵀ (O, I)) ⊙ f'(a (N, I)), out (N, I)."""
     back = delta @ weight.T
-    out[...] = back if activation == "identity" else back * SLOPES[activation](a)
+    out[...] = back if activation == "identity" else back * ACTIVATIONS[activation].slope(a)
 
 
 @quiet

@@ -9,14 +9,8 @@ import time
 
 import numpy as np
 
-from fastbp._reference.activations import ACTIVATIONS, INPUT_NEEDED
-from fastbp._reference.errors import (
-    poisson_deviance,
-    sigmoid_cross_entropy,
-    sigmoid_squared_error,
-    softmax_cross_entropy,
-    squared_error,
-)
+from fastbp._reference.activations import ACTIVATIONS, activate
+from fastbp._reference.errors import MEAN_ERRORS
 from fastbp._reference.layers import linear, linear_backward_input, linear_backward_weight
 from fastbp._reference.random import dropout_factors, step_key
 from fastbp._reference.updates import keep, update_segment
@@ -153,10 +147,9 @@ class Network:
         for layer, (weight, bias) in enumerate(hidden):
             z = np.empty((len(x), weight.shape[1]), x.dtype)
             linear(inputs[-1], weight, bias, "identity", z, self.n_threads)
-            activation, a = self.activations[layer], z.copy()
-            if activation != "identity":
-                ACTIVATIONS[activation](z, a, self.n_threads)
-            slopes_from.append(z if activation in INPUT_NEEDED else a)
+            activation, a = self.activations[layer], np.empty_like(z)
+            activate(activation, z, a, self.n_threads)
+            slopes_from.append(z if ACTIVATIONS[activation].slope_of_input else a)
             factors.append(self._dropout(layer, z, step))
             inputs.append(a * factors[-1])
         z = np.empty((len(x), last[0].shape[1]), x.dtype)
@@ -172,13 +165,4 @@ class Network:
 
     def _loss(self, z, targets, weights, delta):
         """Return the mean error of the outputs z (N, C) and the sum of the weights; write its delta (N, C)."""
-        if self.loss == "softmax_cross_entropy":
-            kinds = (targets, None) if targets.ndim == 1 else (None, targets)
-            options = (None, weights, -100, self.label_smoothing, 0.0, 0.0)
-            return softmax_cross_entropy(z, *kinds, *options, True, None, delta, self.n_threads)
-        if self.loss == "sigmoid_cross_entropy":
-            return sigmoid_cross_entropy(
-                z, targets, None, weights, self.label_smoothing, True, None, delta, self.n_threads
-            )
-        error = {f.__name__: f for f in (squared_error, sigmoid_squared_error, poisson_deviance)}[self.loss]
-        return error(z, targets, weights, True, None, delta, self.n_threads)
+        return MEAN_ERRORS[self.loss](z, targets, weights, self.label_smoothing, delta, self.n_threads)

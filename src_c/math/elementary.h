@@ -4,11 +4,11 @@
  * tests/c/test_kernels.c measures them:
  *
  *   v_exp 1   v_expm1_nonpositive 1   v_log1p_unit 1.5   v_log1p_nonnegative 2   v_log 1.5   v_sigmoid 2
- *   v_tanh_each 2   v_softplus 2.5   v_silu 2.5   v_exp2_each 1   v_softcap_each 3, relative to each of its results
+ *   v_tanh_each 2   v_softplus 2.5   v_silu 2.5   v_mish 3.5   v_exp2_each 1   v_softcap_each 3, relative to each of its results
  *   v_normal_tail 4, v_gelu 4.5; times 1 + x²/4 where v_fma rounds twice
  *
  * Every function takes every input: NaN gives NaN, infinities their limits; results below the normal range underflow gradually,
- * where the unit is the smallest subnormal number (times |x| in v_silu and v_gelu, which multiply such a result by x).
+ * where the unit is the smallest subnormal number (times |x| in v_silu, v_mish and v_gelu, which multiply such a result by x).
  */
 #include "coefficients.h"
 
@@ -297,4 +297,36 @@ static ALWAYS_INLINE vec v_silu_slope(vec x)
 {
     x = v_max(v_all(EXP_MIN), v_min(v_all(EXP_MAX), x));
     return v_mul(v_sigmoid(x), v_fma(x, v_sigmoid(v_negative(x)), v_all(1)));
+}
+
+/* tanh(ln(1 + e^x)) = n/d with n = e^x (e^x + 2), d = n + 2; both times e^(-2x) where x >= 0, so that nothing overflows. Nor does
+ * anything cancel. With e = e^-|x|:
+ *
+ *   x < 0:  n = e² + 2e,  d = n + 2        x >= 0:  n = 1 + 2e,  d = n + 2e² */
+static ALWAYS_INLINE void v_mish_quotient(vec x, vec *e, vec *n, vec *d)
+{
+    const mask below = v_lt(x, v_all(0));
+    *e = v_exp_below(v_negative(v_abs(x)));
+    vec square = v_mul(*e, *e);
+    *n = v_add(v_select(below, square, v_all(1)), v_add(*e, *e));
+    *d = v_add(*n, v_select(below, v_all(2), v_add(square, square)));
+}
+
+/* x tanh(ln(1 + e^x)), with the limit 0 at -inf */
+static ALWAYS_INLINE vec v_mish(vec x)
+{
+    vec e, n, d;
+    v_mish_quotient(x, &e, &n, &d);
+    return v_mul(v_max(v_all(EXP_MIN), x), v_div(n, d));
+}
+
+/* T + x (1 - T²) σ with T = n/d: (1 - T²) σ = 4 e (1 + e)/d² for x < 0, 4 e² (1 + e)/d² for x >= 0; the limits 0 and 1 */
+static ALWAYS_INLINE vec v_mish_slope(vec x)
+{
+    vec e, n, d;
+    x = v_max(v_all(EXP_MIN), v_min(v_all(EXP_MAX), x));
+    v_mish_quotient(x, &e, &n, &d);
+    vec power = v_select(v_lt(x, v_all(0)), e, v_mul(e, e));
+    vec bend = v_mul(v_mul(v_mul(v_all(4), x), power), v_add(v_all(1), e));
+    return v_div(v_add(n, v_div(bend, d)), d);
 }

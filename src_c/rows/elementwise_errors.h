@@ -1,8 +1,9 @@
-/* Errors whose outputs do not interact: the row's error is a sum over its O outputs. Each function returns it, unscaled, and
- * writes scale · dE/dz to d, which may be the first input. */
+/* Errors whose outputs do not interact: the row's error is a sum over its O outputs. For each of ../errors.def its terms: those of
+ * some outputs, whose gradients go to d, scaled. */
 typedef struct {
     const real *z, *t, *pos_weight; /* the logits or outputs, the targets, the weights of t = 1 or NULL */
     real keep, uniform;             /* smoothing: t becomes keep t + uniform, 1 - t likewise */
+    double parameter;               /* of an error that has one; 1 - τ, too, is rounded once */
     real scale;
     real *d;
 } output_row;
@@ -37,15 +38,6 @@ static ALWAYS_INLINE void sigmoid_cross_entropy_terms(const void *row, int n, fb
         term[j] = v_fma(Q, v_log1p_unit(e[j]), far);
     }
 }
-static double sigmoid_cross_entropy_row(fbp_size O, const real *z, const real *t, const real *pos_weight, double smoothing,
-                                        double scale, real *d)
-{
-    assert(are_elements(z, O) && are_elements(t, O) && are_elements(d, O));
-    assert(are_same_or_apart(O, z, d) && are_apart(O, t, O, d));
-    assert(!pos_weight || (are_elements(pos_weight, O) && are_apart(O, pos_weight, O, d)));
-    output_row row = {z, t, pos_weight, (real)(1 - smoothing), (real)(smoothing / 2), (real)scale, d};
-    return sum_row(O, sigmoid_cross_entropy_terms, &row);
-}
 
 /* E = ½ (y - t)²,  dE/dy = y - t */
 static ALWAYS_INLINE void squared_error_terms(const void *row, int n, fbp_size i, fbp_size left, vec *term)
@@ -56,13 +48,6 @@ static ALWAYS_INLINE void squared_error_terms(const void *row, int n, fbp_size i
         store_at(r->d + i, v_mul(miss, v_all(r->scale)), left);
         term[j] = v_mul(v_mul(miss, v_all((real)0.5)), miss);
     }
-}
-static double squared_error_row(fbp_size O, const real *y, const real *t, double scale, real *d)
-{
-    assert(are_elements(y, O) && are_elements(t, O) && are_elements(d, O));
-    assert(are_same_or_apart(O, y, d) && are_apart(O, t, O, d));
-    output_row row = {y, t, NULL, 1, 0, (real)scale, d};
-    return sum_row(O, squared_error_terms, &row);
 }
 
 /* E = ½ (y - t)² with y = σ(z),  dE/dz = (y - t) y (1 - y);  y - t as in the cross-entropy above, y (1 - y) = e/(1 + e)² */
@@ -80,13 +65,6 @@ static ALWAYS_INLINE void sigmoid_squared_error_terms(const void *row, int n, fb
         store_at(r->d + i, v_mul(v_mul(miss, v_div(s, denominator)), v_all(r->scale)), left);
         term[j] = v_mul(v_mul(miss, v_all((real)0.5)), miss);
     }
-}
-static double sigmoid_squared_error_row(fbp_size O, const real *z, const real *t, double scale, real *d)
-{
-    assert(are_elements(z, O) && are_elements(t, O) && are_elements(d, O));
-    assert(are_same_or_apart(O, z, d) && are_apart(O, t, O, d));
-    output_row row = {z, t, NULL, 1, 0, (real)scale, d};
-    return sum_row(O, sigmoid_squared_error_terms, &row);
 }
 
 /* E = μ - t - t ln(μ/t) with μ = e^z, half the Poisson deviance (μ where t = 0, NaN where t < 0),  dE/dz = μ - t.
@@ -107,10 +85,60 @@ static ALWAYS_INLINE void poisson_deviance_terms(const void *row, int n, fbp_siz
         term[j] = v_select(v_lt(v_abs(ratio), v_all((real)0.34)), near, far);
     }
 }
-static double poisson_deviance_row(fbp_size O, const real *z, const real *t, double scale, real *d)
+
+/* With r = y - t and c = r brought within ±δ:  E = c (r - ½ c), which is ½ r² for |r| <= δ and δ (|r| - ½ δ) beyond;  dE/dy = c */
+static ALWAYS_INLINE void huber_terms(const void *row, int n, fbp_size i, fbp_size left, vec *term)
+{
+    const output_row *r = row;
+    const vec delta = v_all((real)r->parameter);
+    UNROLL for (int j = 0; j < n; j++, i += W, left -= W) {
+        vec miss = v_sub(load_at(r->z + i, left, 0), load_at(r->t + i, left, 0));
+        vec within = v_max(v_negative(delta), v_min(delta, miss)); /* NaN stays NaN */
+        store_at(r->d + i, v_mul(within, v_all(r->scale)), left);
+        term[j] = v_mul(within, v_sub(miss, v_mul(within, v_all((real)0.5))));
+    }
+}
+
+/* With r = y - t:  dE/dy = 1 - τ for r > 0, -τ for r < 0, 0 at r = 0;  E = r dE/dy */
+static ALWAYS_INLINE void quantile_terms(const void *row, int n, fbp_size i, fbp_size left, vec *term)
+{
+    const output_row *r = row;
+    const vec zero = v_all(0), above = v_all((real)(1 - r->parameter)), below = v_all((real)-r->parameter);
+    UNROLL for (int j = 0; j < n; j++, i += W, left -= W) {
+        vec miss = v_sub(load_at(r->z + i, left, 0), load_at(r->t + i, left, 0));
+        vec slope = v_select(v_lt(miss, zero), below, v_select(v_lt(zero, miss), above, miss)); /* NaN stays NaN */
+        store_at(r->d + i, v_mul(slope, v_all(r->scale)), left);
+        term[j] = v_mul(slope, miss);
+    }
+}
+
+static ALWAYS_INLINE output_row row_of(const real *z, const real *t, const fbp_error *error, double scale, real *d)
+{
+    const real keep = (real)(1 - error->smoothing), uniform = (real)(error->smoothing / 2);
+    return (output_row){z, t, error->pos_weight, keep, uniform, error->parameter, (real)scale, d};
+}
+
+/* A function for each, so that its loops are those of its terms alone */
+typedef double (*error_of_row)(fbp_size O, const real *z, const real *t, const fbp_error *error, double scale, real *d);
+#define FBP_ERROR(NUMBER, name, largest_target, parameter)                                                                     \
+    static double name##_row(fbp_size O, const real *z, const real *t, const fbp_error *error, double scale, real *d)          \
+    {                                                                                                                          \
+        const output_row row = row_of(z, t, error, scale, d);                                                                  \
+        return sum_row(O, name##_terms, &row);                                                                                 \
+    }
+#include "errors.def"
+#undef FBP_ERROR
+static const error_of_row ERROR_OF_ROW[] = {
+#define FBP_ERROR(NUMBER, name, largest_target, parameter) name##_row,
+#include "errors.def"
+#undef FBP_ERROR
+};
+
+/* The error of a row, unscaled; scale · dE/dz goes to d, which may be z. */
+static double elementwise_error_row(fbp_size O, const real *z, const real *t, const fbp_error *error, double scale, real *d)
 {
     assert(are_elements(z, O) && are_elements(t, O) && are_elements(d, O));
-    assert(are_same_or_apart(O, z, d) && are_apart(O, t, O, d));
-    output_row row = {z, t, NULL, 1, 0, (real)scale, d};
-    return sum_row(O, poisson_deviance_terms, &row);
+    assert(are_same_or_apart(O, z, d) && are_apart(O, t, O, d) && error->kind >= 0 && error->kind < FBP_ERRORS);
+    assert(!error->pos_weight || (are_elements(error->pos_weight, O) && are_apart(O, error->pos_weight, O, d)));
+    return ERROR_OF_ROW[error->kind](O, z, t, error, scale, d);
 }

@@ -29,7 +29,9 @@
 #define SUM 2.0       /* 36 additions, 4 of them between lanes: twice √36 roundings (rms 0.29 eps) of partial sums (rms 0.58) */
 #define SOFTMAX (2 * EXP + SUM + 2 * ROUNDING) /* e^(z - m) · 1/(1 + rest), the rest being a sum of exponentials */
 #define CHAIN 1.0     /* times √(K + 1): 2√(K + 1) roundings of independent sign, in a chain of K additions */
-#define STEEPEST 1.13L  /* the largest slope of any activation, that of gelu at √2: it passes on the error of a product */
+#define STEEPEST 1.76L  /* the largest slope of any activation, λα of selu below 0: it passes on the error of a product */
+#define LAMBDA 1.0507009873554804934193349852946L /* of selu, and λα */
+#define LAMBDA_ALPHA 1.7580993408473768599402175208123L
 #define FOLLOWING 8.0L  /* more than the bound of any activation or slope, which comes on top */
 
 /* -- the dtype and the instruction set under test ----------------------------------------------------------------------------- */
@@ -63,7 +65,7 @@ enum primitive {
 };
 typedef struct {
     int kind, rows, weighted, at_top, nesterov, step, bias, slope, add, update, pieces, any_result;
-    double scale, smoothing, softcap, lse_square_scale, momentum, decay;
+    double scale, smoothing, parameter, softcap, lse_square_scale, momentum, decay;
 } options;
 typedef struct { exact value, size, floor; } estimate; /* an error is counted in eps · size or floor · tiny */
 typedef struct {
@@ -82,6 +84,7 @@ static const estimate ANYTHING = {0, 0, INFINITY};
 
 /* -- the formulas ------------------------------------------------------------------------------------------------------------- */
 static exact sigmoid(exact x) { return x < 0 ? expl(x) / (1 + expl(x)) : 1 / (1 + expl(-x)); }
+static exact softplus(exact x) { return x > 0 ? x + log1pl(expl(-x)) : log1pl(expl(x)); }
 static exact density(exact x) /* φ(x); the exponential magnifies what x² loses */
 {
     exact square = x * x;
@@ -94,7 +97,7 @@ static exact normal(exact x) /* Φ(x) = erfc(h)/2 with h = -x/√2; erfc(h) fall
 }
 static exact grown(exact x) { return isfinite(x) ? 1 + fabsl(x) : 1; } /* by a factor x of what has underflowed */
 
-/* f(x), or its slope from what activate_backward is given. Those of gelu and silu have two terms, which may cancel. */
+/* f(x), or its slope from what activate_backward is given. Those of gelu, silu and mish have two terms, which may cancel. */
 static estimate activation(int kind, int slope, exact x)
 {
     const exact limit = isnan(x) ? x : x > 0;
@@ -104,11 +107,14 @@ static estimate activation(int kind, int slope, exact x)
     case FBP_TANH: y = slope ? (1 - x) * (1 + x) : tanhl(x); break;
     case FBP_RELU: y = slope ? limit : x < 0 ? 0 : x; break;
     case FBP_LEAKY_RELU: y = (limit + (1 - limit) * 0.01L) * (slope ? 1 : x); break;
-    case FBP_SOFTPLUS: y = slope ? -expm1l(-x) : x > 0 ? x + log1pl(expl(-x)) : log1pl(expl(x)); break;
+    case FBP_ELU: y = x > 0 ? (slope ? 1 : x) : slope ? 1 + x : expm1l(x); break;
+    case FBP_SELU: y = x > 0 ? LAMBDA * (slope ? 1 : x) : LAMBDA_ALPHA * (slope ? 1 : expm1l(x)) + (slope ? x : 0); break;
+    case FBP_SOFTPLUS: y = slope ? -expm1l(-x) : softplus(x); break;
     case FBP_GELU: y = normal(x), term = slope ? x * density(x) : 0; break;
+    case FBP_MISH: y = tanhl(softplus(x)), term = slope ? x * sigmoid(x) / powl(coshl(softplus(x)), 2) : 0; break;
     case FBP_SILU: y = sigmoid(x), term = slope ? x * y * sigmoid(-x) : 0; break;
     }
-    if (kind != FBP_GELU && kind != FBP_SILU) return (estimate){y, y, 1};
+    if (fbp_activation_facts(kind)->slope == FBP_OF_OUTPUT) return (estimate){y, y, 1};
     if (isinf(x)) return (estimate){slope ? limit : fmaxl(x, 0), 1, 1};
     const exact lost = kind == FBP_GELU && x < 0 && !fused ? 1 + x * x / 4 : 1; /* of the square in e^(-x²/2) */
     return (estimate){(slope ? 1 : x) * (y + term), (slope ? 1 : x) * (y + fabsl(term)) * lost, 1 + fabsl(x)};
@@ -140,49 +146,71 @@ static estimate softmax(fbp_size c)
     return (estimate){y, y * (1 + row.blur[c] + row.rest_size / (1 + row.rest)), 2};
 }
 
+/* The delta of an output by its scale, and the term of the error; p multiplies the terms in t */
+static estimate error_term(const options *o, exact z, exact t, exact p, estimate *d)
+{
+    const exact keep = 1 - (exact)o->smoothing, uniform = (exact)o->smoothing, e = expl(-fabsl(z)), s = e / (1 + e);
+    exact error = 0, size = 0, A, B, ratio;
+    switch (o->kind) {
+    case FBP_SIGMOID_CROSS_ENTROPY:
+        A = keep * (1 - t) + uniform / 2, B = (keep * t + uniform / 2) * p;
+        d->value = z > 0 ? A - (A + B) * s : (A + B) * s - B, d->size = (z > 0 ? A : B) + (A + B) * s;
+        size = error = (A + B) * log1pl(e) + ((z > 0 ? A : B) == 0 ? 0 : fabsl(z) * (z > 0 ? A : B));
+        break;
+    case FBP_SQUARED_ERROR:
+        d->value = d->size = z - t;
+        size = error = (z - t) * (z - t) / 2;
+        break;
+    case FBP_SIGMOID_SQUARED_ERROR: /* y - t is A or -A */
+        A = z > 0 ? 1 - t - s : t - s, B = z > 0 ? 1 - t + s : t + s;
+        d->value = (z > 0 ? A : -A) * s / (1 + e), d->size = B * s / (1 + e);
+        error = A * A / 2, size = B * fabsl(A) + A * A;
+        break;
+    case FBP_POISSON_DEVIANCE: /* near its zero another formula takes over, as good as ln t is known */
+        A = t < 0 ? NAN : expl(z), ratio = t == 0 ? 0 : z - logl(t);
+        d->value = A - t, d->size = A + t;
+        B = t == 0 ? 0 : t * fmaxl(1, fabsl(logl(t))), error = A - t - (t == 0 ? 0 : t * ratio);
+        size = t != 0 && fabsl(ratio) < 0.34L ? error + B * fabsl(ratio) : A + t + (t == 0 ? 0 : t * fabsl(z) + B);
+        break;
+    case FBP_HUBER:
+        A = fabsl(z - t), B = A > o->parameter ? rounded(o->parameter) : A;
+        d->value = z < t ? -B : B, d->size = B;
+        size = error = B * (A - B / 2);
+        break;
+    case FBP_QUANTILE:
+        A = z - t;
+        d->value = A > 0 ? 1 - (exact)o->parameter : A < 0 ? -(exact)o->parameter : A, d->size = fabsl(d->value);
+        size = error = d->value * A;
+        break;
+    default: fprintf(stderr, "no formula for error %d\n", o->kind), exit(2);
+    }
+    return (estimate){error, size, 1};
+}
+
 /* Primitives with one output per element, and perhaps the sum of an error */
 static void expect_elements(problem *p)
 {
     const options o = p->o;
-    const exact keep = 1 - (exact)o.smoothing, uniform = (exact)o.smoothing;
     exact total = 0, total_size = 0, mean = 0, mean_size = 0;
-    const int logistic = p->id == is_sigmoid_cross_entropy_row || p->id == is_sigmoid_squared_error_row;
     if (p->id == is_softmax_row || p->id == is_log_softmax_row) analyse(p->n, in[0], 0);
     for (fbp_size i = 0; i < p->n; i++) mean += in[0][i] * in[1][i], mean_size += fabsl(in[0][i] * in[1][i]);
     for (fbp_size i = 0; i < p->n; i++) {
-        exact z = in[0][i], t = in[1][i], e = logistic ? expl(-fabsl(z)) : 0, s = e / (1 + e), error = 0, size = 0, A, B, ratio;
-        estimate d = {0, 0, 2}, f;
+        exact z = in[0][i], t = in[1][i];
+        estimate d = {0, 0, 2}, f, term = {0, 0, 0};
         switch (p->id) {
         case is_activate: d = activation(o.kind, 0, z); break;
         case is_activate_backward: f = activation(o.kind, 1, t), d = (estimate){z * f.value, z * f.size, f.floor * grown(z)}; break;
         case is_softmax_row: d = softmax(i); break;
         case is_log_softmax_row: d.value = -row.gap[i] - row.log, d.size = row.gap[i] + row.log_size; break;
         case is_softmax_backward_row: d.value = t * (z - mean), d.size = t * (fabsl(z) + mean_size); break;
-        case is_sigmoid_cross_entropy_row:
-            A = keep * (1 - t) + uniform / 2, B = (keep * t + uniform / 2) * (o.weighted ? in[2][i] : 1);
-            d.value = o.scale * (z > 0 ? A - (A + B) * s : (A + B) * s - B);
-            d.size = o.scale * ((z > 0 ? A : B) + (A + B) * s);
-            size = error = (A + B) * log1pl(e) + ((z > 0 ? A : B) == 0 ? 0 : fabsl(z) * (z > 0 ? A : B));
-            break;
-        case is_squared_error_row:
-            d.value = d.size = o.scale * (z - t);
-            size = error = (z - t) * (z - t) / 2;
-            break;
-        case is_sigmoid_squared_error_row: /* y - t is A or -A */
-            A = z > 0 ? 1 - t - s : t - s, B = z > 0 ? 1 - t + s : t + s;
-            d.value = o.scale * (z > 0 ? A : -A) * s / (1 + e), d.size = o.scale * B * s / (1 + e);
-            error = A * A / 2, size = B * fabsl(A) + A * A;
-            break;
-        case is_poisson_deviance_row: /* near its zero another formula takes over, as good as ln t is known */
-            A = t < 0 ? NAN : expl(z), ratio = t == 0 ? 0 : z - logl(t);
-            d.value = o.scale * (A - t), d.size = o.scale * (A + t);
-            B = t == 0 ? 0 : t * fmaxl(1, fabsl(logl(t))), error = A - t - (t == 0 ? 0 : t * ratio);
-            size = t != 0 && fabsl(ratio) < 0.34L ? error + B * fabsl(ratio) : A + t + (t == 0 ? 0 : t * fabsl(z) + B);
+        case is_elementwise_error_row:
+            term = error_term(&o, z, t, o.weighted ? in[2][i] : 1, &d);
+            d.value *= o.scale, d.size *= o.scale;
             break;
         default: break;
         }
         want[0][i] = d;
-        total += error, total_size += size;
+        total += term.value, total_size += term.size;
     }
     p->result = o.any_result ? ANYTHING : (estimate){total, total_size, (exact)p->n};
 }
@@ -466,11 +494,9 @@ static double call(const problem *p, void **x, void **y)
             how.share_of_0 |= o.smoothing != 0 && fabsl(w) * o.smoothing / n < type->tiny / type->eps;
         }
         return k->softmax_cross_entropy_row(n, x[0], o.rows ? x[1] : NULL, p->label, &how, o.scale, y[1], e, y[0]);
-    case is_sigmoid_cross_entropy_row:
-        return k->sigmoid_cross_entropy_row(n, x[0], x[1], o.weighted ? x[2] : NULL, o.smoothing, o.scale, y[0]);
-    case is_squared_error_row: return k->squared_error_row(n, x[0], x[1], o.scale, y[0]);
-    case is_sigmoid_squared_error_row: return k->sigmoid_squared_error_row(n, x[0], x[1], o.scale, y[0]);
-    case is_poisson_deviance_row: return k->poisson_deviance_row(n, x[0], x[1], o.scale, y[0]);
+    case is_elementwise_error_row:
+        return k->elementwise_error_row(n, x[0], x[1], &(fbp_error){o.kind, o.weighted ? x[2] : NULL, o.smoothing, o.parameter},
+                                        o.scale, y[0]);
     case is_update:
         if (o.step > 0)
             rates = (fbp_update){.rule = FBP_UPDATE_adam, .learning_rate = 0.001, .rate = {0.9, 0.999, 1e-8},
@@ -525,23 +551,31 @@ typedef struct {
 #define LINE(name, ...) {#name, is_##name, __VA_ARGS__, 0}
 #define FUNCTION(name, KIND, bound) {name, is_activate, expect_elements, "z", 1, 1, bound, {{.kind = KIND}}, 1}
 #define SLOPE(name, KIND, inputs, bound) {name "'", is_activate_backward, expect_elements, inputs, 1, 3, bound, {{.kind = KIND}}, 0}
+#define ERROR(name, inputs, ...) {#name, is_elementwise_error_row, expect_elements, inputs, 1, 1, __VA_ARGS__, 0}
 static const line LINES[] = {
-    {"exp, by poisson_deviance_row", is_poisson_deviance_row, expect_elements, "z0", 1, 1, EXP, {{.scale = 1, .any_result = 1}}, 1},
+    {"exp, by poisson_deviance", is_elementwise_error_row, expect_elements, "z0", 1, 1, EXP,
+     {{.kind = FBP_POISSON_DEVIANCE, .scale = 1, .any_result = 1}}, 1},
     FUNCTION("identity", FBP_IDENTITY, 0),
     FUNCTION("sigmoid", FBP_SIGMOID, SIGMOID),
     FUNCTION("tanh", FBP_TANH, TANH),
     FUNCTION("relu", FBP_RELU, 0),
     FUNCTION("leaky_relu", FBP_LEAKY_RELU, 2 * ROUNDING),
+    FUNCTION("elu", FBP_ELU, EXP),
+    FUNCTION("selu", FBP_SELU, EXP + 2 * ROUNDING),
     FUNCTION("gelu", FBP_GELU, TAIL + ROUNDING),
     FUNCTION("silu", FBP_SILU, SIGMOID + ROUNDING),
+    FUNCTION("mish", FBP_MISH, EXP + 5 * ROUNDING),                 /* x n/d: an exponential, five operations */
     FUNCTION("softplus", FBP_SOFTPLUS, EXP + LOG),                  /* max(x, 0) + log1p(e^-|x|) */
     SLOPE("identity", FBP_IDENTITY, "zg", 0),
     SLOPE("sigmoid", FBP_SIGMOID, "gt", 3 * ROUNDING),
     SLOPE("tanh", FBP_TANH, "gg", 4 * ROUNDING),
     SLOPE("relu", FBP_RELU, "gz", 0),
     SLOPE("leaky_relu", FBP_LEAKY_RELU, "gz", 2 * ROUNDING),
+    SLOPE("elu", FBP_ELU, "gg", 2 * ROUNDING),
+    SLOPE("selu", FBP_SELU, "gg", 4 * ROUNDING),                    /* λα + a for a > -1, at least 0.75 */
     SLOPE("gelu", FBP_GELU, "gz", TAIL + 4 * ROUNDING),             /* tail - a φ, and φ is as good as the tail */
     SLOPE("silu", FBP_SILU, "gz", 2 * SIGMOID + 3 * ROUNDING),      /* σ(a) (1 + a σ(-a)) */
+    SLOPE("mish", FBP_MISH, "gz", 2 * EXP + 8 * ROUNDING),          /* (n + 4 x e² (1 + e)/d)/d */
     SLOPE("softplus", FBP_SOFTPLUS, "gw", EXP + 2 * ROUNDING),      /* 1 - e^-a */
     LINE(softmax_row, expect_elements, "z", 1, 1, SOFTMAX, {{0}}),
     LINE(log_softmax_row, expect_elements, "z", 1, 1, EXP + SUM + LOG + 2 * ROUNDING, {{0}}),
@@ -552,11 +586,16 @@ static const line LINES[] = {
     LINE(softmax_cross_entropy_row, expect_cross_entropy, "ztw", 2, 1, SOFTMAX + 8 * ROUNDING, /* targets have four roundings */
          {{.rows = 1, .scale = 1}, {.scale = 0.3, .weighted = 1, .smoothing = 0.1, .lse_square_scale = 0.01},
           {.rows = 1, .scale = 1, .softcap = 3}, {.scale = 1, .at_top = 1, .weighted = 1, .smoothing = 0.1, .softcap = 3}}),
-    LINE(sigmoid_cross_entropy_row, expect_elements, "ztw", 1, 1, EXP + LOG + SUM + 4 * ROUNDING,
-         {{.scale = 1}, {.scale = 0.3, .weighted = 1, .smoothing = 0.1}}),
-    LINE(squared_error_row, expect_elements, "zg", 1, 1, SUM + 3 * ROUNDING, {{.scale = 0.3}}),
-    LINE(sigmoid_squared_error_row, expect_elements, "zt", 1, 1, 2 * SIGMOID + SUM, {{.scale = 0.3}}),
-    LINE(poisson_deviance_row, expect_elements, "zc", 1, 1, EXP + LOG + SUM + 2 * ROUNDING, {{.scale = 0.3}}),
+    ERROR(sigmoid_cross_entropy, "ztw", EXP + LOG + SUM + 4 * ROUNDING,
+          {{.kind = FBP_SIGMOID_CROSS_ENTROPY, .scale = 1},
+           {.kind = FBP_SIGMOID_CROSS_ENTROPY, .scale = 0.3, .weighted = 1, .smoothing = 0.1}}),
+    ERROR(squared_error, "zg", SUM + 3 * ROUNDING, {{.kind = FBP_SQUARED_ERROR, .scale = 0.3}}),
+    ERROR(sigmoid_squared_error, "zt", 2 * SIGMOID + SUM, {{.kind = FBP_SIGMOID_SQUARED_ERROR, .scale = 0.3}}),
+    ERROR(poisson_deviance, "zc", EXP + LOG + SUM + 2 * ROUNDING, {{.kind = FBP_POISSON_DEVIANCE, .scale = 0.3}}),
+    ERROR(huber, "zg", SUM + 4 * ROUNDING,
+          {{.kind = FBP_HUBER, .scale = 0.3, .parameter = 1}, {.kind = FBP_HUBER, .scale = 1, .parameter = 0.3}}),
+    ERROR(quantile, "zg", SUM + 3 * ROUNDING,
+          {{.kind = FBP_QUANTILE, .scale = 0.3, .parameter = 0.5}, {.kind = FBP_QUANTILE, .scale = 1, .parameter = 0.9}}),
     {"update, SGD", is_update, expect_update, "zgg", 2, UPDATES, 10 * ROUNDING, /* three scalars, seven operations */
          {{0}, {.scale = 1, .momentum = 0.9}, {.scale = 1, .momentum = 0.9, .nesterov = 1, .decay = 0.01}}, 0},
     {"update, Adam", is_update, expect_update, "zggw", 3, UPDATES, 20 * ROUNDING, /* eight scalars, twelve operations on the longest path */
