@@ -246,7 +246,7 @@ class Optimizer:
             setattr(self, name, value if name in self.rates else _checks.flag(name, value))
         given = self._rates_of(self)
         for name, value, checked in zip(self.rates, given, self._rates_at(0, given, None), strict=True):
-            setattr(self, name, value if callable(value) else checked)
+            setattr(self, name, value if _is_schedule(value) else checked)
 
     @property
     def average(self) -> float | None:
@@ -276,18 +276,18 @@ class Optimizer:
             return self._checked
         checked = self._rates_at(self.steps, given, dtype)
         self._given, self._dtype = given, dtype
-        self._checked = None if any(map(callable, given)) else checked
+        self._checked = None if any(map(_is_schedule, given)) else checked
         return checked
 
     def scheduled_rates(self, n_steps: int, dtype: np.dtype) -> np.ndarray | None:
         """The `rates` of the next `n_steps` updates, a row each; None where all have the same."""
         given = self._rates_of(self)
-        if not any(map(callable, given)):
+        if not any(map(_is_schedule, given)):
             return None
         return np.array([self._rates_at(self.steps + i, given, dtype) for i in range(n_steps)], np.float64)
 
     def _rates_at(self, step: int, given: tuple[Any, ...], dtype: np.dtype | None) -> tuple[float, ...]:
-        values = [value(step) if callable(value) else value for value in given]
+        values = [value(step) if _is_schedule(value) else value for value in given]
         rates = tuple(
             check(name, value, dtype) for (name, check), value in zip(self.rates.items(), values, strict=True)
         )
@@ -364,6 +364,10 @@ class Optimizer:
 
 
 _NO_STATE: dict[str, np.ndarray] = {}
+
+
+def _is_schedule(rate: Any) -> bool:
+    return callable(rate) and not isinstance(rate, type)
 
 
 class SGD(Optimizer):

@@ -23,14 +23,14 @@ ROOMS = {  # name: (whose files, which tests); * stands for folders, too
         "fastbp/activations.py src_c/rows/activations.h src_c/rows/softmax.h src_c/rows/row.h fastbp/_kernels/activation.*",
         "activations",
     ),
-    "layers": ("fastbp/layers.py src_c/gemm/* fastbp/_kernels/linear.*", "layers"),
+    "layers": ("fastbp/layers.py src_c/gemm/* fastbp/_kernels/layer.* fastbp/_kernels/product.*", "layers"),
     "last_layer": (
         "fastbp/last_layer.py fastbp/_kernels/last_layer.*",
         "linear_softmax_cross_entropy many_classes",
     ),
     "optimizers": (
         "fastbp/optimizers.py fastbp/_checks/optimizers.py fastbp/_reference/updates.py "
-        "src_c/rows/optimizers.h fastbp/_kernels/optimizer.*",
+        "src_c/rows/updates.h src_c/updates.def fastbp/_kernels/optimizer.*",
         "optimizers optimizer_calls",
     ),
     "network": (

@@ -344,7 +344,7 @@ def test_very_long_sums(isa, dtype, activation):
         out, back, weight, bias = (np.full(shape, np.nan, dtype) for shape in ((9, 3), (9, 3), (9, 3), 3))
         kernels.linear(x, w, b, activation, out, threads)
         kernels.linear_backward_input(x, w.T, activation, a if activation == "gelu" else None, back, threads)
-        kernels.linear_backward_weight(x.T, w, weight, bias, threads)
+        kernels.linear_backward_weight(np.ascontiguousarray(x.T), w, weight, bias, threads)
         results.append(SimpleNamespace(out=out, back=back, weight=weight, bias=bias))
     for other in results[1:]:
         assert_same_bits(results[0], other, "on more threads")
