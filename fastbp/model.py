@@ -466,10 +466,7 @@ class MLP:
         OSError
             If the file cannot be written; a ``PermissionError`` if one of that name, or its folder, is protected.
         """
-        config = self._configuration()
-        del config["n_threads"]
-        config |= {"dtype": self.dtype.name, "generator": self._random_state().bit_generator.state}
-        persistence.write(path, _FORMAT, config, self._named(self._engine.snapshot()))
+        persistence.write(path, _FORMAT, *self._to_config_and_arrays())
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> MLP:
@@ -482,18 +479,31 @@ class MLP:
         ValueError
             If it is no saved network, is damaged, or has the format of a newer fastbp.
         """
-        config, arrays = persistence.read(path, _FORMAT)
+        return cls._from_config_and_arrays(path, _FORMAT, *persistence.read(path, _FORMAT))
+
+    def _to_config_and_arrays(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        """What a file holds of a network."""
+        config = self._configuration()
+        del config["n_threads"]
+        config |= {"dtype": self.dtype.name, "generator": self._random_state().bit_generator.state}
+        return config, self._named(self._engine.snapshot())
+
+    @classmethod
+    def _from_config_and_arrays(
+        cls, path: str | os.PathLike[str], kind: str, config: dict[str, Any], arrays: dict[str, np.ndarray]
+    ) -> MLP:
+        """The network that a file of some kind holds."""
         net, generator = cls.__new__(cls), np.random.default_rng(0)
         newer = config.keys() - inspect.signature(net._configure).parameters - {"generator"}
         if newer:
             found = f"a network of a newer fastbp, with {', '.join(sorted(newer)):.200}"
-            raise persistence.bad_file(path, _FORMAT, found)
+            raise persistence.bad_file(path, kind, found)
         try:
             generator.bit_generator.state = config.pop("generator")
             net._configure(**config, n_threads=None)  # its defaults are for files older than a setting
             net._restore(arrays, generator)
         except (TypeError, ValueError, KeyError, OverflowError) as cause:
-            raise persistence.bad_file(path, _FORMAT, f"a damaged network ({cause!s:.300})") from cause
+            raise persistence.bad_file(path, kind, f"a damaged network ({cause!s:.300})") from cause
         return net
 
     def _configuration(self) -> dict[str, Any]:

@@ -2,26 +2,36 @@
 
 from __future__ import annotations
 
+import contextlib
 import doctest
 import importlib
+import io
+import os
 import pkgutil
 import re
 import runpy
+import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 import fastbp
+from fastbp import _backend, cli
 
 ROOT = Path(__file__).parents[1]
 PAGES = [page for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))) if page.exists()]
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 MODULES = ["fastbp"] + [
     module.name
-    for module in pkgutil.iter_modules(fastbp.__path__, "fastbp.")
+    for package in (fastbp, fastbp.data)
+    for module in pkgutil.iter_modules(package.__path__, f"{package.__name__}.")
     if not module.name.split(".")[-1].startswith("_") or module.name.split(".")[-1] == "_config"
 ]
-BLOCK = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
+BLOCK = re.compile(r"^```(python|console)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+COMMAND = re.compile(r"^\$ (.*)\n((?:(?!\$ ).*\n)*)", re.MULTILINE)
+VARIES = re.compile(r"\d+\.\d+ s\b|\d\.\de-\d\d")  # seconds, and rounding errors
 
 
 @pytest.fixture(autouse=True)
@@ -52,9 +62,9 @@ def test_what_has_parameters_has_an_example(name):
 
 
 def blocks(page: Path) -> list[str]:
-    """The Python blocks of a page, each preceded by as many empty lines as lie before it, so that errors name its line."""
+    """The blocks of a page, each preceded by as many empty lines as lie before it, so that errors name its line."""
     text = page.read_text(encoding="utf-8")
-    return ["\n" * text[: match.start(1)].count("\n") + match.group(1) for match in BLOCK.finditer(text)]
+    return ["\n" * text[: match.start(2)].count("\n") + match.group(2) for match in BLOCK.finditer(text)]
 
 
 def peer_of(block: str) -> str | None:
@@ -63,16 +73,45 @@ def peer_of(block: str) -> str | None:
     return imported and imported.group(1)
 
 
+def call(command: str) -> str:
+    """What a command writes; to standard error as well, if it fails. One of fastbp alone is called in this process."""
+    if re.match("fastbp [^|<>;&]*$", command):
+        with (
+            contextlib.redirect_stdout(io.StringIO()) as out,
+            contextlib.redirect_stderr(io.StringIO()) as err,
+        ):
+            status = cli.main(shlex.split(command)[1:])
+        return out.getvalue() + (err.getvalue() if status else "")
+    program = f'fastbp() {{ {shlex.quote(sys.executable)} -m fastbp "$@"; }}; {command}'
+    environment = os.environ | {
+        "PYTHONPATH": str(Path(fastbp.__file__).parents[1]),
+        "FASTBP_BACKEND": _backend.name,
+    }
+    return subprocess.run(
+        program, shell=True, env=environment, capture_output=True, text=True, timeout=60
+    ).stdout
+
+
+def run_commands(block: str) -> None:
+    """The commands of a console, each of which has to write what is shown below it; what varies may differ."""
+    for command, shown in COMMAND.findall(block):
+        assert VARIES.sub("…", call(command)) == VARIES.sub("…", shown), command
+
+
 def run(page: Path, *peers: str) -> None:
     """The blocks of a page, one after the other in one namespace: those that need no peer, or one of these.
 
-    Those with prompts are doctests.
+    Those with prompts are doctests, or commands of a shell.
     """
     namespace = {"__name__": "__main__"}
     for block in blocks(page):
         if peer_of(block) not in (None, *peers):
             continue
-        if ">>>" in block:
+        if block.lstrip().startswith("$ "):
+            pytest.importorskip("pyarrow")
+            pytest.importorskip("matplotlib")
+            run_commands(block)
+        elif ">>>" in block:
             test = doctest.DocTestParser().get_doctest(block, namespace, page.name, str(page), 0)
             runner = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE)
             runner.run(test, clear_globs=False)

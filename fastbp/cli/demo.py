@@ -1,20 +1,18 @@
-"""The command line: ``fastbp demo``, ``fastbp config``, ``fastbp --version``."""
+"""``fastbp demo``."""
 
 from __future__ import annotations
 
 import argparse
-import os
-import sys
 import time
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 import fastbp
 from fastbp import _backend
+from fastbp.cli.common import print_table
 
-__all__ = ["main"]
+HELP = "train a network on handwritten digits, check it, compare it with NumPy"
 
 # The demo: what is trained, and what it has to reach.
 _SEED = 0
@@ -26,38 +24,8 @@ _LEAST_ACCURACY = 0.96
 _LARGEST_GRADIENT_ERROR = 1e-7
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line `argv` (by default the program's own); return the exit status."""
-    description = "Train dense neural networks on the CPU, from NumPy."
-    parser = argparse.ArgumentParser(prog="fastbp", description=description)
-    parser.add_argument("--version", action="version", version=f"fastbp {fastbp.__version__}")
-    commands = parser.add_subparsers(dest="command", metavar="command", required=True)
-    commands.add_parser("demo", help="train a network on handwritten digits, check it, compare it with NumPy")
-    commands.add_parser("config", help="show version, backend, instruction set, threads and compiler")
-    try:
-        return _run(parser, argv)
-    except (
-        BrokenPipeError
-    ):  # the reader has seen enough, as `head` has: nothing more, not even what is still buffered
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141  # what a shell reports after SIGPIPE
-
-
-def _run(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> int:
-    try:
-        command = parser.parse_args(argv).command
-        return demo() if command == "demo" else config()
-    except KeyboardInterrupt:
-        print("\ninterrupted")
-        return 130  # what a shell reports after Ctrl-C
-    finally:
-        print(end="", flush=True)  # here, where a broken pipe is caught
-
-
-def config() -> int:
-    """Show what :func:`fastbp.show_config` shows."""
-    fastbp.show_config()
-    return 0
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """There are none."""
 
 
 class _Bar(NamedTuple):
@@ -72,7 +40,7 @@ class _Bar(NamedTuple):
         return self.what, self.result, self.required, "reached" if self.reached else "MISSED"
 
 
-def demo() -> int:
+def run(options: argparse.Namespace) -> int:
     """Train 64-32-10 on the digits, print how well, how right and how fast; 0 if every bar is reached."""
     start = time.perf_counter()
     x, y, x_test, y_test = _digits()
@@ -92,8 +60,8 @@ def demo() -> int:
             table.append(_row(twin_history, history))
         bars.append(_agreement(history, twin_history, n_updates=_EPOCHS * -(-len(x) // _BATCH_SIZE)))
 
-    _print_table(table)
-    _print_table([bar.row() for bar in bars])
+    print_table(table)
+    print_table([bar.row() for bar in bars])
     print(f"\n  {time.perf_counter() - start:.1f} s in all")
     return 0 if all(bar.reached for bar in bars) else 1
 
@@ -140,15 +108,3 @@ def _agreement(native: fastbp.History, twin: fastbp.History, n_updates: int) -> 
     allowed = n_updates * float(np.finfo(np.float32).eps)
     what = "relative difference of the two losses"
     return _Bar(what, f"{difference:.1e}", f"<= {allowed:.0e}", difference <= allowed)
-
-
-def _print_table(rows: Sequence[Sequence[str]]) -> None:
-    """The rows after an empty line, the first column to the left, the others to the right."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    print()
-    for first, *others in rows:
-        cells = [
-            f"{first:{widths[0]}}",
-            *(f"{cell:>{n}}" for cell, n in zip(others, widths[1:], strict=True)),
-        ]
-        print("  " + "   ".join(cells).rstrip())

@@ -1,0 +1,146 @@
+"""``fastbp train DATA --target NAME``."""
+
+from __future__ import annotations
+
+import argparse
+
+import numpy as np
+
+from fastbp.cli import plots
+from fastbp.cli.common import (
+    about_data,
+    about_network,
+    learn_target,
+    measures,
+    new_network,
+    note,
+    number,
+    plural,
+    see_writable,
+    shape,
+)
+from fastbp.data import Pipeline, Preparation, Score, Table, Target, read, split
+from fastbp.data.tables import ArrayTable
+from fastbp.optimizers import SGD, Adam
+from fastbp.training import History
+
+HELP = "train a network on a table, and say how well it predicts rows that it has not seen"
+
+_OPTIMIZERS = {"sgd": SGD, "adam": Adam}
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """What can be said about a training."""
+    about_data(parser)
+    about_network(parser, hidden="100")
+    add = parser.add_argument
+    add("--output", metavar="MODEL", help="the file to keep the model in; by default it is not kept")
+    add("--plot", metavar="PNG", help="a picture of the training to draw, also .pdf or .svg")
+    add("--epochs", type=number(int, 1), default=20, metavar="N", help="(default 20)")
+    add("--batch-size", type=number(int, 1), default=32, metavar="N", help="rows in an update (default 32)")
+    add("--optimizer", choices=_OPTIMIZERS, default="adam", help="(default adam)")
+    add(
+        "--learning-rate",
+        type=number(float, 0, above=True),
+        metavar="X",
+        help="(default 0.001 of adam, 0.1 of sgd)",
+    )
+    add(
+        "--validation-fraction", type=number(float, 0, 1), default=0.2, metavar="X",
+        help="of the rows, held out for the score (default 0.2); a folder of IDX files has test rows of its own",
+    )  # fmt: skip
+    add("--quiet", action="store_true", help="no progress and no report")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Read, prepare, train, score, draw, save."""
+    see_writable(options.output, options.data)
+    see_writable(options.plot, options.data)
+    plots.see_possible(options.plot)
+    report = _nothing if options.quiet else print
+
+    table = read(options.data)
+    target = learn_target(table, options)
+    rows, held_out = split(table, target, 0 if table.test else options.validation_fraction, options.seed)
+    preparation = Preparation.learn(
+        table, target, ignore=options.ignore, categories=options.categories, rows=rows
+    )
+    _note_what_is_left_out(options, table, preparation)
+    pipeline = Pipeline(new_network(preparation, options), preparation)
+    report(f"{table.source}: {plural(table.n_rows, 'row')}, {_described(target)}")
+    report(f"network: {shape(pipeline.net)}")
+
+    history = _fit(pipeline, table, rows, options)
+    seconds = sum(history.seconds)
+    epochs = plural(len(history), "epoch")
+    report(f"trained on {plural(len(rows), 'row')}: {epochs}, loss {history.loss[-1]:.4g}, {seconds:.2f} s")
+    score = _score(pipeline, table, held_out)
+    if score:
+        report(f"held out, {plural(score.n_rows, 'row')}: {measures(score)}")
+    if options.plot:
+        plots.curves(options.plot, history, score)
+        report(f"drawn in {options.plot}")
+    if options.output:
+        pipeline.training = _facts(options, len(rows), history, score)
+        pipeline.save(options.output)
+        report(f"saved as {options.output}")
+    return 0
+
+
+def _nothing(text: str) -> None:
+    """No report."""
+
+
+def _described(target: Target) -> str:
+    if target.classes:
+        return f"target {target.name!r}: classification, {len(target.classes)} classes"
+    return f"target {target.name!r}: {target.task}"
+
+
+def _note_what_is_left_out(options: argparse.Namespace, table: Table, preparation: Preparation) -> None:
+    n_without = table.n_rows - len(preparation.target.rows(table))
+    if n_without:
+        note(options, f"{table.source}: {plural(n_without, 'row')} without a target left out")
+    if isinstance(table, ArrayTable):
+        return  # images have constant pixels at their borders
+    used = {preparation.target.name, *preparation.names, *options.ignore}
+    for name in table.names:
+        if name not in used:
+            note(options, f"{table.source}: column {name!r} has no value: left out")
+    numbers = preparation.numbers
+    for name, factor, flagged in zip(numbers.names, numbers.factor, numbers.flagged, strict=True):
+        if not factor and not flagged:
+            note(options, f"{table.source}: column {name!r} is constant: nothing is learned of it")
+
+
+def _fit(pipeline: Pipeline, table: Table, rows: np.ndarray, options: argparse.Namespace) -> History:
+    rate = {} if options.learning_rate is None else {"learning_rate": options.learning_rate}
+    return pipeline.net.fit(
+        pipeline.preparation.inputs(table, rows).array(),
+        pipeline.preparation.target.targets(table, rows),
+        epochs=options.epochs,
+        batch_size=options.batch_size,
+        optimizer=_OPTIMIZERS[options.optimizer](**rate),
+        progress=not options.quiet,
+    )
+
+
+def _score(pipeline: Pipeline, table: Table, held_out: np.ndarray) -> Score | None:
+    """How well what was held out is predicted; None where nothing was."""
+    if table.test:
+        return pipeline.evaluate(table.test)
+    return pipeline.evaluate(table, held_out) if len(held_out) else None
+
+
+def _facts(
+    options: argparse.Namespace, n_rows: int, history: History, score: Score | None
+) -> dict[str, object]:
+    """What is worth knowing about a training later."""
+    facts = {
+        "rows": n_rows,
+        "epochs": len(history),
+        "batch_size": options.batch_size,
+        "optimizer": options.optimizer,
+    }
+    facts |= {"loss": history.loss[-1], "held_out": measures(score) if score else ""}
+    return facts
