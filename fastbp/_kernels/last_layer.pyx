@@ -15,7 +15,7 @@ from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
 
 from fastbp._kernels.dispatch cimport FBP_IDENTITY, kernels_for, real, threads_for
-from fastbp._kernels.layer cimport forward_product, gradient_product, recursion_product
+from fastbp._kernels.layer cimport set_forward_product, set_gradient_product, set_recursion_product
 from fastbp._kernels.memory cimport LINE, plus, set_element, space_room, space_start, take, times, whole_lines
 from fastbp._kernels.product cimport Product, multiply, product_scratch, product_work
 from fastbp._kernels.rows cimport (
@@ -31,31 +31,24 @@ cdef Py_ssize_t FOR_THREADS = 8    # this part of the memory, one eighth, is scr
 # -- the products of a block -------------------------------------------------------------------------------------------------
 
 
-cdef Product of_layer(Product p, const LastLayer *layer) noexcept nogil:
-    """In pieces or not, as with all rows at once"""
+cdef void set_logits(Product *p, const LastLayer *layer, Py_ssize_t rows, const char *x, Py_ssize_t x_row, char *z) noexcept nogil:
+    """Z (rows, C) = X W + b; in pieces or not, like the others, as with all rows at once"""
+    set_forward_product(p, &layer.dense, rows, x, x_row, FBP_IDENTITY, z, layer.rows.C)
     p.epilogue.in_pieces = layer.in_pieces
-    return p
 
 
-cdef Product logits_of(const LastLayer *layer, Py_ssize_t rows, const char *x, Py_ssize_t x_row, char *z) noexcept nogil:
-    """Z (rows, C) = X W + b"""
-    return of_layer(forward_product(&layer.dense, rows, x, x_row, FBP_IDENTITY, z, layer.rows.C), layer)
-
-
-cdef Product grad_w_of(const LastLayer *layer, Py_ssize_t rows, const char *x, Py_ssize_t x_row, const char *delta,
-                       bint first) noexcept nogil:
+cdef void set_grad_w(Product *p, const LastLayer *layer, Py_ssize_t rows, const char *x, Py_ssize_t x_row, const char *delta,
+                     bint first) noexcept nogil:
     """dW (I, C) = Xᵀ δ, or its transpose (C, I) = δᵀ X; from the second block on added to what stands there"""
-    cdef Product p = gradient_product(&layer.dense, rows, x, x_row, delta, layer.rows.C, layer.transposed, layer.grad_w,
-                                      layer.grad_w_row)
-    p.epilogue.accumulate = not first
-    return of_layer(p, layer)
+    set_gradient_product(p, &layer.dense, rows, x, x_row, delta, layer.rows.C, layer.transposed, layer.grad_w, layer.grad_w_row)
+    p.epilogue.accumulate, p.epilogue.in_pieces = not first, layer.in_pieces
 
 
-cdef Product grad_x_of(const LastLayer *layer, Py_ssize_t rows, const char *delta, char *out, Py_ssize_t out_row,
-                       const char *slope) noexcept nogil:
+cdef void set_grad_x(Product *p, const LastLayer *layer, Py_ssize_t rows, const char *delta, char *out, Py_ssize_t out_row,
+                     const char *slope) noexcept nogil:
     """dX (rows, I) = δ Wᵀ, or (δ Wᵀ) ⊙ f'"""
-    return of_layer(recursion_product(&layer.dense, rows, delta, layer.rows.C, layer.activation, slope, layer.dense.inputs, out, out_row),
-                    layer)
+    set_recursion_product(p, &layer.dense, rows, delta, layer.rows.C, layer.activation, slope, layer.dense.inputs, out, out_row)
+    p.epilogue.in_pieces = layer.in_pieces
 
 
 # -- blocks and their work space ---------------------------------------------------------------------------------------------
@@ -83,12 +76,15 @@ cdef Py_ssize_t divide(const LastLayer *layer, Py_ssize_t rows, bint gather, cha
 
 cdef Py_ssize_t block_scratch(const LastLayer *layer, Py_ssize_t rows, int threads) noexcept nogil:
     cdef Rows r = layer.rows
-    cdef Product z = logits_of(layer, rows, NULL, 0, NULL), w = grad_w_of(layer, rows, NULL, 0, NULL, True)
-    cdef Product x = grad_x_of(layer, rows, NULL, NULL, 0, NULL)
+    cdef Product p
     r.N = rows
     cdef Py_ssize_t most = max(scratch_bytes(&r, threads), times(r.C, r.element))
-    most = max(most, product_scratch(&z, threads), product_scratch(&w, threads))
-    return whole_lines(max(most, product_scratch(&x, threads)))
+    set_logits(&p, layer, rows, NULL, 0, NULL)
+    most = max(most, product_scratch(&p, threads))
+    set_grad_w(&p, layer, rows, NULL, 0, NULL, True)
+    most = max(most, product_scratch(&p, threads))
+    set_grad_x(&p, layer, rows, NULL, NULL, 0, NULL)
+    return whole_lines(max(most, product_scratch(&p, threads)))
 
 
 cdef Py_ssize_t lay_out(const LastLayer *layer, Py_ssize_t most_rows, char *base, Blocks *b) noexcept nogil:
@@ -194,9 +190,9 @@ cdef struct Pace:
     double unpolled
 
 
-cdef int run(Product p, const Blocks *b, Pace *pace) except -1 nogil:
-    multiply(&p, b.scratch, pace.team)
-    poll(&pace.unpolled, product_work(&p) / pace.team.threads)
+cdef int run(const Product *p, const Blocks *b, Pace *pace) except -1 nogil:
+    multiply(p, b.scratch, pace.team)
+    poll(&pace.unpolled, product_work(p) / pace.team.threads)
     return 0
 
 
@@ -211,6 +207,7 @@ cdef int block(const LastLayer *layer, Py_ssize_t rows, bint first, RowError err
     cdef char *grad_x = b.x
     cdef Py_ssize_t x_row = layer.dense.inputs, grad_x_row = layer.dense.inputs
     cdef ColumnSums sums = ColumnSums(layer, b, rows, first)
+    cdef Product p
     assert 0 <= start and b.order[rows - 1] < layer.rows.N and (neighbours or layer.read < layer.rows.N)
     if neighbours:
         x, x_row = layer.x + start * layer.x_row * element, layer.x_row
@@ -219,18 +216,21 @@ cdef int block(const LastLayer *layer, Py_ssize_t rows, bint first, RowError err
         for n in range(rows):
             memcpy(b.x + n * line, layer.x + b.order[n] * layer.x_row * element, line)
 
-    run(logits_of(layer, rows, x, x_row, b.z), b, pace)
+    set_logits(&p, layer, rows, x, x_row, b.z)
+    run(&p, b, pace)
     add_errors(&r, error, divisor, pace.team, b.scratch, total)
     if layer.losses != NULL:
         for n in range(rows):
             set_element(layer.losses, b.order[n], element, (<double *>b.scratch)[n] / class_unit(&r))
     if layer.grad_bias != NULL:
         fbp_team_share(pace.team, columns_summed, &sums, (r.C + COLUMNS - 1) // COLUMNS)
-    run(grad_w_of(layer, rows, x, x_row, b.z, first), b, pace)
+    set_grad_w(&p, layer, rows, x, x_row, b.z, first)
+    run(&p, b, pace)
     if layer.grad_x != NULL:
         if slope != NULL:
             slope += start * line
-        run(grad_x_of(layer, rows, b.z, grad_x, grad_x_row, slope), b, pace)
+        set_grad_x(&p, layer, rows, b.z, grad_x, grad_x_row, slope)
+        run(&p, b, pace)
         if not neighbours:
             for n in range(rows):
                 memcpy(layer.grad_x + b.order[n] * layer.grad_x_row * element, b.x + n * line, line)
@@ -307,8 +307,9 @@ cdef int last_layer_call(Call *c, fbp_team *team) except -1 nogil:
 
 cdef int threads_within(const LastLayer *layer, Py_ssize_t rows, Py_ssize_t bytes, int n_threads) noexcept nogil:
     """Threads that pay for blocks of so many rows, and for whose scratch there is room"""
-    cdef Product z = logits_of(layer, rows, NULL, 0, NULL)
+    cdef Product z
     cdef Rows r = layer.rows
+    set_logits(&z, layer, rows, NULL, 0, NULL)
     r.N = rows
     cdef int threads = threads_for(n_threads, 3 * product_work(&z) + error_work(&r))
     while threads > 1 and block_scratch(layer, rows, threads) > bytes:

@@ -21,15 +21,15 @@ cdef int multiply_call(Call *call, fbp_team *team) except -1 nogil:
     return multiply(&call.p, call.scratch, team)
 
 
-cdef int run(Product p, int n_threads) except -1:
+cdef int run(const Product *p, int n_threads) except -1:
     """Multiply in memory of its own."""
-    cdef int threads = threads_for(n_threads, product_work(&p))
-    cdef Py_ssize_t scratch = product_scratch(&p, threads)
+    cdef int threads = threads_for(n_threads, product_work(p))
+    cdef Py_ssize_t scratch = product_scratch(p, threads)
     cdef Call call
     cdef char *memory = <char *>malloc(space_room(scratch))
     if memory == NULL:
         raise MemoryError(f"no memory for the packed blocks of a product of {p.M} x {p.K} by {p.K} x {p.N}")
-    call.p, call.scratch = p, space_start(memory, scratch)
+    call.p, call.scratch = p[0], space_start(memory, scratch)
     try:
         with nogil:
             on_team(<Work>multiply_call, &call, threads)
@@ -56,27 +56,33 @@ cdef Dense dense_of(const real[:, :] weight) noexcept:
 
 def linear(const real[:, :] x, const real[:, :] weight, const real[::1] bias, str activation, real[:, :] out, int n_threads):
     cdef Dense layer = dense_of(weight)
+    cdef Product p
     if bias is not None and layer.outputs > 0:
         layer.bias = <const char *>&bias[0]
-    run(forward_product(&layer, x.shape[0], start(x), row_of(x), activation_kind(activation), <char *>start[real](out),
-                        row_of[real](out)), n_threads)
+    set_forward_product(&p, &layer, x.shape[0], start(x), row_of(x), activation_kind(activation), <char *>start[real](out),
+                        row_of[real](out))
+    run(&p, n_threads)
 
 
 def linear_backward_input(const real[:, :] delta, const real[:, :] weight, str activation, const real[:, :] a,
                           real[:, :] out, int n_threads):
     cdef Dense layer = dense_of(weight)
     cdef const char *slope = NULL
+    cdef Product p
     if a is not None:
         slope = start[real](a)
-    run(recursion_product(&layer, delta.shape[0], start(delta), row_of(delta), activation_kind(activation), slope,
-                          0 if a is None else row_of[real](a), <char *>start[real](out), row_of[real](out)), n_threads)
+    set_recursion_product(&p, &layer, delta.shape[0], start(delta), row_of(delta), activation_kind(activation), slope,
+                          0 if a is None else row_of[real](a), <char *>start[real](out), row_of[real](out))
+    run(&p, n_threads)
 
 
 def linear_backward_weight(const real[:, :] a_prev, const real[:, :] delta, real[:, :] out, real[::1] bias_out, int n_threads):
     cdef Dense layer = dense_of[real](out)  # of that shape
     cdef Py_ssize_t N = delta.shape[0]
-    run(gradient_product(&layer, N, start(a_prev), row_of(a_prev), start(delta), row_of(delta), False, <char *>start[real](out),
-                         row_of[real](out)), n_threads)
+    cdef Product p
+    set_gradient_product(&p, &layer, N, start(a_prev), row_of(a_prev), start(delta), row_of(delta), False,
+                         <char *>start[real](out), row_of[real](out))
+    run(&p, n_threads)
     if layer.outputs > 0:
         with nogil:
             column_sums(layer.k, N, layer.outputs, start(delta), row_of(delta), layer.element, <char *>&bias_out[0])

@@ -4,7 +4,7 @@ from libc.stdint cimport uint64_t
 
 from fastbp._kernels.dispatch cimport FBP_IDENTITY, fbp_kernels
 from fastbp._kernels.last_layer cimport LastLayer
-from fastbp._kernels.layer cimport Dense, forward_product, gradient_product, recursion_product
+from fastbp._kernels.layer cimport Dense, set_forward_product, set_gradient_product, set_recursion_product
 from fastbp._kernels.memory cimport Matrix
 from fastbp._kernels.product cimport Product
 from fastbp._kernels.rows cimport RowError, Rows
@@ -92,28 +92,28 @@ cdef inline char *slope_source(const Net *net, const Layer *layer) noexcept nogi
     return layer.z if layer.keeps_input or (layer.dropout > 0 and net.drops) else layer.a
 
 # The three products of layer i: to `out`, to the deltas of the layer below, and to `out`.
-cdef inline Product forward_of(const Net *net, Py_ssize_t i, Matrix x, char *out, Py_ssize_t out_row) noexcept nogil:
+cdef inline void set_forward(Product *p, const Net *net, Py_ssize_t i, Matrix x, char *out, Py_ssize_t out_row) noexcept nogil:
     """A (rows, O) = f(A_prev W + b), where f waits if its slope needs A_prev W + b"""
     cdef const Layer *layer = &net.layers[i]
     cdef const char *a
     cdef Py_ssize_t a_row
     set_inputs(net, i, x, &a, &a_row)
-    return forward_product(&layer.dense, x.rows, a, a_row, FBP_IDENTITY if layer.keeps_input else layer.kind, out, out_row)
+    set_forward_product(p, &layer.dense, x.rows, a, a_row, FBP_IDENTITY if layer.keeps_input else layer.kind, out, out_row)
 
-cdef inline Product recursion_of(const Net *net, Py_ssize_t i, Py_ssize_t rows) noexcept nogil:
+cdef inline void set_recursion(Product *p, const Net *net, Py_ssize_t i, Py_ssize_t rows) noexcept nogil:
     """δ_prev (rows, I) = (δ Wᵀ) ⊙ f'"""
     cdef const Layer *layer = &net.layers[i]
     cdef const Layer *below = &net.layers[i - 1]
-    return recursion_product(&layer.dense, rows, layer.delta, layer.dense.outputs, below.kind, slope_source(net, below), layer.dense.inputs,
-                             below.delta, layer.dense.inputs)
+    set_recursion_product(p, &layer.dense, rows, layer.delta, layer.dense.outputs, below.kind, slope_source(net, below),
+                          layer.dense.inputs, below.delta, layer.dense.inputs)
 
-cdef inline Product gradient_of(const Net *net, Py_ssize_t i, Matrix x, char *out) noexcept nogil:
+cdef inline void set_gradient(Product *p, const Net *net, Py_ssize_t i, Matrix x, char *out) noexcept nogil:
     """dW (I, O) = A_prevᵀ δ"""
     cdef const Layer *layer = &net.layers[i]
     cdef const char *a
     cdef Py_ssize_t a_row
     set_inputs(net, i, x, &a, &a_row)
-    return gradient_product(&layer.dense, x.rows, a, a_row, layer.delta, layer.dense.outputs, False, out, layer.dense.outputs)
+    set_gradient_product(p, &layer.dense, x.rows, a, a_row, layer.delta, layer.dense.outputs, False, out, layer.dense.outputs)
 
 # The rows of the error, without their logits and deltas; and the last layer with its error in one: its gradient to its place in `to`,
 # the deltas of the layer below to the work space.

@@ -64,7 +64,7 @@ cdef double forward_work(const Net *net, Py_ssize_t rows) noexcept nogil:
     memset(&none, 0, sizeof(none))
     none.rows = rows
     for i in range(net.depth):
-        p = forward_of(net, i, none, NULL, 0)
+        set_forward(&p, net, i, none, NULL, 0)
         work += product_work(&p)
     return work
 
@@ -94,7 +94,7 @@ cdef Plan plan_of(const Net *net, Py_ssize_t rows, int n_threads) noexcept nogil
     none.rows = rows
     plan.rows, plan.n_threads, plan.by_blocks = rows, n_threads, rows > most_rows(net)
     for i in range(net.depth - plan.by_blocks):
-        p = gradient_of(net, i, none, NULL)
+        set_gradient(&p, net, i, none, NULL)
         number += operations(&p)
     plan.fused = rows <= net.k.tile_depth() and number < UPDATE_PER_COLUMN * net.k.tile_columns() * n_threads
     return plan
@@ -108,22 +108,27 @@ cdef void make_plan(Net *net, Py_ssize_t rows, int n_threads) noexcept nogil:
 # -- work space --------------------------------------------------------------------------------------------------------------
 
 
-cdef Py_ssize_t scratch_of(const Net *net, Product p) noexcept nogil:
+cdef Py_ssize_t scratch_of(const Net *net, Product *p) noexcept nogil:
     """Of the product in pieces or not: with a row less it may be the other."""
     p.epilogue.in_pieces = True
-    return product_scratch(&p, net.most_threads)
+    return product_scratch(p, net.most_threads)
 
 
 cdef Py_ssize_t most_scratch(const Net *net, Py_ssize_t rows) noexcept nogil:
     """Of the products of all layers, and of a norm"""
     cdef Py_ssize_t scratch = times(norm_sums(net.count), sizeof(double)), i
     cdef Matrix none
+    cdef Product p
     memset(&none, 0, sizeof(none))
     none.rows = rows
     for i in range(net.depth):
-        scratch = max(scratch, scratch_of(net, forward_of(net, i, none, NULL, 0)), scratch_of(net, gradient_of(net, i, none, NULL)))
+        set_forward(&p, net, i, none, NULL, 0)
+        scratch = max(scratch, scratch_of(net, &p))
+        set_gradient(&p, net, i, none, NULL)
+        scratch = max(scratch, scratch_of(net, &p))
         if i > 0:
-            scratch = max(scratch, scratch_of(net, recursion_of(net, i, rows)))
+            set_recursion(&p, net, i, rows)
+            scratch = max(scratch, scratch_of(net, &p))
     return scratch
 
 

@@ -17,12 +17,11 @@ cdef struct Product:
     Py_ssize_t C_row
 
 # A product of this shape, no addresses yet, nothing to follow it, C without gaps.
-cdef inline Product product_of(const fbp_kernels *k, Py_ssize_t element, Py_ssize_t M, Py_ssize_t N, Py_ssize_t K) noexcept nogil:
-    cdef Product p
-    memset(&p, 0, sizeof(p))
+cdef inline void set_product(Product *p, const fbp_kernels *k, Py_ssize_t element, Py_ssize_t M, Py_ssize_t N,
+                             Py_ssize_t K) noexcept nogil:
+    memset(p, 0, sizeof(Product))
     p.k, p.element, p.M, p.N, p.K, p.C_row = k, element, M, N, K, N
     p.epilogue.activation, p.epilogue.in_pieces = FBP_IDENTITY, k.product_in_pieces(M, N, K)
-    return p
 
 # Multiply-adds, counted by how long they take; nanoseconds that the product takes one thread; bytes of scratch for a number of
 # threads; the product on a team at once, or with looks at pending signals on its way.

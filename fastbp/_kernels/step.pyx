@@ -17,7 +17,8 @@ from libc.string cimport memcpy
 from fastbp._kernels.last_layer cimport Blocks, LastLayer, block_scratch, last_layer
 from fastbp._kernels.last_layer cimport lay_out as lay_out_blocks
 from fastbp._kernels.net cimport (
-    Layer, forward_of, gradient_of, in_space, last_layer_of, make_plan, most_rows, recursion_of, rows_of, set_inputs, slope_source,
+    Layer, in_space, last_layer_of, make_plan, most_rows, rows_of, set_forward, set_gradient, set_inputs, set_recursion,
+    slope_source,
 )
 from fastbp._kernels.optimizer cimport norm, set_norm, state_at, update_parameters
 from fastbp._kernels.product cimport Product, column_sums, multiply, multiply_at_once, product_scratch, product_work
@@ -83,7 +84,7 @@ cdef int forward_hidden(Net *net, Matrix x, fbp_team *team) except -1 nogil:
     for i in range(net.depth - 1):
         layer = &net.layers[i]
         z = slope_source(net, layer)
-        p = forward_of(net, i, x, z, layer.dense.outputs)
+        set_forward(&p, net, i, x, z, layer.dense.outputs)
         run(net, &p, team)
         if layer.a != z:
             each_element(net, i, x.rows, z, layer.a, layer.keeps_input, team)
@@ -94,7 +95,7 @@ cdef int forward(Net *net, Matrix x, char *out, Py_ssize_t out_row, fbp_team *te
     assert x.rows <= net.capacity and x.columns == net.layers[0].dense.inputs
     cdef Product p
     forward_hidden(net, x, team)
-    p = forward_of(net, net.depth - 1, x, out, out_row)
+    set_forward(&p, net, net.depth - 1, x, out, out_row)
     return run(net, &p, team)
 
 
@@ -148,7 +149,7 @@ cdef int deltas(Net *net, const Batch *batch, char *to, fbp_team *team, Loss *lo
         forward(net, batch.x, last.a, last.dense.outputs, team)
         error(net, batch, team, loss)
     for i in range(known, 0, -1):
-        p = recursion_of(net, i, rows)
+        set_recursion(&p, net, i, rows)
         run(net, &p, team)
         drop_deltas(net, i - 1, rows, team)
     return 0
@@ -180,7 +181,7 @@ cdef int gradient(Net *net, const Batch *batch, char *to, fbp_team *team) except
         layer = &net.layers[i]
         if not is_formed(net, i):
             bias_gradient(net, layer, batch.x.rows, to + layer.bias)
-            p = gradient_of(net, i, batch.x, to + layer.weight)
+            set_gradient(&p, net, i, batch.x, to + layer.weight)
             run(net, &p, team)
         elif to != net.formed:
             memcpy(to + layer.weight, net.formed + layer.weight, parameters_of(layer) * net.element)
@@ -262,7 +263,7 @@ cdef int update(Net *net, const Batch *batch, Update *u, fbp_team *team) except 
         if is_formed(net, i):
             update_layer(net, layer, net.formed + layer.weight, net.formed + layer.bias, u, team)
             continue
-        p = gradient_of(net, i, batch.x, net.w + layer.weight)
+        set_gradient(&p, net, i, batch.x, net.w + layer.weight)
         p.epilogue.update = &u.weights
         state_at(u, layer.weight, p.epilogue.state)
         assert in_space(net, net.scratch, product_scratch(&p, team.threads))

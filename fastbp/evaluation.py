@@ -1,0 +1,91 @@
+"""How well a network does on examples: its error and a metric, block by block, so that the logits of all rows never exist.
+
+Letters: N examples, O outputs, C classes.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fastbp.outputs import Loss
+
+if TYPE_CHECKING:
+    from fastbp._kernel_api import Network
+
+__all__ = ["evaluate"]
+
+_LOGITS = 16 * 2**20  # bytes of them that are held at a time
+
+
+def evaluate(
+    engine: Network,
+    loss: Loss,
+    x: np.ndarray,
+    t: np.ndarray,
+    weights: np.ndarray | None,
+    n_outputs: int,
+    options: dict[str, Any],
+) -> dict[str, float]:
+    """The weighted mean error, by `loss` and its `options`, and its metric; NaN where the weights sum to 0."""
+    rows = max(1, _LOGITS // (n_outputs * x.itemsize))
+    metric = _Accuracy(loss) if loss.metric == "accuracy" else _R2(loss)
+    total = weight_sum = 0.0
+    for start in range(0, len(x), rows):
+        block, wanted = x[start : start + rows], t[start : start + rows]
+        some = None if weights is None else weights[start : start + rows]
+        z = np.empty((len(block), n_outputs), x.dtype)
+        engine.logits(block, z)
+        metric.add(z, wanted, np.ones(len(block)) if some is None else some)
+        error = loss.error(z, wanted, sample_weight=some, reduction="sum", grad_out=z, **options)
+        total, weight_sum = total + float(error.loss), weight_sum + error.weight_sum
+    mean = total / weight_sum if weight_sum else math.nan
+    return {"loss": mean, loss.metric: metric.value()}
+
+
+class _Accuracy:
+    """How much of the weight is of examples whose class is found; of several logistic outputs, how many of them are right."""
+
+    def __init__(self, loss: Loss) -> None:
+        self.by_class, self.right, self.weight = loss.by_class, 0.0, 0.0
+
+    def add(self, z: np.ndarray, t: np.ndarray, weights: np.ndarray) -> None:
+        if self.by_class:
+            right = z.argmax(axis=1) == (t if t.ndim == 1 else t.argmax(axis=1))
+        else:
+            right = ((z > 0) == (t > 0.5)).mean(axis=1)
+        self.right += float(weights @ right)
+        self.weight += float(weights.sum())
+
+    def value(self) -> float:
+        return self.right / self.weight if self.weight else math.nan
+
+
+class _R2:
+    """1 - Σ w (t - y)² / Σ w (t - t̄)² of each output, and their mean. Sums are of t less that of the first row, in float64, so
+    that little cancels. Where t is constant it is 1 if y is the same, else 0."""
+
+    def __init__(self, loss: Loss) -> None:
+        self.outputs = loss.outputs
+        self.first: np.ndarray | float = 0.0
+        self.weight, self.sum, self.squares, self.missed = 0.0, *(np.zeros(()) for _ in range(3))
+
+    def add(self, z: np.ndarray, t: np.ndarray, weights: np.ndarray) -> None:
+        y, t = self.outputs(z, out=z.copy(), n_threads=1).astype(np.float64), t.astype(np.float64)
+        if not self.weight:
+            self.first = t[0]
+        shifted = t - self.first
+        self.weight += float(weights.sum())
+        self.sum = self.sum + weights @ shifted
+        self.squares = self.squares + weights @ shifted**2
+        self.missed = self.missed + weights @ (t - y) ** 2
+
+    def value(self) -> float:
+        if not self.weight:
+            return math.nan
+        spread = self.squares - self.sum**2 / self.weight
+        with np.errstate(divide="ignore", invalid="ignore"):
+            each = np.where(spread > 0, 1 - self.missed / spread, (self.missed == 0).astype(np.float64))
+        return float(each.mean())
