@@ -1,6 +1,6 @@
 """Dense neural networks on the CPU, from NumPy: fused, exact back-propagation kernels and a model on top."""
 
-from fastbp import datasets
+from fastbp import callbacks, datasets, schedules
 from fastbp._config import __version__, get_include, show_config
 from fastbp._errors import TargetIndexError
 from fastbp.activations import (
@@ -21,7 +21,9 @@ from fastbp.activations import (
     softplus,
     tanh,
 )
+from fastbp.divergence import DivergenceError
 from fastbp.gradient_check import check_gradient
+from fastbp.history import History
 from fastbp.last_layer import LastLayerGrad, linear_softmax_cross_entropy
 from fastbp.layers import WeightGrad, linear, linear_backward_input, linear_backward_weight
 from fastbp.losses import (
@@ -36,7 +38,6 @@ from fastbp.losses import (
 )
 from fastbp.model import MLP, Gradients
 from fastbp.optimizers import SGD, Adam, adam_update, sgd_update
-from fastbp.training import DivergenceError, History
 
 __all__ = [
     "MLP",
@@ -52,6 +53,7 @@ __all__ = [
     "__version__",
     "activation_backward",
     "adam_update",
+    "callbacks",
     "check_gradient",
     "datasets",
     "elu",
@@ -70,6 +72,7 @@ __all__ = [
     "poisson_deviance",
     "quantile",
     "relu",
+    "schedules",
     "selu",
     "sgd_update",
     "show_config",

@@ -11,64 +11,77 @@ import numpy as np
 
 from fastbp import _checks
 
-__all__ = ["Arrays", "Part", "Stream"]
+__all__ = ["Arrays", "Examples", "Part", "Stream"]
 
 _CAST_BYTES = 64 * 2**20  # of examples that are cast at a time
 
 
-class Part(NamedTuple):
-    """Some batches for one call of the engine: checked examples, their targets and weights, and an order of the rows or None."""
+class Examples(NamedTuple):
+    """Checked examples (N, I), their targets, and their weights or None; `x` may be of another dtype than the network's, if it is
+    too large to be cast at once."""
 
     x: np.ndarray
     t: np.ndarray
     weights: np.ndarray | None
+
+    def some(self, rows: Any, dtype: np.dtype) -> Examples:
+        """Those of some rows, in the network's dtype."""
+        weights = None if self.weights is None else self.weights[rows]
+        return Examples(_checks.rows(np.asarray(self.x[rows], dtype), dtype), self.t[rows], weights)
+
+
+class Part(NamedTuple):
+    """Some batches for one call of the engine, in an order of the rows, or None: as they stand."""
+
+    examples: Examples
     order: np.ndarray | None
     batch_size: int
     numbers: np.ndarray | None = None
-    """Of the rows of `x` among those that the user gave; None where they are the same."""
-
-    def __len__(self) -> int:
-        """The number of batches."""
-        return -(-len(self.x if self.order is None else self.order) // self.batch_size)
+    """Of the rows among those that the user gave; None where they are the same."""
 
     def batch(self, number: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Examples and targets of a batch, from 0, and the numbers of its rows."""
-        rows = np.arange(len(self.x)) if self.order is None else self.order
+        rows = np.arange(len(self.examples.x)) if self.order is None else self.order
         rows = rows[number * self.batch_size : (number + 1) * self.batch_size]
-        return self.x[rows], self.t[rows], rows if self.numbers is None else self.numbers[rows]
+        return (
+            self.examples.x[rows],
+            self.examples.t[rows],
+            rows if self.numbers is None else self.numbers[rows],
+        )
 
 
 class Arrays:
-    """All examples in arrays. `x` may be of another dtype than the network's: then it is cast a part at a time."""
+    """Examples in arrays; `rows` are those that are trained on, None for all."""
 
-    def __init__(
-        self, x: np.ndarray, t: np.ndarray, weights: np.ndarray | None, batch_size: int, dtype: np.dtype
-    ) -> None:
-        self.x, self.t, self.weights, self.dtype = x, t, weights, dtype
-        self.batch_size = min(batch_size, len(x))
-        self.n_batches: int | None = -(-len(x) // self.batch_size)
+    def __init__(self, examples: Examples, rows: np.ndarray | None, batch_size: int, dtype: np.dtype) -> None:
+        self.examples, self.rows, self.dtype = examples, rows, dtype
+        self.n = len(examples.x) if rows is None else len(rows)
+        self.batch_size = min(batch_size, self.n)
+        self.n_batches: int | None = -(-self.n // self.batch_size)
 
     def parts(self, generator: np.random.Generator | None, one_by_one: bool) -> Iterator[Part]:
         """Those of an epoch, in a new order from `generator`, or as they stand; each a batch if `one_by_one`."""
-        n, size = len(self.x), self.batch_size
-        order = None if generator is None else generator.permutation(n)
-        ready = self.x.dtype == self.dtype
-        if ready and not one_by_one:
-            yield Part(self.x, self.t, self.weights, order, size)
+        order = self.rows
+        if generator is not None:
+            shuffled = generator.permutation(self.n)
+            order = shuffled if order is None else order[shuffled]
+        if self.examples.x.dtype == self.dtype and not one_by_one:
+            yield Part(self.examples, order, self.batch_size)
             return
-        row_bytes = max(1, self.x[:1].size * self.dtype.itemsize)
-        rows = size if one_by_one else max(1, _CAST_BYTES // (size * row_bytes)) * size
-        for start in range(0, n, rows):
-            some = (np.arange(n) if order is None else order)[start : start + rows]
-            weights = None if self.weights is None else self.weights[some]
-            x = _checks.rows(np.asarray(self.x[some], self.dtype), self.dtype)
-            yield Part(x, self.t[some], weights, None, size, some)
+        size, row_bytes = self.batch_size, max(1, self.examples.x.shape[1] * self.dtype.itemsize)
+        step = size if one_by_one else max(1, _CAST_BYTES // (size * row_bytes)) * size
+        order = np.arange(self.n) if order is None else order
+        for start in range(0, self.n, step):
+            rows = order[start : start + step]
+            yield Part(self.examples.some(rows, self.dtype), None, size, rows)
 
 
 class Stream:
     """Batches as an iterable gives them, ``(x, t)`` or ``(x, t, sample_weight)``, or a function that returns an iterator."""
 
-    def __init__(self, source: Any, check: Callable[..., tuple[np.ndarray, np.ndarray, np.ndarray | None]]) -> None:
+    batch_size = 0  # as they come
+
+    def __init__(self, source: Any, check: Callable[..., Examples]) -> None:
         if not callable(source) and not isinstance(source, Iterable):
             text = "an array with T, or an iterable of batches (x, t), or a function that returns an iterator"
             raise TypeError(f"X: got {type(source).__name__} without T, expected {text}")
@@ -85,10 +98,11 @@ class Stream:
             if not isinstance(batch, (tuple, list)) or len(batch) not in (2, 3):
                 got = f"{len(batch)} things" if isinstance(batch, (tuple, list)) else type(batch).__name__
                 raise TypeError(f"X: batch {number} is {got}, expected (x, t) or (x, t, sample_weight)")
-            x, t, weights = self._check(number, *batch)
-            if len(x):
-                yield Part(x, t, weights, None, len(x))
+            examples = self._check(f"X: batch {number}", *batch)
+            if len(examples.x):
+                yield Part(examples, None, len(examples.x))
         if not number:
             text = "a list, or a function that returns a new iterator for each epoch"
-            raise ValueError(f"X: got no batch in this epoch, expected some; an iterator ends once: give {text}")
-
+            raise ValueError(
+                f"X: got no batch in this epoch, expected some; an iterator ends once: give {text}"
+            )

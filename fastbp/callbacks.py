@@ -1,8 +1,8 @@
 """What may happen between the epochs of a training: stop early, save, slow down, write down.
 
-A callback of :meth:`MLP.fit` is a function that is called after each epoch with a :class:`Training`, and stops it by returning
-True; or an object with any of the methods ``fit_begin``, ``batch_end``, ``epoch_end``, ``fit_end``, which are called alike. With a
-``batch_end`` an epoch is a call of the engine for each batch, no longer one for all.
+A callback of :meth:`MLP.fit` is a function that is called after each epoch with a :class:`Training`, and stops it by
+returning True; or an object with any of the methods ``fit_begin``, ``batch_end``, ``epoch_end``, ``fit_end``, which are called
+alike. With a ``batch_end`` an epoch is a call of the engine for each batch, no longer one for all.
 
 Examples
 --------
@@ -98,22 +98,24 @@ class EarlyStopping:
         self.min_delta = _checks.number("min_delta", min_delta, _checks.NOT_NEGATIVE)
         self.restore_best = _checks.flag("restore_best", restore_best)
         self.best: float | None = None
+        self.best_epoch: int | None = None
         self.waited = 0
         self.best_parameters: np.ndarray | None = None
 
     def fit_begin(self, training: Training) -> None:
-        self.best, self.waited, self.best_parameters = None, 0, None
+        self.best = self.best_epoch = self.best_parameters = None
+        self.waited = 0
 
     def epoch_end(self, training: Training) -> None:
         value = _latest(training, self.monitor)
         if is_better(self.monitor, value, self.best, self.min_delta):
-            self.best, self.waited = value, 0
-            training.history.best_epoch = training.epoch
+            self.best, self.best_epoch, self.waited = value, training.epoch, 0
             if self.restore_best:
                 self.best_parameters = training.parameters.copy()
-            return
-        self.waited += 1
-        if self.waited >= self.patience:
+        else:
+            self.waited += 1
+        training.history.best_epoch = self.best_epoch
+        if self.waited and self.waited >= self.patience:
             training.stop(f"{self.monitor} has not become better for {self.waited} epochs")
 
     def fit_end(self, training: Training) -> None:
@@ -122,11 +124,12 @@ class EarlyStopping:
 
     def get_state(self) -> dict[str, Any]:
         """What a checkpoint keeps of it: numbers and arrays."""
-        return {"best": self.best, "waited": self.waited, "best_parameters": self.best_parameters}
+        numbers = {"best": self.best, "best_epoch": self.best_epoch, "waited": self.waited}
+        return numbers | {"best_parameters": self.best_parameters}
 
     def set_state(self, state: Mapping[str, Any]) -> None:
         """Go on from there."""
-        self.best, self.waited = state["best"], state["waited"]
+        self.best, self.best_epoch, self.waited = state["best"], state["best_epoch"], state["waited"]
         self.best_parameters = state["best_parameters"]
 
 
@@ -164,8 +167,9 @@ class ReduceOnPlateau:
             return
         self.waited += 1
         if self.waited >= self.patience:
-            self.waited, rate = 0, float(training.optimizer.learning_rate)
-            training.optimizer.learning_rate = min(rate, max(rate * self.factor, self.least))
+            rate, self.waited = training.optimizer.learning_rate, 0
+            if not callable(rate):
+                training.optimizer.learning_rate = min(rate, max(rate * self.factor, self.least))
 
     def get_state(self) -> dict[str, Any]:
         """What a checkpoint keeps of it."""

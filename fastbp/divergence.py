@@ -84,7 +84,9 @@ def divergence(
     return error
 
 
-def _cause(net: Network, x: np.ndarray, t: np.ndarray, failure: str, rows: np.ndarray) -> tuple[int | None, str]:
+def _cause(
+    net: Network, x: np.ndarray, t: np.ndarray, failure: str, rows: np.ndarray
+) -> tuple[int | None, str]:
     """The layer, counted from 1, at which this batch ceases to be finite, and a clause that says so."""
     for what, array in (("inputs", x), ("targets", t)):
         finite = np.isfinite(array).reshape(len(array), -1).all(axis=1)
@@ -102,7 +104,9 @@ def _layer_of_the_loss(net: Network, x: np.ndarray) -> tuple[int, str]:
     a = x
     last = len(net.weights)
     for layer, (weight, bias) in enumerate(zip(net.weights, net.biases, strict=True), start=1):
-        a = layers.linear(a, weight, bias, activation="identity" if layer == last else net.activations[layer - 1])
+        a = layers.linear(
+            a, weight, bias, activation="identity" if layer == last else net.activations[layer - 1]
+        )
         if not np.isfinite(a).all():
             return layer, f"the outputs of layer {layer} {weight.shape} are not finite"
     return last, f"the loss is not finite, at the outputs of layer {last} {net.weights[-1].shape}"

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fastbp.batches import Examples
 from fastbp.outputs import Loss
 
 if TYPE_CHECKING:
@@ -23,23 +24,24 @@ _LOGITS = 16 * 2**20  # bytes of them that are held at a time
 def evaluate(
     engine: Network,
     loss: Loss,
-    x: np.ndarray,
-    t: np.ndarray,
-    weights: np.ndarray | None,
+    examples: Examples,
+    rows: np.ndarray | None,
     n_outputs: int,
+    dtype: np.dtype,
     options: dict[str, Any],
 ) -> dict[str, float]:
-    """The weighted mean error, by `loss` and its `options`, and its metric; NaN where the weights sum to 0."""
-    rows = max(1, _LOGITS // (n_outputs * x.itemsize))
+    """The weighted mean error over some or all rows, by `loss` and its `options`, and its metric; NaN where weights sum to 0."""
+    n = len(examples.x) if rows is None else len(rows)
+    step = max(1, _LOGITS // (n_outputs * dtype.itemsize))
     metric = _Accuracy(loss) if loss.metric == "accuracy" else _R2(loss)
     total = weight_sum = 0.0
-    for start in range(0, len(x), rows):
-        block, wanted = x[start : start + rows], t[start : start + rows]
-        some = None if weights is None else weights[start : start + rows]
-        z = np.empty((len(block), n_outputs), x.dtype)
-        engine.logits(block, z)
-        metric.add(z, wanted, np.ones(len(block)) if some is None else some)
-        error = loss.error(z, wanted, sample_weight=some, reduction="sum", grad_out=z, **options)
+    for start in range(0, n, step):
+        block = slice(start, min(start + step, n)) if rows is None else rows[start : start + step]
+        x, t, weights = examples.some(block, dtype)
+        z = np.empty((len(x), n_outputs), dtype)
+        engine.logits(x, z)
+        metric.add(z, t, np.ones(len(x)) if weights is None else weights)
+        error = loss.error(z, t, sample_weight=weights, reduction="sum", grad_out=z, **options)
         total, weight_sum = total + float(error.loss), weight_sum + error.weight_sum
     mean = total / weight_sum if weight_sum else math.nan
     return {"loss": mean, loss.metric: metric.value()}

@@ -18,8 +18,10 @@ from __future__ import annotations
 
 import copy
 import inspect
+import json
 import os
 import weakref
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -29,14 +31,20 @@ from fastbp import (
     _backend,
     _checks,
     activations,
+    checkpoints,
+    evaluation,
     initializers,
     persistence,
+    sources,
     training,
 )
+from fastbp.batches import Examples
+from fastbp.callbacks import Callback
+from fastbp.divergence import divergence
+from fastbp.history import History
 from fastbp.initializers import Initializer
 from fastbp.optimizers import OPTIMIZERS, SGD, Optimizer
 from fastbp.outputs import LOSSES
-from fastbp.training import History
 
 if TYPE_CHECKING:
     from fastbp._kernel_api import Network
@@ -49,7 +57,17 @@ _ALIGNMENT = 64  # bytes: a cache line, and the widest vector register
 
 # What the engine was made from stays for life, and how to do what an assignment was meant to do.
 _FIXED = dict.fromkeys(
-    ("layer_sizes", "activation", "loss_name", "dtype", "n_threads", "init"),
+    (
+        "layer_sizes",
+        "activation",
+        "activations",
+        "dropout",
+        "loss_name",
+        "label_smoothing",
+        "dtype",
+        "n_threads",
+        "init",
+    ),
     "that of the network, which is made for one; make another MLP",
 ) | {
     "parameters": "the values to be written into the live array: net.parameters[:] = ...",
@@ -82,7 +100,7 @@ class Gradients(NamedTuple):
 
 
 # What a network is made of: all other attributes are the user's, or a subclass's, and go along in its copies.
-_PARTS = {*_FIXED, "_engine", "_generator"}
+_PARTS = {*_FIXED, "_engine", "_generator", "_dropout_seed"}
 
 
 class MLP:
@@ -95,9 +113,16 @@ class MLP:
     ----------
     layer_sizes : sequence of at least two positive integers
         Inputs, units of each hidden layer, outputs, as in ``[64, 32, 10]``.
-    activation : str, default "sigmoid"
-        f, of all the hidden layers: identity, sigmoid, tanh, relu, leaky_relu, elu, selu, gelu, silu, mish or
-        softplus.
+    activation : str or sequence of str, default "sigmoid"
+        f, of all the hidden layers, or one for each: identity, sigmoid, tanh, relu, leaky_relu, elu, selu, gelu, silu, mish
+        or softplus.
+    dropout : float in [0, 1), or a sequence of them, default 0
+        How many of the outputs of the hidden layers, or of each, are set to 0 at random while the network trains; the
+        others are multiplied by 1/(1 - dropout), so that nothing is to be changed afterwards [1]_. The random numbers
+        follow from `seed` and the number of the step.
+    label_smoothing : float in [0, 1], default 0
+        For the two cross-entropies: targets t become (1 - s) t + s/C, or (1 - s) t + s/2 for logistic outputs. It is part of
+        the error wherever the network tells one.
     loss : str, default "softmax_cross_entropy"
         The error function, which also determines what the outputs are:
 
@@ -134,8 +159,13 @@ class MLP:
     Attributes
     ----------
     layer_sizes : tuple of int
-    activation, loss_name, init : str
-        The arguments `activation`, `loss` and `init`, which is ``"custom"`` for a function; ``loss`` itself is a method.
+    activation, activations : str or tuple of str, and tuple of str
+        The argument, and that of each hidden layer.
+    dropout : tuple of float
+        That of each hidden layer.
+    loss_name, init : str
+        The arguments `loss` and `init`, which is ``"custom"`` for a function; ``loss`` itself is a method.
+    label_smoothing : float
     dtype : numpy.dtype
     n_threads : int or None
     parameters : numpy.ndarray, one axis
@@ -155,6 +185,10 @@ class MLP:
     A model keeps memory for a batch like the last one. Where that is more than 64 MB, it is given back as soon
     as a call has an eighth of the rows, or after a single call that had eight times those of the one before.
 
+    References
+    ----------
+    .. [1] N. Srivastava et al., "Dropout: a simple way to prevent neural networks from overfitting", JMLR 15, 2014.
+
     Examples
     --------
     Exclusive or, which no network without a hidden layer can learn:
@@ -171,26 +205,44 @@ class MLP:
         self,
         layer_sizes: Any,
         *,
-        activation: str = "sigmoid",
+        activation: str | Sequence[str] = "sigmoid",
+        dropout: float | Sequence[float] = 0.0,
         loss: str = "softmax_cross_entropy",
+        label_smoothing: float = 0.0,
         dtype: DTypeLike = "float32",
         seed: int | None = None,
         n_threads: int | None = None,
         init: str | Initializer = "auto",
     ) -> None:
         named = _checks.networks.initializer("init", init, ("auto", *initializers.INITIALIZERS))
-        self._configure(layer_sizes, activation, loss, dtype, n_threads, named)
         self._generator = np.random.default_rng(_checks.networks.seed("seed", seed))
+        self._configure(layer_sizes, activation, loss, dtype, n_threads, named, dropout, label_smoothing)
+        if any(self.dropout):
+            self._dropout_seed = int(self._generator.integers(2**63))
         self._build()
         self._draw_weights(init)
 
     def _configure(
-        self, layer_sizes: Any, activation: str, loss: str, dtype: DTypeLike, n_threads: int | None, init: str
+        self,
+        layer_sizes: Any,
+        activation: str | Sequence[str],
+        loss: str,
+        dtype: DTypeLike,
+        n_threads: int | None,
+        init: str,
+        dropout: float | Sequence[float] = 0.0,
+        label_smoothing: float = 0.0,
+        dropout_seed: int = 0,
     ) -> None:
         """Check the arguments and keep them."""
         self.layer_sizes = _checks.networks.layer_sizes("layer_sizes", layer_sizes)
-        self.activation = _checks.choice("activation", activation, activations.ACTIVATIONS)
+        n_hidden = len(self.layer_sizes) - 2
+        self.activations = _checks.networks.activations(activation, n_hidden, activations.ACTIVATIONS)
+        self.activation = activation if isinstance(activation, str) else self.activations
+        self.dropout = _checks.networks.dropout(dropout, n_hidden)
+        self._dropout_seed = _checks.networks.seed("dropout_seed", dropout_seed) or 0
         self.loss_name = _checks.choice("loss", loss, LOSSES)
+        self.label_smoothing = _checks.networks.smoothing(label_smoothing, self.loss_name, LOSSES)
         self.dtype = _checks.networks.float_dtype("dtype", dtype)
         self.n_threads = n_threads  # checked where it is used
         self.init = _checks.choice("init", init, ("auto", "custom", *initializers.INITIALIZERS))
@@ -205,8 +257,20 @@ class MLP:
 
     def _start(self, network: type[Network], n_threads: int | None) -> None:
         """Start an engine on the parameters."""
-        activations = (self.activation,) * (len(self.layer_sizes) - 2)
-        self._engine = network(self.layer_sizes, activations, self.loss_name, self.parameters, n_threads)
+        self._engine = self._engine_on(self.parameters, network, n_threads)
+
+    def _engine_on(self, parameters: np.ndarray, network: type[Network], n_threads: int | None) -> Network:
+        """One like the network's own on a vector laid out like the parameters."""
+        return network(
+            self.layer_sizes,
+            self.activations,
+            self.loss_name,
+            parameters,
+            n_threads,
+            self.dropout,
+            self._dropout_seed,
+            self.label_smoothing,
+        )
 
     def _n_parameters(self) -> int:
         return sum((i + 1) * o for i, o in self._layers())
@@ -228,11 +292,18 @@ class MLP:
 
     def _draw_weights(self, init: str | Initializer) -> None:
         """Initial weights, drawn in float64 so that a seed means the same network in both dtypes."""
-        for weight, bias in zip(self.weights, self.biases, strict=True):
-            draw = initializers.initializer(init, self.activation)
+        last = self.activations[-1] if self.activations else self._only_activation()
+        for weight, bias, activation in zip(
+            self.weights, self.biases, (*self.activations, last), strict=True
+        ):
+            draw = initializers.initializer(init, activation)
             drawn = draw(self._generator, *weight.shape)
             weight[...] = _checks.networks.initial_weights("init", drawn, weight.shape, self.dtype)
             bias[...] = 0
+
+    def _only_activation(self) -> str:
+        """What was named though there is no hidden layer; it decides how weights are drawn."""
+        return self.activation if isinstance(self.activation, str) else "identity"
 
     def __setattr__(self, name: str, value: Any) -> None:
         # `net.parameters += x` ends with the assignment of the very array, which is no replacement.
@@ -262,19 +333,63 @@ class MLP:
         """
         return self._outputs(self.logits(x))
 
-    def loss(self, x: ArrayLike, t: ArrayLike) -> float:
-        """The mean error over the examples `x` (N, I) with the targets `t`; NaN where there are none."""
+    def loss(self, x: ArrayLike, t: ArrayLike, sample_weight: ArrayLike | None = None) -> float:
+        """The weighted mean error over the examples `x` (N, I) with the targets `t`; NaN where the weights sum to 0."""
         inputs, targets = self._examples("x", x, "t", t)
-        z = self._logits(inputs)
-        return float(LOSSES[self.loss_name].error(z, targets, grad_out=z, n_threads=self.n_threads).loss)
+        weights = _checks.networks.example_weights("sample_weight", sample_weight, len(inputs))
+        return self._evaluate(self.parameters, Examples(inputs, targets, weights), None)["loss"]
 
-    def gradients(self, x: ArrayLike, t: ArrayLike) -> Gradients:
+    def evaluate(
+        self, X: ArrayLike, T: ArrayLike, *, sample_weight: ArrayLike | None = None
+    ) -> dict[str, float]:
+        """How well the network does on examples, without dropout.
+
+        Parameters
+        ----------
+        X : array of real numbers, shape (N, I)
+        T : targets of the N examples, as the loss wants them; see the table in :class:`MLP`
+        sample_weight : numbers >= 0, shape (N,), optional
+
+        Returns
+        -------
+        dict
+            ``loss``, the weighted mean error, and ``accuracy`` for the cross-entropies and ``sigmoid_squared_error``, how much
+            of the weight is of examples whose class is predicted (of several logistic outputs, how many of them are), or ``r2``
+            for the others, 1 - Σ w (t - y)² / Σ w (t - t̄)², the mean over the outputs. The logits of all rows are never held.
+
+        Examples
+        --------
+        >>> import fastbp
+        >>> net = fastbp.MLP([2, 3], loss="squared_error", init="zeros")
+        >>> net.evaluate([[0.0, 0.0], [1.0, 0.0]], [[1, 2, 3], [3, 4, 1]])
+        {'loss': 10.0, 'r2': -5.666666666666667}
+        """
+        inputs, targets = self._examples("X", X, "T", T)
+        weights = _checks.networks.example_weights("sample_weight", sample_weight, len(inputs))
+        return self._evaluate(self.parameters, Examples(inputs, targets, weights), None)
+
+    def _evaluate(
+        self, parameters: np.ndarray, examples: Examples, rows: np.ndarray | None
+    ) -> dict[str, float]:
+        """With parameters that may be others than the network's own."""
+        engine = self._engine
+        if parameters is not self.parameters:
+            engine = self._engine_on(parameters, type(engine), engine.n_threads)
+        options: dict[str, Any] = {"n_threads": self.n_threads}
+        if self.label_smoothing:
+            options["label_smoothing"] = self.label_smoothing
+        loss, n_outputs = LOSSES[self.loss_name], self.layer_sizes[-1]
+        return evaluation.evaluate(engine, loss, examples, rows, n_outputs, self.dtype, options)
+
+    def gradients(self, x: ArrayLike, t: ArrayLike, sample_weight: ArrayLike | None = None) -> Gradients:
         """The mean error over the examples and its gradient in every parameter, by back-propagation.
 
         Parameters
         ----------
         x : array of real numbers, shape (N, I)
         t : targets of the N examples, as the loss wants them; see the table in :class:`MLP`
+        sample_weight : numbers >= 0, shape (N,), optional
+            The error is Σ_n w_n E_n / Σ_n w_n.
 
         Returns
         -------
@@ -288,7 +403,7 @@ class MLP:
 
             δ_last = dE/dZ,  δ_l = (δ_{l+1} W_{l+1}ᵀ) ⊙ f'(Z_l),  dE/dW_l = A_{l-1}ᵀ δ_l,  dE/db_l = Σ_n δ_l
 
-        A batch without examples has the error NaN and the gradient 0.
+        A batch without examples, or whose weights are all 0, has the error NaN and the gradient 0. There is no dropout.
 
         Examples
         --------
@@ -302,7 +417,8 @@ class MLP:
         flat = np.zeros(self.parameters.shape, self.dtype)
         if not len(inputs):
             return Gradients(float("nan"), *self._views(flat))
-        loss, _ = self._engine.gradient(inputs, targets, None, flat)
+        weights = _checks.networks.example_weights("sample_weight", sample_weight, len(inputs))
+        loss, _ = self._engine.gradient(inputs, targets, weights, flat)
         return Gradients(loss, *self._views(flat))
 
     def predict(self, X: ArrayLike) -> np.ndarray:
@@ -340,19 +456,32 @@ class MLP:
 
     # Training -----------------------------------------------------------------------------------------------
 
-    def step(self, x: ArrayLike, t: ArrayLike, optimizer: Optimizer) -> float:
+    def step(
+        self,
+        x: ArrayLike,
+        t: ArrayLike,
+        optimizer: Optimizer,
+        sample_weight: ArrayLike | None = None,
+        *,
+        clip_norm: float | None = None,
+        clip_value: float | None = None,
+    ) -> float:
         """Train on one batch: gradient of the mean error, then the optimizer's update.
 
         Parameters
         ----------
         x : array of real numbers, shape (N, I)
         t : targets of the N examples
-        optimizer : SGD, Adam
+        optimizer : SGD, Adam or another of :mod:`fastbp.optimizers`
+        sample_weight : numbers >= 0, shape (N,), optional
+        clip_norm, clip_value : float > 0, optional
+            See :meth:`fit`.
 
         Returns
         -------
         float
-            The mean error before the update; NaN for a batch without examples, which updates nothing.
+            The mean error before the update; NaN for a batch without examples, or whose weights are all 0, which updates
+            nothing.
 
         Raises
         ------
@@ -369,50 +498,89 @@ class MLP:
         >>> losses[-1] < 0.1 * losses[0]
         True
         """
-        if type(optimizer) in OPTIMIZERS:
+        if (
+            type(optimizer) in OPTIMIZERS
+            and sample_weight is None
+            and clip_norm is None
+            and clip_value is None
+        ):
             at_once = self._engine.step(x, t, optimizer)
             if at_once is not None:
                 return at_once
-        inputs, targets = self._to_train_on(*self._examples("x", x, "t", t), optimizer)
-        _checks.optimizers.steps(optimizer.steps)
+        clips = _checks.networks.clips(clip_norm, clip_value)
+        check = self._checker(optimizer)
+        inputs, targets, weights = check.examples(("x", "t", "sample_weight"), x, t, sample_weight)
         batch_size = max(len(inputs), 1)
-        loss, _, _, failure = self._engine.train(inputs, targets, None, None, batch_size, optimizer, None)
+        loss, _, _, failure = self._engine.train(
+            inputs, targets, weights, None, batch_size, optimizer, None, *clips
+        )
         if failure:
-            raise training.divergence(self, inputs, targets, failure)
+            raise divergence(self, inputs, targets, failure)
         return loss
 
     def fit(
         self,
-        X: ArrayLike,
-        T: ArrayLike,
+        X: Any,
+        T: ArrayLike | None = None,
         *,
         epochs: int = 10,
         batch_size: int = 32,
         optimizer: Optimizer | None = None,
         shuffle: bool = True,
         progress: bool = True,
+        sample_weight: ArrayLike | None = None,
+        class_weight: Any = None,
+        validation_data: Any = None,
+        validation_fraction: float = 0.0,
+        clip_norm: float | None = None,
+        clip_value: float | None = None,
+        callbacks: Iterable[Callback] = (),
+        time_limit: float | None = None,
+        resume: str | os.PathLike[str] | None = None,
     ) -> History:
         """Train on all the examples, `epochs` times over.
 
         Parameters
         ----------
-        X : array of real numbers, shape (N, I), N >= 1
+        X : array of real numbers, shape (N, I), N >= 1, or an iterable
+            Arrays may be memory maps larger than the memory: they are read a part at a time. Without `T`, an iterable of
+            batches ``(x, t)`` or ``(x, t, sample_weight)``, or a function that returns an iterator, called once an epoch.
         T : targets of the N examples, as the loss wants them; see the table in :class:`MLP`
         epochs : int >= 0, default 10
         batch_size : int >= 1, default 32
-            Examples in one update; the last batch of an epoch has what is left.
-        optimizer : SGD, Adam, optional
+            Examples in one update; the last batch of an epoch has what is left. Batches of an iterable are taken as they come.
+        optimizer : Optimizer, optional
             By default ``SGD()``. It keeps its state, so that a second call goes on where the first ended.
         shuffle : bool, default True
             Put the examples into a new order before each epoch (the model's `seed` determines which).
         progress : bool, default True
             Show the training live on standard error: a line for each epoch, or one bar for all of them where they
             take less than a second or are more than a hundred.
+        sample_weight : numbers >= 0, shape (N,), optional
+            The error of a batch is Σ_n w_n E_n / Σ_n w_n; a batch whose weights are all 0 is skipped.
+        class_weight : dict, array or "balanced", optional
+            A weight for each class, multiplied into the examples' weights; ``"balanced"``: N / (C · how often the class
+            occurs). For ``softmax_cross_entropy``, and for one logistic output, whose classes are 0 and 1.
+        validation_data : (X, T) or (X, T, sample_weight), optional
+            The network is evaluated on it after each epoch.
+        validation_fraction : float in [0, 1), default 0
+            Without `validation_data`, set so much of the examples aside for it, drawn at random, of each class alike.
+        clip_norm : float > 0, optional
+            A gradient of all parameters whose Euclidean norm is larger is scaled down to it.
+        clip_value : float > 0, optional
+            No element of the gradient counts for more than this, in either direction.
+        callbacks : functions and objects, default none
+            What is called after each epoch, and may stop the training; see :mod:`fastbp.callbacks`.
+        time_limit : float > 0, optional
+            Seconds after which training stops; an epoch under way is not counted.
+        resume : path, optional
+            Go on from the file of a :class:`fastbp.callbacks.Checkpoint`, written by the same call, to the same bits.
 
         Returns
         -------
         History
-            The mean error and the time of each epoch.
+            What was done in each epoch, and why it ended early if it did. Ctrl-C ends it after the update under way, with the
+            history so far.
 
         Raises
         ------
@@ -424,8 +592,8 @@ class MLP:
 
         Notes
         -----
-        It is the same, bit for bit, as :meth:`step` for each batch. Ctrl-C stops between two updates and
-        raises ``KeyboardInterrupt``; the model keeps what it has learned so far.
+        It is the same, bit for bit, as :meth:`step` for each batch. With an optimizer that keeps an average, validation is
+        done by that, and at the end it takes the place of the parameters.
 
         Examples
         --------
@@ -437,19 +605,25 @@ class MLP:
         (3, True)
         """
         optimizer = SGD() if optimizer is None else optimizer
-        inputs, targets = self._to_train_on(*self._examples("X", X, "T", T), optimizer)
-        return training.fit(
-            self,
-            # looked up at each epoch: a fork makes a new engine
-            lambda *batches: self._engine.train(*batches),
-            inputs,
-            targets,
-            epochs=epochs,
-            batch_size=batch_size,
-            optimizer=optimizer,
-            generator=self._generator if _checks.flag("shuffle", shuffle) else None,
-            progress=progress,
+        check = self._checker(optimizer, class_weight)
+        settings = training.Settings(
+            epochs, batch_size, shuffle, progress, clip_norm, clip_value, callbacks, time_limit
         )
+        start = dict(self._random_state().bit_generator.state)
+        if resume is not None:
+            start = checkpoints.first_state(resume)
+            self._generator.bit_generator.state = start
+        sets = sources.sets(
+            check,
+            X,
+            T,
+            sample_weight,
+            settings.batch_size,
+            validation_data,
+            validation_fraction,
+            self._generator,
+        )
+        return training.fit(training.Run(self, optimizer, self._generator, settings, sets, start), resume)
 
     # Copies and files ---------------------------------------------------------------------------------------
 
@@ -515,7 +689,19 @@ class MLP:
             "dtype": self.dtype,
             "n_threads": self.n_threads,
             "init": self.init,
+            "dropout": self.dropout,
+            "label_smoothing": self.label_smoothing,
+            "dropout_seed": self._dropout_seed,
         }
+
+    def _description(self) -> dict[str, Any]:
+        """What two networks have in common that can go on with each other's parameters."""
+        alike = {"layer_sizes", "activation", "loss", "dropout", "label_smoothing", "dropout_seed"}
+        some = {name: value for name, value in self._configuration().items() if name in alike}
+        described: dict[str, Any] = json.loads(
+            json.dumps(some | {"dtype": self.dtype.name})
+        )  # lists for tuples
+        return described
 
     def _restore(self, arrays: dict[str, np.ndarray], generator: np.random.Generator) -> None:
         """Complete a network that is configured and nothing else. The values of `arrays` are copied: they are those of
@@ -586,17 +772,13 @@ class MLP:
             self._engine.logits(inputs, out)
         return out
 
-    def _to_train_on(
-        self, inputs: np.ndarray, targets: np.ndarray, optimizer: Optimizer
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """The examples, copied where `optimizer` would write over them: they may be parameters, or its state."""
+    def _checker(self, optimizer: Optimizer, class_weight: Any = None) -> sources.Checker:
+        """The check of examples that updates by `optimizer` are made on."""
         _checks.optimizers.for_network("optimizer", optimizer, Optimizer)
+        _checks.optimizers.steps(optimizer.steps)
         written = _checks.optimizers.written("parameters", self.parameters, optimizer)
-        inputs, targets = (
-            array.copy() if any(np.may_share_memory(array, vector) for vector in written) else array
-            for array in (inputs, targets)
-        )
-        return inputs, targets
+        sizes, loss = self.layer_sizes, LOSSES[self.loss_name]
+        return sources.Checker(sizes[0], sizes[-1], self.dtype, loss, written, class_weight)
 
     def _decided(self, name: str, x: Any) -> np.ndarray:
         """The logits at finite inputs, if none is NaN."""

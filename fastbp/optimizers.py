@@ -227,6 +227,9 @@ class Optimizer:
     """Flags of the constructor that are no rates: they decide which vectors there are."""
     decoupled: ClassVar[bool] = False
     """Whether the decay acts on the parameters themselves, not through the gradient."""
+    learning_rate: Rate
+    steps: int
+
     _rates_of: ClassVar[Any]  # optimizer -> its rates
     _owner: _Vector | None = None  # what the state belongs to; None where it is still to be seen
     # The very rates, and the dtype, that were last found to be in order: what is equal need not be, as True is to 1.0.

@@ -42,6 +42,8 @@ class Loss(NamedTuple):
     metric: Literal["accuracy", "r2"]
     by_class: bool = False
     """Whether targets may be class indices as well as rows."""
+    smooth: bool = False
+    """Whether targets can be smoothed."""
     parameter: str | None = None
     """The argument of `error` that is its one parameter; a network takes its default."""
 
@@ -54,9 +56,15 @@ LOSSES = {
         _checks.NOT_NEGATIVE,
         "accuracy",
         by_class=True,
+        smooth=True,
     ),
     "sigmoid_cross_entropy": Loss(
-        losses.sigmoid_cross_entropy, activations.sigmoid, _positive, _checks.FRACTION, "accuracy"
+        losses.sigmoid_cross_entropy,
+        activations.sigmoid,
+        _positive,
+        _checks.FRACTION,
+        "accuracy",
+        smooth=True,
     ),
     "squared_error": Loss(losses.squared_error, _identity, None, None, "r2"),
     "sigmoid_squared_error": Loss(

@@ -21,6 +21,9 @@ class Silence:
     def epoch(self, number: int) -> Iterator[Any]:
         yield None
 
+    def close(self) -> None:
+        pass
+
 
 class Progress:
     """A line for each epoch that stays, or one bar for all where they are short or many: how long they are the first one tells.

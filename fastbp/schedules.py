@@ -2,7 +2,8 @@
 
 A schedule is nothing else than such a function, and any rate of an optimizer may be one: ``SGD(lambda step: 0.1 / (1 + step))``.
 Those here return functions that can be pickled. Each has the rate first, the number of steps next where one is needed; with
-`warmup`, the rate rises over the first so many of the steps, in equal steps from rate / (warmup + 1), and the rest follows the formula.
+`warmup`, the rate rises over the first so many of the steps, in equal steps from rate / (warmup + 1), and the rest follows the
+formula.
 
 Examples
 --------
@@ -22,7 +23,7 @@ from typing import TypeAlias
 
 from fastbp import _checks
 
-__all__ = ["constant", "coslog4", "cosine", "exponential", "inverse_scaling", "one_cycle", "step"]
+__all__ = ["constant", "cosine", "coslog4", "exponential", "inverse_scaling", "one_cycle", "step"]
 
 Schedule: TypeAlias = Callable[[int], float]
 
@@ -92,7 +93,7 @@ def _exponential(rate: float, decay: float, t: int) -> float:
 
 
 def _inverse_scaling(rate: float, power: float, t: int) -> float:
-    return rate / (t + 1) ** power
+    return float(rate / (t + 1) ** power)
 
 
 def _cosine(rate: float, steps: int, final: float, t: int) -> float:

@@ -1,293 +1,212 @@
-"""Training: epochs of batches, what is reported on the way, and the one way in which it can fail.
+"""Training: epochs of batches, and what happens between them.
 
-An epoch is one call of the engine. Python is entered again only every 0.1 s, for the progress line.
+An epoch is one call of the engine where its examples are arrays of the network's dtype. Python is entered again every 0.1 s, to
+show how far it has come and to look at the clock; after each batch only if a callback asks for that.
 """
 
 from __future__ import annotations
 
-import contextlib
 import math
-import sys
+import os
 import time
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from fastbp import _checks, layers
+from fastbp import _checks, checkpoints
+from fastbp.batches import Part
+from fastbp.divergence import divergence
+from fastbp.history import History, is_better
 from fastbp.optimizers import Optimizer
+from fastbp.progress import Progress, Silence
+from fastbp.sources import Sets
 
-if TYPE_CHECKING:
-    from fastbp.model import MLP
-
-__all__ = ["DivergenceError", "History", "divergence", "fit"]
-
-_Report = Callable[[int, float], object]
+__all__ = ["Run", "Settings", "fit"]
 
 
-@dataclass(repr=False)
-class History:
-    """What :meth:`MLP.fit` has done, epoch by epoch.
+class Settings:
+    """How to train: the arguments of ``fit``, checked."""
 
-    Attributes
-    ----------
-    loss : list of float
-        The mean error over the examples of each epoch, each taken just before the update of its batch.
-    seconds : list of float
-        The time that each epoch took.
-
-    Examples
-    --------
-    >>> History([0.9, 0.4, 0.25], [0.010, 0.008, 0.008])
-    History(3 epochs, loss 0.9 -> 0.25, 0.026 s)
-    """
-
-    loss: list[float] = field(default_factory=list)
-    seconds: list[float] = field(default_factory=list)
-
-    def __len__(self) -> int:
-        """The number of epochs."""
-        return len(self.loss)
-
-    def __repr__(self) -> str:
-        epochs = "1 epoch" if len(self) == 1 else f"{len(self)} epochs"
-        change = f", loss {self.loss[0]:.4g} -> {self.loss[-1]:.4g}" if self.loss else ""
-        return f"History({epochs}{change}, {sum(self.seconds):.3g} s)"
+    def __init__(
+        self,
+        epochs: Any,
+        batch_size: Any,
+        shuffle: Any,
+        progress: Any,
+        clip_norm: Any,
+        clip_value: Any,
+        callbacks: Any,
+        time_limit: Any,
+    ) -> None:
+        self.epochs = _checks.integer("epochs", epochs, 0, math.inf, "an integer >= 0")
+        self.batch_size = _checks.integer("batch_size", batch_size, 1, math.inf, "an integer >= 1")
+        self.shuffle = _checks.flag("shuffle", shuffle)
+        self.progress = _checks.flag("progress", progress)
+        self.clips = _checks.networks.clips(clip_norm, clip_value)
+        self.callbacks = _checks.networks.callbacks("callbacks", callbacks, EVENTS)
+        seconds = (
+            math.inf if time_limit is None else _checks.number("time_limit", time_limit, _checks.POSITIVE)
+        )
+        self.deadline = time.perf_counter() + seconds
 
 
-class DivergenceError(FloatingPointError):
-    """Training met an error, a gradient or an update that is not finite.
-
-    The batch where it happened made no update: the parameters are the last finite ones, unless they were not finite
-    before, which the message says.
-
-    Attributes
-    ----------
-    epoch, batch : int or None
-        Where, counted from 1; None in a single step.
-    layer : int or None
-        Where the numbers cease to be finite, counted from 1; None if those of the data are not.
-    largest_weight : float
-        The weight of the largest absolute value in the whole network.
-    history : History or None
-        The epochs that were completed before.
-    """
-
-    __module__ = "fastbp"
-
-    epoch: int | None = None
-    batch: int | None = None
-    layer: int | None = None
-    largest_weight: float = float("nan")
-    history: History | None = None
+EVENTS = ("fit_begin", "batch_end", "epoch_end", "fit_end")
 
 
-def fit(
-    net: MLP,
-    train: Callable[..., tuple[float, float, int, str]],
-    x: np.ndarray,
-    t: np.ndarray,
-    *,
-    epochs: int,
-    batch_size: int,
-    optimizer: Optimizer,
-    generator: np.random.Generator | None,
-    progress: bool,
-) -> History:
-    """Train `net` on checked examples, an epoch with each call of `train`, which is that of its engine.
+@dataclass
+class Run:
+    """A training under way: see :class:`fastbp.callbacks.Training`."""
 
-    `generator` puts the examples into a new order before each epoch; None leaves them as they are.
-    """
-    epochs = _checks.integer("epochs", epochs, 0, math.inf, "an integer >= 0")
-    batch_size = _checks.integer("batch_size", batch_size, 1, math.inf, "an integer >= 1")
-    _checks.optimizers.steps(optimizer.steps)
-    _checks.flag("progress", progress)
-    _checks.networks.some_examples("X", x)
+    network: Any
+    optimizer: Optimizer
+    generator: np.random.Generator
+    settings: Settings
+    sets: Sets
+    start: dict[str, Any]
+    """The state of the generator before the validation set was drawn."""
+    history: History = field(default_factory=History)
+    epoch: int = 0
+    batch: int = 0
+    loss: float = math.nan
 
-    history = History()
-    batch_size = min(batch_size, len(x))
-    n_batches = -(-len(x) // batch_size)
-    shown = _Progress(epochs, n_batches) if progress else _Silence()
-    for epoch in range(1, epochs + 1):
-        with shown.epoch(epoch) as report:
-            start = time.perf_counter()
-            order = None if generator is None else generator.permutation(len(x))
-            loss, _, done, failure = train(x, t, None, order, batch_size, optimizer, report)
-            seconds = time.perf_counter() - start
-            if failure:
-                batch = slice(done * batch_size, (done + 1) * batch_size)
-                rows = np.arange(len(x))[batch] if order is None else order[batch]
-                raise divergence(net, x[rows], t[rows], failure, rows, epoch, done + 1, n_batches, history)
-            if report is not None:
-                report(done, loss)
-        history.loss.append(loss)
-        history.seconds.append(seconds)
-    return history
+    @property
+    def epochs(self) -> int:
+        """How many are to be made."""
+        return self.settings.epochs
 
+    @property
+    def callbacks(self) -> tuple[Any, ...]:
+        """In the order in which they were given."""
+        return self.settings.callbacks
 
-# Progress ---------------------------------------------------------------------------------------------------
+    @property
+    def parameters(self) -> np.ndarray:
+        """Those by which validation is done: the running mean, where the optimizer keeps one."""
+        own: np.ndarray = self.network.parameters
+        if self.optimizer.average is None or not self.optimizer.steps:
+            return own
+        return self.optimizer.state(own)["average"]
 
-_LONG_EPOCH = 1.0  # second, of which the line may stay
-_MANY_EPOCHS = 100  # of which no line stays, however long they are
+    def stop(self, reason: str) -> None:
+        """End the training after this batch or epoch."""
+        self.history.stopped = self.history.stopped or reason
 
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write a checkpoint."""
+        checkpoints.save(path, self)
 
-class _Silence:
-    """Nothing is shown."""
-
-    @contextlib.contextmanager
-    def epoch(self, number: int) -> Iterator[_Report | None]:
-        yield None
+    def tell(self, event: str) -> None:
+        """Call what the callbacks have for an event, those marked as last after the others."""
+        for callback in sorted(self.callbacks, key=lambda each: bool(getattr(each, "last", False))):
+            method = getattr(callback, event, None)
+            if method is None and event == "epoch_end" and callable(callback):
+                method = callback
+            if method is not None and method(self) is True:
+                self.stop(f"a callback asked for it in epoch {self.epoch}")
 
 
-class _Progress:
-    """What is shown of a training: a line for each epoch that stays, or one bar for all where they are short or many.
-
-    How long they are the first one tells.
-    """
-
-    def __init__(self, epochs: int, n_batches: int) -> None:
-        self.epochs, self.n_batches = epochs, n_batches
-        self.by_lines = epochs <= _MANY_EPOCHS
-        self.start = time.perf_counter()
-        self.bar: Any = None  # the line that is being written
-
-    @contextlib.contextmanager
-    def epoch(self, number: int) -> Iterator[_Report | None]:
-        """Show an epoch, as ``report(batches done, mean loss so far)`` tells of it."""
-        title = f"epoch {number:{len(str(self.epochs))}}/{self.epochs}"
-        if self.bar is None:
-            before = 0 if self.by_lines else (number - 1) * self.n_batches
-            total = self.n_batches if self.by_lines else self.epochs * self.n_batches
-            self.bar = _bar(title, total, before, 0 if self.by_lines else time.perf_counter() - self.start)
-        bar, before = self.bar, self.bar.n
-        bar.set_description_str(title, refresh=False)
-
-        def report(done: int, loss: float) -> None:
-            bar.set_postfix_str(f"loss {loss:.4f}", refresh=False)
-            bar.update(before + done - bar.n)
-
-        try:
-            yield report
-        except BaseException:
-            bar.close()
-            raise
-        self._end(number)
-
-    def _end(self, number: int) -> None:
-        """Leave the line of an epoch behind, or that of all; but not the first one if a bar for all takes its place."""
-        is_last = number == self.epochs
-        is_short = time.perf_counter() - self.start < _LONG_EPOCH
-        if number == 1 and self.by_lines and is_short and not is_last:
-            self.by_lines = self.bar.leave = False
-        elif not (is_last or self.by_lines):
-            return
-        self.bar.close()
-        self.bar = None
-
-
-def _bar(title: str, n_batches: int, done: int, seconds: float) -> Any:
-    """A line on standard error that is written again and again, of work that began so many seconds ago."""
+def fit(run: Run, resume: str | os.PathLike[str] | None) -> History:
+    """Train, an epoch after the other, until all are made or something stops it."""
+    run.tell("fit_begin")
+    if resume is not None:
+        checkpoints.restore(resume, run)
+    shown = Progress(run.epochs, run.sets.batches.n_batches) if run.settings.progress else Silence()
     try:
-        from tqdm import tqdm  # here, because `import fastbp` needs nothing but NumPy
-    except ModuleNotFoundError as missing:
-        text = "progress: got True without tqdm, expected tqdm to be installed, or progress=False"
-        raise ModuleNotFoundError(text) from missing
-    layout = "{desc} {bar:24} {n_fmt}/{total_fmt} batches  {elapsed}{postfix}"
-    bar = tqdm(desc=title, total=n_batches, initial=done, bar_format=layout, file=_StandardError())
-    bar.start_t -= seconds
-    return bar
+        while run.epoch < run.epochs and not run.history.stopped:
+            if _epoch(run, shown):
+                _look(run)
+                run.tell("epoch_end")
+    except KeyboardInterrupt:
+        run.stop("interrupted")
+    finally:
+        shown.close()
+    mean = run.parameters
+    if mean is not run.network.parameters:
+        run.network.parameters[:] = mean
+    run.tell("fit_end")
+    return run.history
 
 
-class _StandardError:
-    """Standard error, if there is one: that nothing can be shown is no reason to stop."""
+def _epoch(run: Run, shown: Progress | Silence) -> bool:
+    """Make the updates of an epoch; False if it was stopped before its end, and does not count."""
+    run.epoch += 1
+    run.batch, run.loss = 0, math.nan
+    by_batch = any(hasattr(callback, "batch_end") for callback in run.callbacks)
+    total = weight = 0.0
+    start = time.perf_counter()
+    with shown.epoch(run.epoch) as line:
+        for part in run.sets.batches.parts(run.generator if run.settings.shuffle else None, by_batch):
+            loss, part_weight = _train(run, part, line)
+            if part_weight:
+                total, weight = total + loss * part_weight, weight + part_weight
+                run.loss = total / weight
+            if by_batch:
+                run.tell("batch_end")
+            _watch_the_clock(run)
+            if run.history.stopped:
+                break
+        if line is not None:
+            line.show(
+                run.batch, run.loss, run.batch * run.sets.batches.batch_size, _validation_so_far(run.history)
+            )
+    if run.history.stopped and (run.sets.batches.n_batches is None or run.batch < run.sets.batches.n_batches):
+        run.epoch -= 1
+        return False
+    run.history.loss.append(run.loss)
+    run.history.seconds.append(time.perf_counter() - start)
+    return True
 
-    def write(self, text: str) -> None:
-        with contextlib.suppress(AttributeError, OSError, ValueError):  # none, broken, closed
-            sys.stderr.write(text)
 
-    def flush(self) -> None:
-        with contextlib.suppress(AttributeError, OSError, ValueError):
-            sys.stderr.flush()
+def _train(run: Run, part: Part, line: Any) -> tuple[float, float]:
+    """Make the updates of one part of an epoch; return the mean error and the sum of the weights."""
+    before, (x, t, weights) = run.batch, part.examples
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(sys.stderr, name)
+    def report(done: int, loss: float) -> bool:
+        run.batch = before + done
+        if line is not None:
+            line.show(run.batch, loss, run.batch * part.batch_size, _validation_so_far(run.history))
+        _watch_the_clock(run)
+        return bool(run.history.stopped)
 
-
-# Divergence -------------------------------------------------------------------------------------------------
-
-
-def divergence(
-    net: MLP,
-    x: np.ndarray,
-    t: np.ndarray,
-    failure: str,
-    rows: np.ndarray | None = None,
-    epoch: int | None = None,
-    batch: int | None = None,
-    n_batches: int | None = None,
-    history: History | None = None,
-) -> DivergenceError:
-    """The error for a batch (x, t) after which the engine reported `failure`, "loss" or "gradient".
-
-    `rows` are the places of the batch's examples among those that the user gave.
-    """
-    where = "in this step" if epoch is None else f"in epoch {epoch}, batch {batch} of {n_batches}"
-    layer, cause = _cause(net, x, t, failure, np.arange(len(x)) if rows is None else rows)
-    largest, place = _largest_weight(net)
-    kept, advice = "its last finite parameters", " A smaller learning rate may help." if layer else ""
-    if not np.isfinite(net.parameters).all():
-        kept, advice = "the parameters that it had", ""
-    error = DivergenceError(
-        f"training diverged {where}: {cause}; the largest weight is {largest:.6g}, {place}. "
-        f"The network keeps {kept}.{advice}"
+    asked = report if line is not None or run.settings.deadline < math.inf else None
+    engine = run.network._engine  # looked up at each call: a fork makes a new one
+    loss, weight, done, failure = engine.train(
+        x, t, weights, part.order, part.batch_size, run.optimizer, asked, *run.settings.clips
     )
-    error.epoch, error.batch, error.layer = epoch, batch, layer
-    error.largest_weight, error.history = largest, history
-    return error
+    run.batch = before + done
+    if failure:
+        place = run.epoch, run.batch + 1, run.sets.batches.n_batches
+        bad_x, bad_t, rows = part.batch(done)
+        raise divergence(run.network, bad_x, bad_t, failure, rows, *place, run.history)
+    return loss, weight
 
 
-def _cause(net: MLP, x: np.ndarray, t: np.ndarray, failure: str, rows: np.ndarray) -> tuple[int | None, str]:
-    """The layer, counted from 1, at which this batch ceases to be finite, and a clause that says so."""
-    for what, array in (("inputs", x), ("targets", t)):
-        finite = np.isfinite(array).reshape(len(array), -1).all(axis=1)
-        if not finite.all():
-            return None, f"the {what} of example {rows[finite.argmin()]} are not finite"
-    for layer, pair in enumerate(zip(net.weights, net.biases, strict=True), start=1):
-        if not all(np.isfinite(array).all() for array in pair):
-            return layer, f"the parameters of layer {layer} {pair[0].shape} were not finite before"
-    if failure == "loss":
-        return _layer_of_the_loss(net, x)
-    return _layer_of_the_gradient(net, x, t)
+def _watch_the_clock(run: Run) -> None:
+    if time.perf_counter() > run.settings.deadline:
+        run.stop("the time limit")
 
 
-def _layer_of_the_loss(net: MLP, x: np.ndarray) -> tuple[int, str]:
-    a = x
-    last = len(net.weights)
-    for layer, (weight, bias) in enumerate(zip(net.weights, net.biases, strict=True), start=1):
-        a = layers.linear(a, weight, bias, activation="identity" if layer == last else net.activation)
-        if not np.isfinite(a).all():
-            return layer, f"the outputs of layer {layer} {weight.shape} are not finite"
-    return last, f"the loss is not finite, at the outputs of layer {last} {net.weights[-1].shape}"
+def _validation_so_far(history: History) -> str:
+    if not history.validation_loss:
+        return ""
+    return f", validation {history.validation_loss[-1]:.4f}, {history.validation_metric[-1]:.4g}"
 
 
-def _layer_of_the_gradient(net: MLP, x: np.ndarray, t: np.ndarray) -> tuple[int, str]:
-    gradients = net.gradients(x, t)
-    sizes = []
-    for layer in range(len(net.weights), 0, -1):  # in the order of the backward pass
-        pair = gradients.weights[layer - 1], gradients.biases[layer - 1]
-        size = max(float(np.abs(array).max()) for array in pair)
-        shape = net.weights[layer - 1].shape
-        if not np.isfinite(size):
-            return layer, f"the gradient of layer {layer} {shape} is not finite"
-        sizes.append((size, layer, shape))
-    size, layer, shape = max(sizes)
-    return layer, f"the update overflows, with a gradient of up to {size:.6g} in layer {layer} {shape}"
-
-
-def _largest_weight(net: MLP) -> tuple[float, str]:
-    """The weight of the largest absolute value and its place; NaN, as to `argmax`, is larger than any."""
-    layer = int(np.argmax([np.abs(weight).max() for weight in net.weights]))
-    weight = net.weights[layer]
-    row, column = np.unravel_index(np.abs(weight).argmax(), weight.shape)
-    return float(weight[row, column]), f"weights[{layer}][{row}, {column}]"
+def _look(run: Run) -> None:
+    """After an epoch: its learning rate, how the network does now, and whether it is the best so far."""
+    history, rate = run.history, run.optimizer.learning_rate
+    history.learning_rate.append(float(rate(max(run.optimizer.steps - 1, 0)) if callable(rate) else rate))
+    monitors = {getattr(callback, "monitor", None) for callback in run.callbacks}
+    evaluate, sets = run.network._evaluate, run.sets
+    if "metric" in monitors and sets.training is not None:
+        history.metric.append(list(evaluate(run.parameters, *sets.training).values())[1])
+    if sets.validation is not None:
+        loss, metric = evaluate(run.parameters, *sets.validation).values()
+        history.validation_loss.append(loss)
+        history.validation_metric.append(metric)
+    monitored = "loss" if sets.validation is None else "validation_loss"
+    values: list[float] = getattr(history, monitored)
+    best = None if history.best_epoch is None else values[history.best_epoch - 1]
+    if is_better(monitored, values[-1], best):
+        history.best_epoch = run.epoch

@@ -14,9 +14,8 @@ import numpy as np
 import pytest
 
 import fastbp
-from fastbp import MLP, SGD, Adam, _backend, training
+from fastbp import MLP, SGD, Adam, DivergenceError, History, _backend, progress, training
 from fastbp.outputs import LOSSES
-from fastbp.training import DivergenceError, History
 
 N, BATCH = 103, 16  # six batches of 16 and one of 7
 RNG = np.random.default_rng(5)
@@ -148,7 +147,7 @@ def lines_of(err):
 
 
 def test_a_line_for_each_long_epoch(backend, capfd, monkeypatch):
-    monkeypatch.setattr(training, "_LONG_EPOCH", 0.0)
+    monkeypatch.setattr(progress, "_LONG_EPOCH", 0.0)
     history = network().fit(X, LABELS, epochs=2, batch_size=BATCH)
     out, err = capfd.readouterr()
     lines = lines_of(err)
@@ -160,7 +159,7 @@ def test_a_line_for_each_long_epoch(backend, capfd, monkeypatch):
 
 @pytest.mark.parametrize(("epochs", "long"), [(3, 60.0), (100, 60.0), (101, 0.0), (500, 0.0)])
 def test_one_bar_for_many_or_short_epochs(backend, capfd, monkeypatch, epochs, long):
-    monkeypatch.setattr(training, "_LONG_EPOCH", long)
+    monkeypatch.setattr(progress, "_LONG_EPOCH", long)
     history = network().fit(X, LABELS, epochs=epochs, batch_size=BATCH)
     (line,) = lines_of(capfd.readouterr().err)
     assert line.startswith(f"epoch {epochs}/{epochs} ") and f" {7 * epochs}/{7 * epochs} batches " in line
@@ -198,7 +197,7 @@ def closed_stream():
 @pytest.mark.parametrize("stream", [None, closed_stream(), Broken()], ids=["none", "closed", "broken"])
 @pytest.mark.parametrize("long", [0.0, 60.0])
 def test_without_standard_error_nothing_is_shown(backend, monkeypatch, stream, long):
-    monkeypatch.setattr(training, "_LONG_EPOCH", long)
+    monkeypatch.setattr(progress, "_LONG_EPOCH", long)
     monkeypatch.setattr(sys, "stderr", stream)
     assert len(network().fit(X, LABELS, epochs=3, batch_size=BATCH)) == 3
 
@@ -492,7 +491,7 @@ def test_an_interrupt_inside_the_progress_line(backend, monkeypatch):
 
             yield report
 
-    monkeypatch.setattr(training, "_Progress", Interrupting)
+    monkeypatch.setattr(training, "Progress", Interrupting)
     net, x, t = long_training(backend)
     with pytest.raises(KeyboardInterrupt):
         net.fit(x, t, epochs=3)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from itertools import pairwise
 from typing import Any
 
@@ -11,7 +11,8 @@ import numpy as np
 
 from fastbp import _backend
 from fastbp._checks.arrays import FLOATS, INT64, array, blocks, integers, reals, rows, vector
-from fastbp._checks.scalars import Interval, integer
+from fastbp._checks.scalars import DECAY_RATE, FRACTION, POSITIVE, Interval, choice, integer, number
+from fastbp._checks.targets import weights
 from fastbp._errors import TargetIndexError
 
 _MOST_PARAMETERS = 2**59  # whose bytes can be counted; whether there is so much memory is the system's to say
@@ -31,6 +32,37 @@ def layer_sizes(name: str, value: Any) -> tuple[int, ...]:
     if sum((i + 1) * o for i, o in pairwise(sizes)) > _MOST_PARAMETERS:
         raise ValueError(f"{name}: got {list(sizes)}, expected 2**59 parameters at most")
     return sizes
+
+
+def for_each(name: str, value: Any, n_hidden: int, check: Callable[[str, Any], Any]) -> tuple[Any, ...]:
+    """One thing for each hidden layer, checked: `value` for all of them, or a sequence of as many."""
+    if isinstance(value, (str, bytes)) or not isinstance(value, Iterable):
+        return (check(name, value),) * n_hidden
+    values = tuple(check(name, each) for each in value)
+    if len(values) != n_hidden:
+        raise ValueError(
+            f"{name}: got {len(values)} of them, expected {n_hidden}, one for each hidden layer, or one for all"
+        )
+    return values
+
+
+def activations(value: Any, n_hidden: int, names: Iterable[str]) -> tuple[str, ...]:
+    """The activation of each hidden layer."""
+    return for_each("activation", value, n_hidden, lambda name, each: choice(name, each, names))
+
+
+def dropout(value: Any, n_hidden: int) -> tuple[float, ...]:
+    """The dropout of each hidden layer."""
+    return for_each("dropout", value, n_hidden, lambda name, each: number(name, each, DECAY_RATE))
+
+
+def smoothing(value: Any, loss: str, losses: Any) -> float:
+    """`value` as a smoothing of targets, if the error has one."""
+    checked = number("label_smoothing", value, FRACTION)
+    if checked and not losses[loss].smooth:
+        having = ", ".join(name for name, row in losses.items() if row.smooth)
+        raise ValueError(f"label_smoothing: got {value} with the loss {loss}, expected 0, or one of {having}")
+    return checked
 
 
 def float_dtype(name: str, value: Any) -> np.dtype:
@@ -172,3 +204,84 @@ def _classes(name: str, given: np.ndarray, n: int, n_classes: int) -> np.ndarray
         expected = f"a class index in [0, {n_classes})"
         raise TargetIndexError(f"{name}: row {bad} is {given[bad]}, expected {expected}")
     return labels
+
+
+# Their weights ----------------------------------------------------------------------------------------------
+
+
+def example_weights(name: str, value: Any, n: int) -> np.ndarray | None:
+    """Optional weights of `n` examples that are trained on: finite numbers >= 0, as float64."""
+    given = weights(name, value, n, "example")
+    if given is not None and not (np.isfinite(given).all() and (given >= 0).all()):
+        row = int(np.argmin(np.isfinite(given) & (given >= 0)))
+        raise ValueError(f"{name}: row {row} is {given[row]}, expected finite numbers >= 0")
+    return given
+
+
+def weights_of_classes(value: Any, t: np.ndarray, n_classes: int, by_class: bool) -> np.ndarray | None:
+    """The weight of each example by its class: of targets `t`, class indices or rows, of a network that tells classes apart."""
+    if value is None:
+        return None
+    if not by_class and n_classes > 1:
+        raise ValueError("class_weight: got some with a loss whose outputs are no classes, expected None")
+    n_classes = n_classes if by_class else 2
+    rows_of_classes = _as_classes(t, by_class)
+    if isinstance(value, str):
+        choice("class_weight", value, ("balanced",))
+        if rows_of_classes.ndim != 1:
+            raise ValueError("class_weight: got 'balanced' with rows of targets, expected class indices")
+        counts = np.bincount(rows_of_classes, minlength=n_classes)
+        table = len(t) / (np.maximum(counts, 1) * max(int((counts > 0).sum()), 1))
+    elif isinstance(value, dict):
+        table = np.ones(n_classes)
+        for label, weight in value.items():
+            table[integer("class_weight", label, 0, n_classes - 1, f"classes in [0, {n_classes})")] = weight
+    else:
+        table = np.asarray(weights("class_weight", value, n_classes, "class"))
+    example_weights("class_weight", table, n_classes)
+    if rows_of_classes.ndim == 1:
+        return np.asarray(table[rows_of_classes])
+    total = rows_of_classes.sum(axis=1, dtype=np.float64)
+    return np.asarray(np.divide(rows_of_classes @ table, total, out=np.ones(len(t)), where=total != 0))
+
+
+def _as_classes(t: np.ndarray, by_class: bool) -> np.ndarray:
+    """Class indices, or rows of how much of each class there is."""
+    if by_class:
+        return t
+    yes = t[:, 0]
+    return yes.astype(np.int64) if ((yes == 0) | (yes == 1)).all() else np.stack([1 - yes, yes], axis=1)
+
+
+# How it is trained ------------------------------------------------------------------------------------------
+
+
+def clips(clip_norm: Any, clip_value: Any) -> tuple[float, float]:
+    """The largest norm of a gradient, and the largest magnitude of its elements; 0 where there is none."""
+    given = {"clip_norm": clip_norm, "clip_value": clip_value}
+    norm, value = (0.0 if each is None else number(name, each, POSITIVE) for name, each in given.items())
+    return norm, value
+
+
+def held_out(fraction: float, t: np.ndarray, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Which rows to train on, and which to set aside: so much of all, and of each class where targets are class indices."""
+    groups = [np.flatnonzero(t == label) for label in np.unique(t)] if t.ndim == 1 else [np.arange(len(t))]
+    aside = np.zeros(len(t), bool)
+    for group in groups:
+        aside[generator.permutation(group)[: round(fraction * len(group))]] = True
+    if aside.all() or not aside.any():
+        text = "a fraction that leaves examples on both sides"
+        raise ValueError(f"validation_fraction: got {fraction} of {len(t)} examples, expected {text}")
+    return np.flatnonzero(~aside), np.flatnonzero(aside)
+
+
+def callbacks(name: str, value: Any, events: Iterable[str]) -> tuple[Any, ...]:
+    """A function, or an object with a method for one of `events`, or any number of them."""
+    given = tuple(value) if isinstance(value, Iterable) else (value,)
+    for each in given:
+        if isinstance(each, type) or not (callable(each) or any(hasattr(each, event) for event in events)):
+            got = f"the class {each.__name__}" if isinstance(each, type) else type(each).__name__
+            raise TypeError(
+                f"{name}: got {got}, expected a function, or an object with any of {', '.join(events)}"
+            )
+    return given

@@ -23,7 +23,7 @@ from typing import NoReturn
 from fastbp._config import __version__
 from fastbp.cli import check, config, demo, evaluate, info, predict, train
 from fastbp.data import DataError
-from fastbp.training import DivergenceError
+from fastbp.divergence import DivergenceError
 
 __all__ = ["main"]
 

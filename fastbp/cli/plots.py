@@ -10,7 +10,7 @@ import numpy as np
 from fastbp import persistence
 from fastbp.data import DataError, Score
 from fastbp.data.errors import extra
-from fastbp.training import History
+from fastbp.history import History
 
 _MOST_NUMBERS = 20  # classes with a number in each cell
 _SIZE = 5.0  # inches

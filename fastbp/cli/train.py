@@ -21,8 +21,8 @@ from fastbp.cli.common import (
 )
 from fastbp.data import Pipeline, Preparation, Score, Table, Target, read, split
 from fastbp.data.tables import ArrayTable
+from fastbp.history import History
 from fastbp.optimizers import SGD, Adam
-from fastbp.training import History
 
 HELP = "train a network on a table, and say how well it predicts rows that it has not seen"
 

@@ -1,0 +1,120 @@
+"""What a network is trained on and validated by: from the arguments of ``fit`` to checked batches."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from fastbp import _checks
+from fastbp.batches import Arrays, Examples, Stream
+from fastbp.outputs import Loss
+
+__all__ = ["Checker", "Sets", "sets"]
+
+_LARGE = 256 * 2**20  # bytes of examples that are not cast at once
+
+
+@dataclass(frozen=True)
+class Checker:
+    """What examples have to be like for a network, and arrays that its training writes into."""
+
+    n_inputs: int
+    n_outputs: int
+    dtype: np.dtype
+    loss: Loss
+    written: Sequence[np.ndarray]
+    class_weight: Any
+
+    def examples(self, names: tuple[str, str, str], x: Any, t: Any, sample_weight: Any) -> Examples:
+        """Checked and in the network's dtype, but for very many of another dtype; copied where training would write over them."""
+        inputs = self._large(names[0], x)
+        if inputs is None:
+            inputs = _checks.networks.inputs(names[0], x, self.n_inputs, self.dtype)
+        like = np.broadcast_to(self.dtype.type(0), inputs.shape)
+        loss = self.loss
+        targets = _checks.networks.targets(names[1], t, like, self.n_outputs, loss.by_class, loss.targets)
+        weights = _checks.networks.example_weights(names[2], sample_weight, len(inputs))
+        of_classes = _checks.networks.weights_of_classes(
+            self.class_weight, targets, self.n_outputs, loss.by_class
+        )
+        if of_classes is not None:
+            weights = of_classes if weights is None else weights * of_classes
+        return Examples(self._apart(inputs), self._apart(targets), weights)
+
+    def _large(self, name: str, x: Any) -> np.ndarray | None:
+        """`x` as it is, if it is an array that would take very much memory in the network's dtype, and has another."""
+        if (
+            not isinstance(x, np.ndarray)
+            or x.ndim != 2
+            or x.shape[1] != self.n_inputs
+            or x.dtype == self.dtype
+        ):
+            return None
+        return (
+            _checks.reals(name, x)
+            if x.dtype.kind in "fiub" and x.size * self.dtype.itemsize > _LARGE
+            else None
+        )
+
+    def _apart(self, array: np.ndarray) -> np.ndarray:
+        return array.copy() if any(np.may_share_memory(array, vector) for vector in self.written) else array
+
+
+@dataclass(frozen=True)
+class Sets:
+    """Batches to train on; and of these and of the validation set the examples and their rows, None for all, if there are any."""
+
+    batches: Arrays | Stream
+    training: tuple[Examples, np.ndarray | None] | None
+    validation: tuple[Examples, np.ndarray | None] | None
+
+
+def sets(
+    check: Checker,
+    X: Any,
+    T: Any,
+    sample_weight: Any,
+    batch_size: int,
+    validation_data: Any,
+    validation_fraction: float,
+    generator: np.random.Generator,
+) -> Sets:
+    """Check everything; then draw the validation set, if it is a fraction of the examples."""
+    fraction = _checks.number("validation_fraction", validation_fraction, _checks.DECAY_RATE)
+    validation: tuple[Examples, np.ndarray | None] | None = None
+    if validation_data is not None:
+        validation = _validation(check, validation_data), None
+    if T is None:
+        if fraction:
+            text = "0 with an iterable of batches; validation_data can be given"
+            raise ValueError(f"validation_fraction: got {fraction}, expected {text}")
+        if sample_weight is not None:
+            text = "None with an iterable of batches, which can be (x, t, sample_weight)"
+            raise ValueError(f"sample_weight: got {type(sample_weight).__name__}, expected {text}")
+        return Sets(Stream(X, partial(_batch, check)), None, validation)
+    examples = check.examples(("X", "T", "sample_weight"), X, T, sample_weight)
+    _checks.networks.some_examples("X", examples.x)
+    rows = None
+    if fraction and validation is None:
+        rows, aside = _checks.networks.held_out(fraction, examples.t, generator)
+        validation = examples, aside
+    return Sets(Arrays(examples, rows, batch_size, check.dtype), (examples, rows), validation)
+
+
+def _batch(check: Checker, place: str, x: Any, t: Any, sample_weight: Any = None) -> Examples:
+    return check.examples((f"{place}, x", f"{place}, t", f"{place}, sample_weight"), x, t, sample_weight)
+
+
+def _validation(check: Checker, given: Any) -> Examples:
+    if not isinstance(given, (tuple, list)) or len(given) not in (2, 3):
+        got = f"{len(given)} things" if isinstance(given, (tuple, list)) else type(given).__name__
+        raise TypeError(f"validation_data: got {got}, expected (X, T) or (X, T, sample_weight)")
+    X, T, weights = (*given, None)[:3]
+    names = "validation_data[0]", "validation_data[1]", "validation_data[2]"
+    examples = check.examples(names, X, T, weights)
+    _checks.networks.some_examples("validation_data[0]", examples.x)
+    return examples
