@@ -38,7 +38,7 @@ from fastbp import (
     sources,
     training,
 )
-from fastbp.batches import Examples
+from fastbp.batches import Arrays, Examples
 from fastbp.callbacks import Callback
 from fastbp.divergence import divergence
 from fastbp.history import History
@@ -508,8 +508,10 @@ class MLP:
             if at_once is not None:
                 return at_once
         clips = _checks.networks.clips(clip_norm, clip_value)
-        check = self._checker(optimizer)
-        inputs, targets, weights = check.examples(("x", "t", "sample_weight"), x, t, sample_weight)
+        check = self._checker()
+        examples = check.examples(("x", "t", "sample_weight"), x, t, sample_weight)
+        check.written = self._written(optimizer)
+        inputs, targets, weights = check.apart(examples)
         batch_size = max(len(inputs), 1)
         loss, _, _, failure = self._engine.train(
             inputs, targets, weights, None, batch_size, optimizer, None, *clips
@@ -605,7 +607,7 @@ class MLP:
         (3, True)
         """
         optimizer = SGD() if optimizer is None else optimizer
-        check = self._checker(optimizer, class_weight)
+        check = self._checker(class_weight)
         settings = training.Settings(
             epochs, batch_size, shuffle, progress, clip_norm, clip_value, callbacks, time_limit
         )
@@ -623,6 +625,9 @@ class MLP:
             validation_fraction,
             self._generator,
         )
+        check.written = self._written(optimizer)
+        if isinstance(sets.batches, Arrays):
+            sets.batches.examples = check.apart(sets.batches.examples)
         return training.fit(training.Run(self, optimizer, self._generator, settings, sets, start), resume)
 
     # Copies and files ---------------------------------------------------------------------------------------
@@ -772,13 +777,16 @@ class MLP:
             self._engine.logits(inputs, out)
         return out
 
-    def _checker(self, optimizer: Optimizer, class_weight: Any = None) -> sources.Checker:
-        """The check of examples that updates by `optimizer` are made on."""
+    def _checker(self, class_weight: Any = None) -> sources.Checker:
+        """The check of examples to train on."""
+        sizes = self.layer_sizes
+        return sources.Checker(sizes[0], sizes[-1], self.dtype, LOSSES[self.loss_name], class_weight)
+
+    def _written(self, optimizer: Optimizer) -> tuple[np.ndarray, ...]:
+        """The arrays that updates by `optimizer` write."""
         _checks.optimizers.for_network("optimizer", optimizer, Optimizer)
         _checks.optimizers.steps(optimizer.steps)
-        written = _checks.optimizers.written("parameters", self.parameters, optimizer)
-        sizes, loss = self.layer_sizes, LOSSES[self.loss_name]
-        return sources.Checker(sizes[0], sizes[-1], self.dtype, loss, written, class_weight)
+        return _checks.optimizers.written("parameters", self.parameters, optimizer)
 
     def _decided(self, name: str, x: Any) -> np.ndarray:
         """The logits at finite inputs, if none is NaN."""

@@ -78,8 +78,8 @@ class Line:
     def show(self, done: int, loss: float, rows: int, others: str = "") -> None:
         """`done` batches of `rows` examples, the mean loss so far, and what else there is to say."""
         seconds = time.perf_counter() - self._start
-        rate = f", {_short(rows / seconds)} rows/s" if rows and seconds > 0 else ""
-        self._bar.set_postfix_str(f"loss {loss:.4f}{others}{rate}", refresh=False)
+        rate = f"{_short(rows / seconds)} rows/s, " if rows and seconds > 0 else ""
+        self._bar.set_postfix_str(f"{rate}loss {loss:.4f}{others}", refresh=False)
         self._bar.update(self._before + done - self._bar.n)
 
 

@@ -18,16 +18,16 @@ __all__ = ["Checker", "Sets", "sets"]
 _LARGE = 256 * 2**20  # bytes of examples that are not cast at once
 
 
-@dataclass(frozen=True)
+@dataclass
 class Checker:
-    """What examples have to be like for a network, and arrays that its training writes into."""
+    """What examples have to be like for a network, and arrays that its training writes into, as soon as they are known."""
 
     n_inputs: int
     n_outputs: int
     dtype: np.dtype
     loss: Loss
-    written: Sequence[np.ndarray]
-    class_weight: Any
+    class_weight: Any = None
+    written: Sequence[np.ndarray] = ()
 
     def examples(self, names: tuple[str, str, str], x: Any, t: Any, sample_weight: Any) -> Examples:
         """Checked and in the network's dtype, but for very many of another dtype; copied where training would write over them."""
@@ -43,7 +43,7 @@ class Checker:
         )
         if of_classes is not None:
             weights = of_classes if weights is None else weights * of_classes
-        return Examples(self._apart(inputs), self._apart(targets), weights)
+        return self.apart(Examples(inputs, targets, weights))
 
     def _large(self, name: str, x: Any) -> np.ndarray | None:
         """`x` as it is, if it is an array that would take very much memory in the network's dtype, and has another."""
@@ -60,8 +60,13 @@ class Checker:
             else None
         )
 
-    def _apart(self, array: np.ndarray) -> np.ndarray:
-        return array.copy() if any(np.may_share_memory(array, vector) for vector in self.written) else array
+    def apart(self, examples: Examples) -> Examples:
+        """Copies of what training would write over."""
+        x, t = (
+            array.copy() if any(np.may_share_memory(array, vector) for vector in self.written) else array
+            for array in examples[:2]
+        )
+        return examples._replace(x=x, t=t)
 
 
 @dataclass(frozen=True)

@@ -71,6 +71,8 @@ def run(options: argparse.Namespace) -> int:
     report(f"network: {shape(pipeline.net)}")
 
     history = _fit(pipeline, table, rows, options)
+    if history.stopped == "interrupted":
+        raise KeyboardInterrupt
     seconds = sum(history.seconds)
     epochs = plural(len(history), "epoch")
     report(f"trained on {plural(len(rows), 'row')}: {epochs}, loss {history.loss[-1]:.4g}, {seconds:.2f} s")
