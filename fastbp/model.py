@@ -45,6 +45,7 @@ from fastbp.history import History
 from fastbp.initializers import Initializer
 from fastbp.optimizers import OPTIMIZERS, SGD, Optimizer
 from fastbp.outputs import LOSSES
+from fastbp.parameters import Layout
 
 if TYPE_CHECKING:
     from fastbp._kernel_api import Network
@@ -52,7 +53,6 @@ if TYPE_CHECKING:
 __all__ = ["MLP", "Gradients"]
 
 _FORMAT = "fastbp.MLP"  # of files
-_ALIGNMENT = 64  # bytes: a cache line, and the widest vector register
 
 
 # What the engine was made from stays for life, and how to do what an assignment was meant to do.
@@ -100,7 +100,7 @@ class Gradients(NamedTuple):
 
 
 # What a network is made of: all other attributes are the user's, or a subclass's, and go along in its copies.
-_PARTS = {*_FIXED, "_engine", "_generator", "_dropout_seed"}
+_PARTS = {*_FIXED, "_engine", "_generator", "_dropout_seed", "_layout"}
 
 
 class MLP:
@@ -236,6 +236,7 @@ class MLP:
     ) -> None:
         """Check the arguments and keep them."""
         self.layer_sizes = _checks.networks.layer_sizes("layer_sizes", layer_sizes)
+        self._layout = Layout(self.layer_sizes)
         n_hidden = len(self.layer_sizes) - 2
         self.activations = _checks.networks.activations(activation, n_hidden, activations.ACTIVATIONS)
         self.activation = activation if isinstance(activation, str) else self.activations
@@ -250,8 +251,8 @@ class MLP:
     def _build(self) -> None:
         """Allocate the parameters, cut the views, start the engine. The parameters have no values yet."""
         n_threads = None if self.n_threads is None else _checks.threads(self.n_threads)
-        self.parameters = _aligned_empty(self._n_parameters(), self.dtype)
-        self.weights, self.biases = self._views(self.parameters)
+        self.parameters = self._layout.new_vector(self.dtype)
+        self.weights, self.biases = self._layout.views(self.parameters)
         self._start(_backend.kernels.Network, n_threads)
         _models.add(self)
 
@@ -271,24 +272,6 @@ class MLP:
             self._dropout_seed,
             self.label_smoothing,
         )
-
-    def _n_parameters(self) -> int:
-        return sum((i + 1) * o for i, o in self._layers())
-
-    def _layers(self) -> list[tuple[int, int]]:
-        """(I, O) of each layer."""
-        return list(zip(self.layer_sizes[:-1], self.layer_sizes[1:], strict=True))
-
-    def _views(self, flat: np.ndarray) -> tuple[tuple[np.ndarray, ...], tuple[np.ndarray, ...]]:
-        """The weights (I, O) and biases (O,) of each layer in a vector laid out like the parameters."""
-        weights, biases = [], []
-        start = 0
-        for i, o in self._layers():
-            middle, end = start + i * o, start + (i + 1) * o
-            weights.append(flat[start:middle].reshape(i, o))
-            biases.append(flat[middle:end])
-            start = end
-        return tuple(weights), tuple(biases)
 
     def _draw_weights(self, init: str | Initializer) -> None:
         """Initial weights, drawn in float64 so that a seed means the same network in both dtypes."""
@@ -416,10 +399,10 @@ class MLP:
         inputs, targets = self._examples("x", x, "t", t)
         flat = np.zeros(self.parameters.shape, self.dtype)
         if not len(inputs):
-            return Gradients(float("nan"), *self._views(flat))
+            return Gradients(float("nan"), *self._layout.views(flat))
         weights = _checks.networks.example_weights("sample_weight", sample_weight, len(inputs))
         loss, _ = self._engine.gradient(inputs, targets, weights, flat)
-        return Gradients(loss, *self._views(flat))
+        return Gradients(loss, *self._layout.views(flat))
 
     def predict(self, X: ArrayLike) -> np.ndarray:
         """What the network takes the examples `X` (N, I) to be.
@@ -665,7 +648,7 @@ class MLP:
         config = self._configuration()
         del config["n_threads"]
         config |= {"dtype": self.dtype.name, "generator": self._random_state().bit_generator.state}
-        return config, self._named(self._engine.snapshot())
+        return config, self._layout.named(self._engine.snapshot())
 
     @classmethod
     def _from_config_and_arrays(
@@ -709,30 +692,13 @@ class MLP:
         return described
 
     def _restore(self, arrays: dict[str, np.ndarray], generator: np.random.Generator) -> None:
-        """Complete a network that is configured and nothing else. The values of `arrays` are copied: they are those of
-        :meth:`_named`, or ``parameters``, the whole vector."""
-        sizes = self._layers()
-        expected: dict[str, tuple[int, ...]] = {f"weights.{k}": size for k, size in enumerate(sizes)}
-        expected |= {f"biases.{k}": (o,) for k, (_, o) in enumerate(sizes)}
-        if "parameters" in arrays:
-            expected = {"parameters": (self._n_parameters(),)}
-        if arrays.keys() != expected.keys():
-            raise ValueError(f"arrays: got {', '.join(arrays):.200}, expected {', '.join(expected):.200}")
-        for name, shape in expected.items():  # compared before anything of that size is allocated
-            array = arrays[name]
-            if array.shape != shape or array.dtype != self.dtype:
-                raise ValueError(f"{name}: got {array.dtype} {array.shape}, expected {self.dtype} {shape}")
+        """Complete a network that is configured and nothing else, with copies of the values of `arrays`."""
+        self._layout.check(arrays, self.dtype)  # before anything of that size is allocated
         self._build()
-        views = {"parameters": self.parameters} | self._named(self.parameters)
+        views = {"parameters": self.parameters} | self._layout.named(self.parameters)
         for name, array in arrays.items():
             views[name][...] = array
         self._generator = generator
-
-    def _named(self, flat: np.ndarray) -> dict[str, np.ndarray]:
-        """The arrays of a file: the weights (I, O) and biases (O,) of each layer, as views into a vector of all."""
-        weights, biases = self._views(flat)
-        named = {f"weights.{k}": array for k, array in enumerate(weights)}
-        return named | {f"biases.{k}": array for k, array in enumerate(biases)}
 
     def _random_state(self) -> np.random.Generator:
         """A copy of the generator, from which another thread may be drawing numbers."""
@@ -754,10 +720,13 @@ class MLP:
             setattr(self, name, value)
 
     def __repr__(self) -> str:
-        return (
+        options = {"dropout": any(self.dropout) and self.dropout, "label_smoothing": self.label_smoothing}
+        more = "".join(f", {name}={value!r}" for name, value in options.items() if value)
+        head = (
             f"MLP({list(self.layer_sizes)}, activation={self.activation!r}, loss={self.loss_name!r}, "
-            f"dtype={self.dtype.name!r})"
+            f"dtype={self.dtype.name!r}{more})"
         )
+        return f"{head}\n{self._layout.table((*self.activations, 'identity'))}"
 
     # Between the user and the engine ------------------------------------------------------------------------
 
@@ -809,11 +778,3 @@ def _restart_in_child() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_restart_in_child)
-
-
-def _aligned_empty(size: int, dtype: np.dtype) -> np.ndarray:
-    """An uninitialized vector whose first element lies on a multiple of 64 bytes."""
-    n_bytes = size * dtype.itemsize
-    buffer = np.empty(n_bytes + _ALIGNMENT, np.uint8)
-    start = -buffer.ctypes.data % _ALIGNMENT
-    return buffer[start : start + n_bytes].view(dtype)

@@ -787,5 +787,12 @@ def test_the_memory_of_one_large_call_is_given_back(backend):
 
 def test_repr_makes_such_a_network():
     net = MLP((3, 5, 2), activation="relu", loss="squared_error", dtype=np.float64)
-    assert repr(net) == "MLP([3, 5, 2], activation='relu', loss='squared_error', dtype='float64')"
-    assert repr(eval(repr(net))) == repr(net)
+    head, *table = repr(net).split("\n")
+    assert head == "MLP([3, 5, 2], activation='relu', loss='squared_error', dtype='float64')"
+    assert repr(eval(head)) == repr(net)
+    assert table == [
+        "layer  activation  inputs  outputs  parameters",
+        "    1  relu             3        5          20",
+        "    2  identity         5        2          12",
+        "                                            32",
+    ]
