@@ -26,6 +26,7 @@ from fastbp.gradient_check import check_gradient
 from fastbp.history import History
 from fastbp.last_layer import LastLayerGrad, linear_softmax_cross_entropy
 from fastbp.layers import WeightGrad, linear, linear_backward_input, linear_backward_weight
+from fastbp.lbfgs import LBFGS
 from fastbp.losses import (
     LossGrad,
     huber,
@@ -40,6 +41,7 @@ from fastbp.model import MLP, Gradients
 from fastbp.optimizers import SGD, Adam, adam_update, sgd_update
 
 __all__ = [
+    "LBFGS",
     "MLP",
     "SGD",
     "Adam",

@@ -34,6 +34,7 @@ from fastbp import (
     checkpoints,
     evaluation,
     initializers,
+    lbfgs,
     persistence,
     sources,
     training,
@@ -43,6 +44,7 @@ from fastbp.callbacks import Callback
 from fastbp.divergence import divergence
 from fastbp.history import History
 from fastbp.initializers import Initializer
+from fastbp.lbfgs import LBFGS
 from fastbp.optimizers import OPTIMIZERS, SGD, Optimizer
 from fastbp.outputs import LOSSES
 from fastbp.parameters import Layout
@@ -510,7 +512,7 @@ class MLP:
         *,
         epochs: int = 10,
         batch_size: int = 32,
-        optimizer: Optimizer | None = None,
+        optimizer: Optimizer | LBFGS | None = None,
         shuffle: bool = True,
         progress: bool = True,
         sample_weight: ArrayLike | None = None,
@@ -608,7 +610,10 @@ class MLP:
             validation_fraction,
             self._generator,
         )
-        check.written = self._written(optimizer)
+        if isinstance(optimizer, LBFGS):
+            lbfgs.check(settings, sets.batches, self.dropout, resume)
+        else:
+            check.written = self._written(optimizer)
         if isinstance(sets.batches, Arrays):
             sets.batches.examples = check.apart(sets.batches.examples)
         return training.fit(training.Run(self, optimizer, self._generator, settings, sets, start), resume)

@@ -14,11 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from fastbp import _checks, checkpoints
+from fastbp import _checks, checkpoints, lbfgs
 from fastbp.batches import Part
 from fastbp.divergence import divergence
 from fastbp.history import History, is_better
-from fastbp.optimizers import Optimizer
+from fastbp.lbfgs import LBFGS
 from fastbp.progress import Progress, Silence
 from fastbp.sources import Sets
 
@@ -59,7 +59,8 @@ class Run:
     """A training under way: see :class:`fastbp.callbacks.Training`."""
 
     network: Any
-    optimizer: Optimizer
+    optimizer: Any
+    """An Optimizer, or LBFGS."""
     generator: np.random.Generator
     settings: Settings
     sets: Sets
@@ -113,7 +114,9 @@ def fit(run: Run, resume: str | os.PathLike[str] | None) -> History:
         checkpoints.restore(resume, run)
     shown = Progress(run.epochs, run.sets.batches.n_batches) if run.settings.progress else Silence()
     try:
-        while run.epoch < run.epochs and not run.history.stopped:
+        if isinstance(run.optimizer, LBFGS):
+            _minimise(run, shown)
+        while not isinstance(run.optimizer, LBFGS) and run.epoch < run.epochs and not run.history.stopped:
             if _epoch(run, shown):
                 _look(run)
                 run.tell("epoch_end")
@@ -126,6 +129,25 @@ def fit(run: Run, resume: str | os.PathLike[str] | None) -> History:
         run.network.parameters[:] = mean
     run.tell("fit_end")
     return run.history
+
+
+def _minimise(run: Run, shown: Progress | Silence) -> None:
+    """All epochs, where each is an iteration of L-BFGS."""
+
+    def after(loss: float, seconds: float) -> bool:
+        run.epoch, run.loss = run.epoch + 1, loss
+        run.history.loss.append(loss)
+        run.history.seconds.append(seconds)
+        _look(run)
+        with shown.epoch(run.epoch) as line:
+            if line is not None:
+                line.show(1, loss, 0, _validation_so_far(run.history))
+        run.tell("epoch_end")
+        _watch_the_clock(run)
+        return bool(run.history.stopped)
+
+    if run.epochs:
+        lbfgs.minimise(run, after)
 
 
 def _epoch(run: Run, shown: Progress | Silence) -> bool:
