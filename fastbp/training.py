@@ -84,10 +84,10 @@ class Run:
     @property
     def parameters(self) -> np.ndarray:
         """Those by which validation is done: the running mean, where the optimizer keeps one."""
-        own: np.ndarray = self.network.parameters
-        if self.optimizer.average is None or not self.optimizer.steps:
-            return own
-        return self.optimizer.state(own)["average"]
+        vector: np.ndarray = self.network.parameters
+        if self.optimizer.average is not None and self.optimizer.steps:
+            vector = self.optimizer.state(vector)["average"]
+        return vector
 
     def stop(self, reason: str) -> None:
         """End the training after this batch or epoch."""

@@ -7,6 +7,7 @@
 #include "rows/many_classes.h"
 #include "rows/softmax_cross_entropy.h"
 #include "rows/softmax_cross_entropy_options.h"
+#include "rows/cross_entropy.h"
 #include "rows/elementwise_errors.h"
 #include "rows/dropout.h"
 #include "rows/updates.h"

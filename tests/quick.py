@@ -34,12 +34,16 @@ ROOMS = {  # name: (whose files, which tests); * stands for folders, too
         "optimizers optimizer_calls",
     ),
     "network": (
-        "fastbp/model.py fastbp/outputs.py fastbp/_checks/networks.py fastbp/_kernels/network.* fastbp/_kernels/step.* "
+        "fastbp/model.py fastbp/parameters.py fastbp/outputs.py fastbp/_checks/networks.py fastbp/_kernels/network.* fastbp/_kernels/step.* "
         "src_c/memory/gather.h",
         "network_kernels model fit many_classes",
     ),
     "initializers": ("fastbp/initializers.py", "initializers"),
-    "training": ("fastbp/training.py", "fit"),
+    "training": (
+        "fastbp/training.py fastbp/batches.py fastbp/sources.py fastbp/callbacks.py fastbp/checkpoints.py fastbp/schedules.py "
+        "fastbp/history.py fastbp/progress.py fastbp/evaluation.py fastbp/divergence.py fastbp/lbfgs.py",
+        "fit lbfgs",
+    ),
     "files": ("fastbp/persistence.py", "persistence named_arrays hostile_files"),
     "checks": ("fastbp/_checks/*", "bad_calls both_ways outputs unusual_calls sizes losses_at_once"),
     "twin": ("fastbp/_reference/*", "by_hand twin_digits twin_edges twin_gradients twin_training"),
@@ -53,7 +57,7 @@ ROOMS = {  # name: (whose files, which tests); * stands for folders, too
     "gradient_check": ("fastbp/gradient_check.py", "gradient_check"),
     "data": ("fastbp/data/*", "data preparation"),
     "command_line": ("fastbp/cli/* fastbp/__main__.py", "cli cli_models"),
-    "docs": ("docs/*.md README.md examples/*", "docs"),
+    "docs": ("docs/*.md README.md examples/*", "docs walks"),
     "bench": ("bench/*", "bench"),
     "distribution": ("setup.py pyproject.toml MANIFEST.in fastbp/__pyinstaller/*", "distribution"),
     "harness": ("tests/conftest.py tests/pairs.py tests/quick.py tests/tolerances.py", "pairs regressions"),
