@@ -34,7 +34,8 @@ ROOMS = {  # name: (whose files, which tests); * stands for folders, too
         "optimizers optimizer_calls",
     ),
     "network": (
-        "fastbp/model.py fastbp/parameters.py fastbp/outputs.py fastbp/_checks/networks.py fastbp/_kernels/network.* fastbp/_kernels/step.* "
+        "fastbp/model.py fastbp/parameters.py fastbp/outputs.py "
+        "fastbp/_checks/networks.py fastbp/_kernels/network.* fastbp/_kernels/step.* "
         "src_c/memory/gather.h",
         "network_kernels model fit many_classes",
     ),

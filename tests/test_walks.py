@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from pathlib import Path
 
@@ -43,7 +44,7 @@ def test_each_step(step):
 def test_each_step_leads_to_the_next():
     """A name in the line by which one goes down is known in the next file."""
     for walk in WALKS:
-        for (_, _, line), (file, _, _) in zip(walk, walk[1:], strict=False):
+        for (_, _, line), (file, _, _) in itertools.pairwise(walk):
             text = (ROOT / file).read_text(encoding="utf-8")
             names = [name for name in re.findall(r"\w+", line) if len(name) > 1]
             assert any(re.search(rf"\b{name}\b", text) for name in names), f"{line} leads to {file}"
