@@ -37,7 +37,7 @@ from fastbp.losses import (
     squared_error,
 )
 from fastbp.model import MLP, Gradients
-from fastbp.optimizers import SGD, Adam, adam_update, sgd_update
+from fastbp.optimizers import SGD, Adam, RMSprop, adam_update, sgd_update
 
 __all__ = [
     "MLP",
@@ -48,6 +48,7 @@ __all__ = [
     "History",
     "LastLayerGrad",
     "LossGrad",
+    "RMSprop",
     "TargetIndexError",
     "WeightGrad",
     "__version__",
