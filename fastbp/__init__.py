@@ -37,7 +37,8 @@ from fastbp.losses import (
     squared_error,
 )
 from fastbp.model import MLP, Gradients
-from fastbp.optimizers import SGD, Adam, RMSprop, adam_update, sgd_update
+from fastbp.optimizers import SGD, Adam, RMSprop
+from fastbp.updates import adam_update, sgd_update
 
 __all__ = [
     "MLP",
