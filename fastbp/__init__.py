@@ -37,17 +37,20 @@ from fastbp.losses import (
     squared_error,
 )
 from fastbp.model import MLP, Gradients
-from fastbp.optimizers import SGD, Adam, RMSprop
+from fastbp.optimizers import SGD, Adagrad, Adam, AdamW, Lion, RMSprop
 from fastbp.updates import adam_update, sgd_update
 
 __all__ = [
     "MLP",
     "SGD",
+    "Adagrad",
     "Adam",
+    "AdamW",
     "DivergenceError",
     "Gradients",
     "History",
     "LastLayerGrad",
+    "Lion",
     "LossGrad",
     "RMSprop",
     "TargetIndexError",

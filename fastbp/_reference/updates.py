@@ -44,6 +44,14 @@ def rmsprop(g, rates, step, state):
     return d if b is None else b
 
 
+def adagrad(g, rates, step, state):
+    """v <- v + g²; d = g / (sqrt(v) + ε)."""
+    (epsilon,), (v, *_) = rates, state
+    v[...] = v + g * g
+    _at_rest(v, np.abs(g) < np.finfo(v.dtype).tiny)
+    return g / (np.sqrt(v) + epsilon)
+
+
 def adam(g, rates, step, state):
     """d = m̂ / (sqrt(v̂) + ε), from running means of g and g², each over its total weight 1 - β^step; AMSGrad: the largest v."""
     (beta_1, beta_2, epsilon), (m, v, largest, *_) = rates, state
@@ -57,7 +65,16 @@ def adam(g, rates, step, state):
     return m / (1.0 - beta_1**step) / (np.sqrt(v / (1.0 - beta_2**step)) + epsilon)
 
 
-RULES = {rule.__name__: rule for rule in (sgd, rmsprop, adam)}
+def lion(g, rates, step, state):
+    """d is the sign of β₁ m + (1-β₁) g; m <- β₂ m + (1-β₂) g."""
+    (beta_1, beta_2), (m, *_) = rates, state
+    d = np.sign(beta_1 * m + (1.0 - beta_1) * g)
+    m[...] = beta_2 * m + (1.0 - beta_2) * g
+    _at_rest(m)
+    return d
+
+
+RULES = {rule.__name__: rule for rule in (sgd, rmsprop, adagrad, adam, lion)}
 
 
 @quiet
