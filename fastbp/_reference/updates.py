@@ -61,7 +61,9 @@ def adam(g, rates, step, state):
     _at_rest(m)
     _at_rest(v, rests)
     if largest is not None:
-        v = largest[...] = np.maximum(largest, v)
+        largest[...] = np.maximum(largest, v)
+        _at_rest(largest, rests)
+        v = largest
     return m / (1.0 - beta_1**step) / (np.sqrt(v / (1.0 - beta_2**step)) + epsilon)
 
 

@@ -91,7 +91,10 @@ static ALWAYS_INLINE vec adam_step(const fbp_update *u, const constants *c, vec 
     const mask rests = is_subnormal(m);
     state[0] = m = at_rest(rests, m);
     state[1] = v = v_select(rests, at_rest(is_subnormal(v), v), v);
-    if (c->has[2]) state[2] = v = v_max(state[2], v);
+    if (c->has[2]) {
+        v = v_max(state[2], v);
+        state[2] = v = v_select(rests, at_rest(is_subnormal(v), v), v);
+    }
     return v_div(m, v_fma(v_sqrt(v), c->root, c->rate[ADAM_EPSILON]));
 }
 
