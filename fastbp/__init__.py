@@ -38,18 +38,23 @@ from fastbp.losses import (
     squared_error,
 )
 from fastbp.model import MLP, Gradients
-from fastbp.optimizers import SGD, Adam, adam_update, sgd_update
+from fastbp.optimizers import SGD, Adagrad, Adam, AdamW, Lion, RMSprop
+from fastbp.updates import adam_update, sgd_update
 
 __all__ = [
     "LBFGS",
     "MLP",
     "SGD",
+    "Adagrad",
     "Adam",
+    "AdamW",
     "DivergenceError",
     "Gradients",
     "History",
     "LastLayerGrad",
+    "Lion",
     "LossGrad",
+    "RMSprop",
     "TargetIndexError",
     "WeightGrad",
     "__version__",

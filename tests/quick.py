@@ -29,7 +29,7 @@ ROOMS = {  # name: (whose files, which tests); * stands for folders, too
         "linear_softmax_cross_entropy many_classes",
     ),
     "optimizers": (
-        "fastbp/optimizers.py fastbp/_checks/optimizers.py fastbp/_reference/updates.py "
+        "fastbp/optimizers/* fastbp/updates.py fastbp/_checks/optimizers.py fastbp/_reference/updates.py "
         "src_c/rows/updates.h src_c/updates.def fastbp/_kernels/optimizer.*",
         "optimizers optimizer_calls",
     ),

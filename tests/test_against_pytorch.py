@@ -1,4 +1,4 @@
-"""The errors and activations that PyTorch has too: the same numbers and gradients in float64, for every option that both have.
+"""What PyTorch has too: the same errors, activations, gradients and updates in float64, for every option that both have.
 
 Where PyTorch answers otherwise, a test at the end of this file names the difference: in what a mean divides by, at extremes where
 its formula makes NaN of 0 · inf, and where it loses the digits of a small error.
@@ -6,6 +6,7 @@ its formula makes NaN of 0 · inf, and where it loses the digits of a small erro
 
 from __future__ import annotations
 
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -13,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from tolerances import ACTIVATIONS, FROM_INPUT, NO_WORSE, UNDERFLOW, sum_of
+from tolerances import ACTIVATIONS, FROM_INPUT, NO_WORSE, UNDERFLOW, many_updates, sum_of
 
 import fastbp
 
@@ -239,6 +240,89 @@ def test_activation(name):
     slope = fastbp.activation_backward(name, np.ones_like(x), x if name in FROM_INPUT else y)
     for ours, expected in ((y, theirs.loss), (slope, theirs.grad)):
         assert (np.abs(ours - expected) <= 2 * NO_WORSE * EPS * (1 + np.abs(x))).all()
+
+
+# -- optimizers ----------------------------------------------------------------------------------------------------------------
+
+ADAMS = (
+    {},
+    {"amsgrad": True},
+    {"beta_1": 0.5, "beta_2": 0.9, "epsilon": 0.1},
+    {"weight_decay": 0.0},
+    {"weight_decay": 0.5},
+)
+UPDATES = {
+    fastbp.SGD: (
+        {},
+        {"momentum": 0.9},
+        {"momentum": 0.9, "nesterov": True},
+        {"weight_decay": 0.5},
+        {"momentum": 0.9, "nesterov": True, "weight_decay": 0.5},
+    ),
+    fastbp.RMSprop: (
+        {},
+        {"centered": True},
+        {"momentum": 0.9},
+        {"alpha": 0.5, "epsilon": 0.1, "weight_decay": 0.5},
+        {"momentum": 0.9, "centered": True, "weight_decay": 0.5},
+    ),
+    fastbp.Adagrad: ({}, {"weight_decay": 0.5}, {"epsilon": 0.1}),
+    fastbp.Adam: ADAMS,
+    fastbp.AdamW: ADAMS,
+}
+THEIR_NAMES = {"learning_rate": "lr", "epsilon": "eps"}
+
+
+def by_pytorch(optimizer, w):
+    """A function that updates w (P,) by a gradient, with the options of this optimizer of ours."""
+    options = {name: getattr(optimizer, name) for name in (*optimizer.rates, *optimizer.options)}
+    options = {THEIR_NAMES.get(name, name): value for name, value in options.items()}
+    if "beta_1" in options:
+        options["betas"] = options.pop("beta_1"), options.pop("beta_2")
+    parameters = torch.tensor(w, requires_grad=True)
+    theirs = getattr(torch.optim, type(optimizer).__name__)([parameters], **options)
+
+    def update(g):
+        parameters.grad = torch.tensor(g)
+        theirs.step()
+        return parameters.detach().numpy()
+
+    return update
+
+
+def by_hand(lion, w):
+    """The same of Lion, which PyTorch has not."""
+    w, m = w.copy(), np.zeros_like(w)
+
+    def update(g):
+        w[:] -= lion.learning_rate * lion.weight_decay * w
+        w[:] -= lion.learning_rate * np.sign(lion.beta_1 * m + (1 - lion.beta_1) * g)
+        m[:] = lion.beta_2 * m + (1 - lion.beta_2) * g
+        return w
+
+    return update
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        *(partial(kind, **options) for kind, ways in UPDATES.items() for options in ways),
+        *(
+            partial(fastbp.Lion, **options)
+            for options in ({}, {"beta_1": 0.5, "beta_2": 0.7, "weight_decay": 0.5})
+        ),
+    ],
+    ids=lambda make: f"{make.func.__name__}-{make.keywords}",
+)
+def test_updates(make):
+    """Step by step, by gradients of many sizes."""
+    rng, optimizer = np.random.default_rng(0), make()
+    w = rng.standard_normal(31)
+    theirs = (by_hand if isinstance(optimizer, fastbp.Lion) else by_pytorch)(optimizer, w)
+    for step in range(1, 26):
+        g = rng.standard_normal(31) * 10.0 ** rng.integers(-3, 1, 31)
+        optimizer.update(w, g)
+        assert (np.abs(w - theirs(g)) <= many_updates(step) * EPS * np.maximum(1, np.abs(w))).all()
 
 
 # -- where PyTorch answers otherwise -------------------------------------------------------------------------------------------

@@ -188,10 +188,13 @@ def test_every_primitive_opens_with_what_it_assumes() -> None:
     assert set(primitives) - set(opening.findall(bodies)) == WITHOUT_ASSUMPTIONS
 
 
-def test_every_error_of_the_list_has_its_line() -> None:
+@pytest.mark.parametrize(("of", "line"), [("error", "ERROR"), ("update", "UPDATE")])
+def test_every_row_of_the_lists_has_its_line(of: str, line: str) -> None:
     """In the table of tests/c/test_kernels.c."""
-    listed = re.findall(r"^FBP_ERROR\(\w+, (\w+)", (SOURCE / "errors.def").read_text(), re.MULTILINE)
-    tested = re.findall(r"^    ERROR\((\w+)", (ROOT / "tests/c/test_kernels.c").read_text(), re.MULTILINE)
+    listed = re.findall(
+        rf"^FBP_{line}\((?:[A-Z_]+, )?([a-z_]+)", (SOURCE / f"{of}s.def").read_text(), re.MULTILINE
+    )
+    tested = re.findall(rf"^    {line}\((\w+)", (ROOT / "tests/c/test_kernels.c").read_text(), re.MULTILINE)
     assert tested == listed
 
 

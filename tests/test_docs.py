@@ -25,7 +25,7 @@ PAGES = [page for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.m
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 MODULES = ["fastbp"] + [
     module.name
-    for package in (fastbp, fastbp.data)
+    for package in (fastbp, fastbp.data, fastbp.optimizers)
     for module in pkgutil.iter_modules(package.__path__, f"{package.__name__}.")
     if not module.name.split(".")[-1].startswith("_") or module.name.split(".")[-1] == "_config"
 ]

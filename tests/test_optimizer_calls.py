@@ -16,6 +16,7 @@ from good_calls import F32, F64, refused, same, values, zeros
 from interrupts import interrupt, needs_signals
 
 import fastbp
+from fastbp.optimizers import OPTIMIZERS
 
 pytestmark = pytest.mark.usefixtures("backend")
 
@@ -40,13 +41,28 @@ def test_parameters_are_one_vector_of_floats() -> None:
         refused(error, message, fastbp.Adam().update, parameters=value, gradient=zeros(6))
 
 
-OPTIMIZER_RATES = [
-    *((fastbp.SGD, name) for name in ("learning_rate", "momentum", "nesterov", "weight_decay")),
-    *((fastbp.Adam, name) for name in ("learning_rate", "beta_1", "beta_2", "epsilon", "weight_decay")),
+KINDS = sorted(OPTIMIZERS, key=lambda kind: kind.__name__)
+RATES = [(kind, name) for kind in KINDS for name in kind.rates]
+EVERY_STATE = [
+    fastbp.SGD(momentum=0.9),
+    fastbp.RMSprop(momentum=0.9, centered=True),
+    fastbp.Adagrad(),
+    fastbp.Adam(amsgrad=True),
+    fastbp.AdamW(amsgrad=True, average=0.9),
+    fastbp.Lion(),
 ]
 
 
-@pytest.mark.parametrize(("kind", "name"), OPTIMIZER_RATES)
+def test_every_state_is_here() -> None:
+    assert {type(optimizer) for optimizer in EVERY_STATE} == OPTIMIZERS
+    for optimizer in map(copy.deepcopy, EVERY_STATE):
+        assert {*optimizer.state(values(6))} >= {*optimizer.vectors}
+
+
+every_state = pytest.mark.parametrize("optimizer", EVERY_STATE, ids=repr)
+
+
+@pytest.mark.parametrize(("kind", "name"), RATES)
 def test_rates_are_checked_when_made_and_when_used(kind: type, name: str) -> None:
     with pytest.raises(TypeError, match=f"^{name}: got str, expected ") as made:
         kind(**{name: "much"})
@@ -58,7 +74,7 @@ def test_rates_are_checked_when_made_and_when_used(kind: type, name: str) -> Non
 
 
 @pytest.mark.parametrize(
-    ("kind", "name"), [rate for rate in OPTIMIZER_RATES if rate[1] in ("learning_rate", "weight_decay")]
+    ("kind", "name"), [rate for rate in RATES if rate[1] in ("learning_rate", "weight_decay")]
 )
 def test_rates_beyond_the_dtype_are_refused_where_it_is_known(kind: type, name: str) -> None:
     """Cast to float32 they would be infinite: inf · 0 is NaN where the gradient is 0."""
@@ -74,8 +90,8 @@ def test_rates_beyond_the_dtype_are_refused_where_it_is_known(kind: type, name: 
     assert (optimizer.steps, np.isfinite(net.parameters).all()) == (0, True)
 
 
-@pytest.mark.parametrize("optimizer", [fastbp.SGD(), fastbp.SGD(momentum=0.5), fastbp.Adam()], ids=repr)
-def test_a_count_that_is_none(optimizer: fastbp.SGD | fastbp.Adam) -> None:
+@pytest.mark.parametrize("optimizer", [fastbp.SGD(), *EVERY_STATE], ids=repr)
+def test_a_count_that_is_none(optimizer: fastbp.optimizers.Optimizer) -> None:
     optimizer, net, x, labels = (
         copy.deepcopy(optimizer),
         fastbp.MLP([3, 2], seed=0),
@@ -105,8 +121,8 @@ def test_nesterov_needs_momentum() -> None:
     assert fastbp.SGD(nesterov=True, momentum=0.5).hyper_parameters() == (0.1, 0.5, True, 0.0)
 
 
-@pytest.mark.parametrize("optimizer", [fastbp.SGD(momentum=0.9), fastbp.Adam()], ids=repr)
-def test_a_state_belongs_to_one_vector(optimizer: fastbp.SGD | fastbp.Adam) -> None:
+@every_state
+def test_a_state_belongs_to_one_vector(optimizer: fastbp.optimizers.Optimizer) -> None:
     optimizer, w = copy.deepcopy(optimizer), values(6)
     optimizer.update(w, values(6))
     kept = [vector.copy() for vector in optimizer.state(w).values()]
@@ -194,9 +210,11 @@ class WithMore(fastbp.Adam):
 
 
 @pytest.mark.parametrize("duplicate", COPIES)
-@pytest.mark.parametrize("kind", [fastbp.SGD, fastbp.Adam, WithMore])
-def test_copies_keep_all_and_go_on_by_themselves(duplicate: str, kind: type, tmp_path: Path) -> None:
-    optimizer = kind(0.5, **({"momentum": 0.9} if kind is fastbp.SGD else {}))
+@pytest.mark.parametrize("optimizer", [*EVERY_STATE, WithMore()], ids=repr)
+def test_copies_keep_all_and_go_on_by_themselves(
+    duplicate: str, optimizer: fastbp.optimizers.Optimizer, tmp_path: Path
+) -> None:
+    optimizer, kind = copy.deepcopy(optimizer), type(optimizer)
     w, gradient = values(6), values(6)
     optimizer.update(w, gradient)
     optimizer.note = ["of the user"]
@@ -216,14 +234,11 @@ def test_copies_keep_all_and_go_on_by_themselves(duplicate: str, kind: type, tmp
         twin.update(w, gradient)  # it has met one
 
 
-def test_a_state_that_cannot_be_written_changes_nothing() -> None:
-    for kind, name in (
-        (fastbp.SGD, "velocity"),
-        (fastbp.Adam, "first_moment"),
-        (fastbp.Adam, "second_moment"),
-    ):
-        optimizer = kind(**({"momentum": 0.9} if kind is fastbp.SGD else {}))
-        w = values(6)
+@every_state
+def test_a_state_that_cannot_be_written_changes_nothing(optimizer: fastbp.optimizers.Optimizer) -> None:
+    for name in optimizer.vectors:
+        optimizer, w = copy.deepcopy(optimizer), values(6)
+        optimizer.reset()
         optimizer.update(w, values(6))
         kept = [vector.copy() for vector in (w, *optimizer.state(w).values())]
         optimizer.state(w)[name].flags.writeable = False
@@ -234,14 +249,12 @@ def test_a_state_that_cannot_be_written_changes_nothing() -> None:
 
 
 @needs_signals
-@pytest.mark.parametrize(
-    "make", [lambda: fastbp.SGD(1.0), lambda: fastbp.SGD(1.0, momentum=0.5), lambda: fastbp.Adam()]
-)
-def test_an_interrupted_update_is_counted_if_it_was_made(make: Callable[[], Any]) -> None:
-    optimizer, w, other, g = make(), np.zeros(2000), np.zeros(2000), np.ones(2000)
+@pytest.mark.parametrize("optimizer", [fastbp.SGD(1.0), *EVERY_STATE], ids=repr)
+def test_an_interrupted_update_is_counted_if_it_was_made(optimizer: fastbp.optimizers.Optimizer) -> None:
+    optimizer, by_hand = copy.deepcopy(optimizer), copy.deepcopy(optimizer)
+    w, other, g = np.zeros(2000), np.zeros(2000), np.ones(2000)
     interrupt(200, lambda: optimizer.update(w, g, n_threads=1))
     assert optimizer.steps > 0
-    by_hand = make()
     for _ in range(optimizer.steps):
         by_hand.update(other, g, n_threads=1)
     same([w, *optimizer.state(w).values()], [other, *by_hand.state(other).values()])
@@ -307,11 +320,16 @@ def test_defaults():
     """To the last bit: they are part of the contract, and a rate of another rounding would pass every other test."""
     adam = {"learning_rate": 1e-3, "beta_1": 0.9, "beta_2": 0.999, "epsilon": 1e-8, "weight_decay": 0.0}
     sgd = {"learning_rate": 0.1, "momentum": 0.0, "nesterov": False, "weight_decay": 0.0}
+    rmsprop = {"learning_rate": 1e-2, "alpha": 0.99, "epsilon": 1e-8, "momentum": 0.0, "weight_decay": 0.0}
     for function, defaults in (
         (fastbp.adam_update, adam),
-        (fastbp.Adam, adam),
+        (fastbp.Adam, adam | {"amsgrad": False}),
+        (fastbp.AdamW, adam | {"amsgrad": False, "weight_decay": 1e-2}),
         (fastbp.sgd_update, sgd),
         (fastbp.SGD, sgd),
+        (fastbp.RMSprop, rmsprop | {"centered": False}),
+        (fastbp.Adagrad, {"learning_rate": 1e-2, "epsilon": 1e-10, "weight_decay": 0.0}),
+        (fastbp.Lion, {"learning_rate": 1e-4, "beta_1": 0.9, "beta_2": 0.99, "weight_decay": 0.0}),
     ):
         given = inspect.signature(function).parameters
         assert {name: given[name].default for name in defaults} == defaults

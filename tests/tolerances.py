@@ -71,8 +71,23 @@ SMOOTHING = 4 * ROUNDING
 SGD = 10 * ROUNDING
 """w - η (g + λw + μ(μv + g + λw)): three rounded scalars and seven operations."""
 
+RMSPROP = 20 * ROUNDING
+"""w - η (μb + g/(sqrt(v - m²) + ε)): seven rounded scalars and thirteen operations on the longest path."""
+
+ADAGRAD = 10 * ROUNDING
+"""w - η g/(sqrt(v) + ε): three rounded scalars and seven operations."""
+
 ADAM = 20 * ROUNDING
 """w - η m̂/(sqrt(v̂) + ε): eight rounded scalars and twelve operations on the longest path."""
+
+LION = 10 * ROUNDING
+"""(1 - ηλ) w - η sign(βm + (1 - β)g): five rounded scalars and five operations."""
+
+
+def many_updates(n: int) -> float:
+    """Of n updates by a rule, one after the other, of parameters of the size of 1: each may add the error of the longest rule."""
+    return n * ADAM
+
 
 UNDERFLOW = 4.0
 """Below the normal range an error is absolute: a few times the smallest positive number."""
@@ -504,30 +519,90 @@ BOUNDS["in_small_blocks"] = linear_softmax_cross_entropy
 
 # -- optimizers: relative to the magnitudes of the terms -----------------------------------------------------------------------
 
-
-@_bound
-def sgd_update(a, r, fma):
-    g = np.abs(a.gradient) + a.weight_decay * np.abs(a.parameters)
-    velocity = g if a.velocity is None else a.momentum * np.abs(a.velocity) + g
-    step = g + a.momentum * velocity if a.nesterov else velocity
-    bounds = {"parameters": Bound(np.abs(a.parameters) + a.learning_rate * step, SGD)}
-    return bounds if a.velocity is None else bounds | {"velocity": Bound(velocity, SGD)}
+SQUARES = ("mean_square", "sum_of_squares", "second_moment", "largest_second_moment")
+"""The states of optimizers that are never negative."""
 
 
-@_bound
-def adam_update(a, r, fma):
-    """The step divides by sqrt(v̂), which passes on half of the relative error of v."""
-    g = np.abs(a.gradient) + a.weight_decay * np.abs(a.parameters)
+def _rule(coefficient: float, decoupled: bool = False) -> Callable:
+    """The bounds of an update from those of a rule: magnitudes of its step and of its states, for a gradient up to g."""
+
+    def bounds_of(rule: Callable) -> Callable:
+        def bounds(a, r, fma):
+            size, decay = np.abs(a.parameters), a.weight_decay * np.abs(a.parameters)
+            step, states = rule(a, r, np.abs(a.gradient) + (0 if decoupled else decay))
+            size = size + a.learning_rate * (step + (decay if decoupled else 0))
+            if a.kept is not None:
+                kept = a.kept if a.step > 1 else 0
+                states["average"] = kept * np.abs(a.average) + (1 - kept) * size
+            return {name: Bound(each, coefficient) for name, each in (states | {"parameters": size}).items()}
+
+        bounds.__name__ = rule.__name__
+        return _bound(bounds)
+
+    return bounds_of
+
+
+def _over_root(g: Array, square: Array, square_size: Array, epsilon: float) -> Array:
+    """g / (sqrt(v) + ε): the root passes on half of the relative error of v."""
+    return g / (np.sqrt(square) + epsilon) * (1 + square_size / np.where(square > 0, square, 1))
+
+
+@_rule(SGD)
+def sgd(a, r, g):
+    if a.velocity is None:
+        return g, {}
+    velocity = a.momentum * np.abs(a.velocity) + g
+    return (g + a.momentum * velocity if a.nesterov else velocity), {"velocity": velocity}
+
+
+@_rule(RMSPROP)
+def rmsprop(a, r, g):
+    """v - m² may cancel, if it is centred."""
+    sizes = {"mean_square": a.alpha * a.mean_square + (1 - a.alpha) * g * g}
+    spread, spread_size = r.mean_square, sizes["mean_square"]
+    if a.mean is not None:
+        sizes["mean"] = a.alpha * np.abs(a.mean) + (1 - a.alpha) * g
+        spread, spread_size = spread - r.mean**2, spread_size + sizes["mean"] ** 2
+    step = _over_root(g, spread, spread_size, a.epsilon)
+    if a.velocity is not None:
+        step = sizes["velocity"] = a.momentum * np.abs(a.velocity) + step
+    return step, sizes
+
+
+@_rule(ADAGRAD)
+def adagrad(a, r, g):
+    size = a.sum_of_squares + g * g
+    return _over_root(g, r.sum_of_squares, size, a.epsilon), {"sum_of_squares": size}
+
+
+def _adam(a: SimpleNamespace, r: SimpleNamespace, g: Array) -> tuple[Array, dict[str, Array]]:
     first = a.beta_1 * np.abs(a.first_moment) + (1 - a.beta_1) * g
     second = a.beta_2 * a.second_moment + (1 - a.beta_2) * g * g
-    root = np.sqrt(r.second_moment / (1 - a.beta_2**a.step)) + a.epsilon
-    ratio = second / np.where(r.second_moment > 0, r.second_moment, 1)
-    step = a.learning_rate * first / (1 - a.beta_1**a.step) / root * (1 + ratio)
-    return {
-        "parameters": Bound(np.abs(a.parameters) + step, ADAM),
-        "first_moment": Bound(first, ADAM),
-        "second_moment": Bound(second, ADAM),
-    }
+    sizes, square = {"first_moment": first, "second_moment": second}, r.second_moment
+    if a.largest_second_moment is not None:
+        square = r.largest_second_moment
+        second = sizes["largest_second_moment"] = np.maximum(a.largest_second_moment, second)
+    bias = 1 - a.beta_2**a.step
+    return _over_root(first / (1 - a.beta_1**a.step), square / bias, second / bias, a.epsilon), sizes
+
+
+@_rule(ADAM)
+def adam(a, r, g):
+    return _adam(a, r, g)
+
+
+@_rule(ADAM, decoupled=True)
+def adamw(a, r, g):
+    return _adam(a, r, g)
+
+
+@_rule(LION, decoupled=True)
+def lion(a, r, g):
+    """The sign of what is nearer to 0 than its error may be the other one."""
+    to = a.beta_1 * a.mean + (1 - a.beta_1) * a.gradient
+    size = a.beta_1 * np.abs(a.mean) + (1 - a.beta_1) * g
+    flips = 2 * size / np.where(to != 0, np.abs(to), 1)
+    return 1 + flips, {"mean": a.beta_2 * np.abs(a.mean) + (1 - a.beta_2) * g}
 
 
 # -- a network: the bounds above, carried through the layers -------------------------------------------------------------------

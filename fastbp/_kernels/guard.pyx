@@ -15,7 +15,7 @@ from fastbp._kernels.step cimport gradient as form_gradient
 from fastbp._kernels.step cimport update_by
 
 cdef extern from "fastbp.h" nogil:
-    int FBP_UPDATE_sgd, FBP_UPDATE_adam
+    int FBP_UPDATE_rmsprop, FBP_UPDATE_adagrad, FBP_UPDATE_adam, FBP_UPDATE_lion
 
 cdef double LARGE_NUMBER = 1e15    # of a gradient, of what weight decay adds to it, or of a state of the optimizer
 cdef double LARGE_RATE = 1e3       # of a learning rate, by which Adam multiplies the first moment over its bias
@@ -30,6 +30,10 @@ cdef double epsilon_of(const fbp_update *u) noexcept nogil:
     """The least that the rule divides by"""
     if u.rule == FBP_UPDATE_adam:
         return u.rate[2]
+    if u.rule == FBP_UPDATE_rmsprop:
+        return u.rate[1]
+    if u.rule == FBP_UPDATE_adagrad:
+        return u.rate[0]
     return 1
 
 
@@ -39,6 +43,16 @@ cdef double longest_step(const fbp_update *u, double g, double *state) noexcept 
         state[0], state[1] = max(state[0], g), max(state[1], g * g)
         state[2] = max(state[2], state[1])
         return state[0] / epsilon_of(u)
+    if u.rule == FBP_UPDATE_rmsprop:
+        state[0], state[1] = max(state[0], g * g), max(state[1], g)
+        state[2] = u.rate[2] * state[2] + g / epsilon_of(u)
+        return state[2]
+    if u.rule == FBP_UPDATE_adagrad:
+        state[0] += g * g
+        return g / epsilon_of(u)
+    if u.rule == FBP_UPDATE_lion:
+        state[0] = max(state[0], g)
+        return 1
     state[0] = u.rate[0] * state[0] + g
     return g + u.rate[0] * state[0] if u.rate[1] != 0 else state[0]
 

@@ -27,6 +27,31 @@ def sgd(g, rates, step, state):
     return g + momentum * v if nesterov else v
 
 
+def rmsprop(g, rates, step, state):
+    """v <- α v + (1-α) g²; d = g / (sqrt(v) + ε), centred sqrt(v - m²) of the mean m; with momentum b <- μ b + d is the step."""
+    (alpha, epsilon, momentum), (v, m, b, *_) = rates, state
+    v[...] = alpha * v + (1.0 - alpha) * g * g
+    _at_rest(v, np.abs(g) < np.finfo(v.dtype).tiny)
+    spread = v
+    if m is not None:
+        m[...] = alpha * m + (1.0 - alpha) * g
+        _at_rest(m)
+        spread = np.maximum(v - m * m, 0.0)
+    d = g / (np.sqrt(spread) + epsilon)
+    if b is not None:
+        b[...] = momentum * b + d
+        _at_rest(b)
+    return d if b is None else b
+
+
+def adagrad(g, rates, step, state):
+    """v <- v + g²; d = g / (sqrt(v) + ε)."""
+    (epsilon,), (v, *_) = rates, state
+    v[...] = v + g * g
+    _at_rest(v, np.abs(g) < np.finfo(v.dtype).tiny)
+    return g / (np.sqrt(v) + epsilon)
+
+
 def adam(g, rates, step, state):
     """d = m̂ / (sqrt(v̂) + ε), from running means of g and g², each over its total weight 1 - β^step; AMSGrad: the largest v."""
     (beta_1, beta_2, epsilon), (m, v, largest, *_) = rates, state
@@ -36,11 +61,22 @@ def adam(g, rates, step, state):
     _at_rest(m)
     _at_rest(v, rests)
     if largest is not None:
-        v = largest[...] = np.maximum(largest, v)
+        largest[...] = np.maximum(largest, v)
+        _at_rest(largest, rests)
+        v = largest
     return m / (1.0 - beta_1**step) / (np.sqrt(v / (1.0 - beta_2**step)) + epsilon)
 
 
-RULES = {rule.__name__: rule for rule in (sgd, adam)}
+def lion(g, rates, step, state):
+    """d is the sign of β₁ m + (1-β₁) g; m <- β₂ m + (1-β₂) g."""
+    (beta_1, beta_2), (m, *_) = rates, state
+    d = np.sign(beta_1 * m + (1.0 - beta_1) * g)
+    m[...] = beta_2 * m + (1.0 - beta_2) * g
+    _at_rest(m)
+    return d
+
+
+RULES = {rule.__name__: rule for rule in (sgd, rmsprop, adagrad, adam, lion)}
 
 
 @quiet

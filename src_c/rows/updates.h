@@ -47,6 +47,38 @@ static ALWAYS_INLINE vec sgd_step(const fbp_update *u, const constants *c, vec g
     return u->rate[SGD_NESTEROV] != 0 ? v_fma(mu, v, g) : v;
 }
 
+/* mean square v; mean m if centred; velocity b with momentum μ:  v ← α v + (1-α) g²;  m ← α m + (1-α) g;  d = g / (√(v - m²) + ε);
+ * b ← μ b + d;  d = b.   T. Tieleman & G. Hinton, Coursera: Neural networks for machine learning, lecture 6.5, 2012; centred as by
+ * A. Graves, https://arxiv.org/abs/1308.0850, 2013, with ε outside the root as PyTorch has it. */
+enum { RMSPROP_ALPHA, RMSPROP_EPSILON, RMSPROP_MOMENTUM };
+static ALWAYS_INLINE vec rmsprop_step(const fbp_update *u, const constants *c, vec g, vec *state)
+{
+    const vec alpha = c->rate[RMSPROP_ALPHA], rest = c->rest[RMSPROP_ALPHA];
+    (void)u;
+    vec v = v_fma(v_mul(rest, g), g, v_mul(alpha, state[0])), spread = v;
+    state[0] = v = v_select(is_subnormal(g), at_rest(is_subnormal(v), v), v);
+    if (c->has[1]) {
+        vec m = v_fma(rest, g, v_mul(alpha, state[1]));
+        state[1] = m = at_rest(is_subnormal(m), m);
+        spread = v_max(v_all(0), v_fma(v_negative(m), m, v)); /* which rounding could make negative */
+    }
+    vec d = v_div(g, v_add(v_sqrt(spread), c->rate[RMSPROP_EPSILON]));
+    if (!c->has[2]) return d;
+    vec b = v_fma(c->rate[RMSPROP_MOMENTUM], state[2], d);
+    return state[2] = at_rest(is_subnormal(b), b);
+}
+
+/* sum of squares v:  v ← v + g²;  d = g / (√v + ε).   J. Duchi, E. Hazan & Y. Singer, "Adaptive subgradient methods for online learning
+ * and stochastic optimization", JMLR 12, 2011, with ε as PyTorch has it. */
+enum { ADAGRAD_EPSILON };
+static ALWAYS_INLINE vec adagrad_step(const fbp_update *u, const constants *c, vec g, vec *state)
+{
+    (void)u;
+    vec v = v_fma(g, g, state[0]);
+    state[0] = v = v_select(is_subnormal(g), at_rest(is_subnormal(v), v), v);
+    return v_div(g, v_add(v_sqrt(v), c->rate[ADAGRAD_EPSILON]));
+}
+
 /* means m, v, and the largest v so far for AMSGrad:  m ← β₁ m + (1-β₁) g;  v ← β₂ v + (1-β₂) g²;  d = m / (√(v / bias₂) + ε), where
  * bias_i = 1 - β_i^t and η is over bias₁.   D. Kingma & J. Ba, "Adam: a method for stochastic optimization", 2015, algorithm 1;
  * AMSGrad: S. Reddi et al., "On the convergence of Adam and beyond", 2018. */
@@ -59,8 +91,23 @@ static ALWAYS_INLINE vec adam_step(const fbp_update *u, const constants *c, vec 
     const mask rests = is_subnormal(m);
     state[0] = m = at_rest(rests, m);
     state[1] = v = v_select(rests, at_rest(is_subnormal(v), v), v);
-    if (c->has[2]) state[2] = v = v_max(state[2], v);
+    if (c->has[2]) {
+        v = v_max(state[2], v);
+        state[2] = v = v_select(rests, at_rest(is_subnormal(v), v), v);
+    }
     return v_div(m, v_fma(v_sqrt(v), c->root, c->rate[ADAM_EPSILON]));
+}
+
+/* mean m:  d = the sign of β₁ m + (1-β₁) g, 0 at 0;  m ← β₂ m + (1-β₂) g.   X. Chen et al., "Symbolic discovery of optimization
+ * algorithms", 2023, https://arxiv.org/abs/2302.06675, algorithm 2. */
+enum { LION_BETA_1, LION_BETA_2 };
+static ALWAYS_INLINE vec lion_step(const fbp_update *u, const constants *c, vec g, vec *state)
+{
+    (void)u;
+    const vec to = v_fma(c->rate[LION_BETA_1], state[0], v_mul(c->rest[LION_BETA_1], g));
+    vec m = v_fma(c->rate[LION_BETA_2], state[0], v_mul(c->rest[LION_BETA_2], g));
+    state[0] = at_rest(is_subnormal(m), m);
+    return v_select(v_lt(v_all(0), to), v_all(1), v_select(v_lt(to, v_all(0)), v_all(-1), to)); /* NaN stays */
 }
 
 typedef vec (*update_step)(const fbp_update *u, const constants *c, vec g, vec *state);

@@ -302,23 +302,43 @@ static void expect_cross_entropy(problem *p)
     p->result = (estimate){error, total * row.log_size + excess_size + square * lse_size * lse_size, (exact)p->n};
 }
 
+static exact finite_or_infinite(exact x) { return x > type->largest ? INFINITY : x; }
 static void expect_update(problem *p) /* its size is that of the same formulas with every sign a plus */
 {
-    const exact mu = p->o.momentum, decay = p->o.decay, b1 = 0.9, b2 = 0.999, eta = p->o.step ? 0.001 : 0.1;
-    const exact unbias_1 = 1 - powl(b1, p->o.step), unbias_2 = 1 - powl(b2, p->o.step);
+    const exact mu = p->o.momentum, decay = p->o.decay, b1 = 0.9, b2 = 0.999, eta = 0.1;
+    const exact unbias_1 = 1 - powl(b1, p->o.step), unbias_2 = 1 - powl(b2, p->o.step), epsilon = 1e-8;
     for (fbp_size i = 0; i < p->n; i++) {
         exact w = in[1][i], m = in[2][i], v = in[3][i], g = in[0][i] + decay * w, g_size = fabsl(in[0][i]) + decay * fabsl(w);
-        exact next, next_size, step, step_size;
-        if (p->o.step == 0) { /* SGD */
-            next = mu * m + g, next_size = mu * fabsl(m) + g_size;
-            step = p->o.nesterov ? g + mu * next : next, step_size = p->o.nesterov ? g_size + mu * next_size : next_size;
-            if (mu == 0) next = m, next_size = 0; /* there is none, and nothing may be written */
-        } else {
+        exact next = m, next_size = fabsl(m), step = 0, step_size = 0, root; /* what is divided by, or has the sign */
+        switch (p->o.kind) {
+        case FBP_UPDATE_sgd:
+            if (mu != 0) next = mu * m + g, next_size = mu * fabsl(m) + g_size; /* else there is none, and nothing may be written */
+            step = mu == 0 ? g : p->o.nesterov ? g + mu * next : next;
+            step_size = mu == 0 ? g_size : p->o.nesterov ? g_size + mu * next_size : next_size;
+            break;
+        case FBP_UPDATE_rmsprop: /* b2 of the mean square, which is the first of its states, b1 of the velocity */
+            next = b2 * m + (1 - b2) * g * g, next_size = b2 * m + (1 - b2) * g_size * g_size;
+            root = sqrtl(finite_or_infinite(next)) + epsilon;
+            step = b1 * v + g / root, step_size = b1 * fabsl(v) + g_size / root * (1 + next_size / next);
+            want[2][i] = (estimate){step, step_size, 2};
+            break;
+        case FBP_UPDATE_adagrad:
+            next = m + g * g, next_size = m + g_size * g_size, root = sqrtl(finite_or_infinite(next)) + epsilon;
+            step = g / root, step_size = g_size / root * (1 + next_size / next);
+            break;
+        case FBP_UPDATE_adam:
             v = b2 * v + (1 - b2) * g * g;
-            exact divisor = unbias_1 * (sqrtl((v > type->largest ? INFINITY : v) / unbias_2) + (exact)1e-8);
+            root = unbias_1 * (sqrtl(finite_or_infinite(v) / unbias_2) + epsilon);
             next = b1 * m + (1 - b1) * g, next_size = b1 * fabsl(m) + (1 - b1) * g_size;
-            step = next / divisor, step_size = 2 * next_size / divisor;
+            step = next / root, step_size = 2 * next_size / root;
             want[2][i] = (estimate){v, b2 * in[3][i] + (1 - b2) * g_size * g_size, 2};
+            break;
+        case FBP_UPDATE_lion: /* a sign may flip where its argument is smaller than its error */
+            root = b1 * m + (1 - b1) * g;
+            step = root > 0 ? 1 : root < 0 ? -1 : root, step_size = 1;
+            if (isfinite(root)) step_size += 2 * (b1 * fabsl(m) + (1 - b1) * g_size) / fabsl(root);
+            next = b2 * m + (1 - b2) * g, next_size = b2 * fabsl(m) + (1 - b2) * g_size;
+            break;
         }
         want[0][i] = (estimate){w - eta * step, fabsl(w) + eta * step_size, 2};
         want[1][i] = (estimate){next, next_size, 2};
@@ -498,13 +518,16 @@ static double call(const problem *p, void **x, void **y)
         return k->elementwise_error_row(n, x[0], x[1], &(fbp_error){o.kind, o.weighted ? x[2] : NULL, o.smoothing, o.parameter},
                                         o.scale, y[0]);
     case is_update:
-        if (o.step > 0)
-            rates = (fbp_update){.rule = FBP_UPDATE_adam, .learning_rate = 0.001, .rate = {0.9, 0.999, 1e-8},
-                                 .bias = {1 - pow(0.9, o.step), 1 - pow(0.999, o.step)}};
-        else
-            rates = (fbp_update){.rule = FBP_UPDATE_sgd, .learning_rate = 0.1, .rate = {o.momentum, o.nesterov}, .bias = {1, 1}};
-        rates.weight_decay = o.decay, rates.gradient_scale = 1;
-        k->update(n, x[0], &rates, (void *[FBP_STATES]){o.step > 0 || o.momentum > 0 ? y[1] : NULL, o.step > 0 ? y[2] : NULL}, y[0]);
+        rates = (fbp_update){.rule = o.kind, .learning_rate = 0.1, .rate = {0.9, 0.999, 1e-8}, .bias = {1, 1}, .gradient_scale = 1};
+        rates.weight_decay = o.decay;
+        if (o.kind == FBP_UPDATE_sgd) rates.rate[0] = o.momentum, rates.rate[1] = o.nesterov;
+        if (o.kind == FBP_UPDATE_rmsprop) rates.rate[0] = 0.999, rates.rate[1] = 1e-8, rates.rate[2] = 0.9;
+        if (o.kind == FBP_UPDATE_adagrad) rates.rate[0] = 1e-8;
+        if (o.kind == FBP_UPDATE_adam) rates.bias[0] = 1 - pow(0.9, o.step), rates.bias[1] = 1 - pow(0.999, o.step);
+        void *state[FBP_STATES] = {o.kind == FBP_UPDATE_sgd && o.momentum == 0 ? NULL : y[1]};
+        if (o.kind == FBP_UPDATE_adam) state[1] = y[2];
+        if (o.kind == FBP_UPDATE_rmsprop) state[2] = y[2];
+        k->update(n, x[0], &rates, state, y[0]);
         break;
     case is_largest_magnitude: return k->largest_magnitude(n, x[0], y[0]);
     case is_sum_of_squares: return k->sum_of_squares(n, x[0]);
@@ -552,6 +575,7 @@ typedef struct {
 #define FUNCTION(name, KIND, bound) {name, is_activate, expect_elements, "z", 1, 1, bound, {{.kind = KIND}}, 1}
 #define SLOPE(name, KIND, inputs, bound) {name "'", is_activate_backward, expect_elements, inputs, 1, 3, bound, {{.kind = KIND}}, 0}
 #define ERROR(name, inputs, ...) {#name, is_elementwise_error_row, expect_elements, inputs, 1, 1, __VA_ARGS__, 0}
+#define UPDATE(name, inputs, outputs, ...) {"update, " #name, is_update, expect_update, inputs, outputs, UPDATES, __VA_ARGS__, 0}
 static const line LINES[] = {
     {"exp, by poisson_deviance", is_elementwise_error_row, expect_elements, "z0", 1, 1, EXP,
      {{.kind = FBP_POISSON_DEVIANCE, .scale = 1, .any_result = 1}}, 1},
@@ -596,10 +620,18 @@ static const line LINES[] = {
           {{.kind = FBP_HUBER, .scale = 0.3, .parameter = 1}, {.kind = FBP_HUBER, .scale = 1, .parameter = 0.3}}),
     ERROR(quantile, "zg", SUM + 3 * ROUNDING,
           {{.kind = FBP_QUANTILE, .scale = 0.3, .parameter = 0.5}, {.kind = FBP_QUANTILE, .scale = 1, .parameter = 0.9}}),
-    {"update, SGD", is_update, expect_update, "zgg", 2, UPDATES, 10 * ROUNDING, /* three scalars, seven operations */
-         {{0}, {.scale = 1, .momentum = 0.9}, {.scale = 1, .momentum = 0.9, .nesterov = 1, .decay = 0.01}}, 0},
-    {"update, Adam", is_update, expect_update, "zggw", 3, UPDATES, 20 * ROUNDING, /* eight scalars, twelve operations on the longest path */
-         {{.step = 1}, {.scale = 1, .step = 9}, {.scale = 1, .step = 999, .decay = 0.01}}, 0},
+    UPDATE(sgd, "zgg", 2, 10 * ROUNDING, /* three scalars, seven operations */
+           {{.kind = FBP_UPDATE_sgd}, {.kind = FBP_UPDATE_sgd, .momentum = 0.9},
+            {.kind = FBP_UPDATE_sgd, .momentum = 0.9, .nesterov = 1, .decay = 0.01}}),
+    UPDATE(rmsprop, "zgwg", 3, 20 * ROUNDING, /* seven scalars, thirteen operations on the longest path */
+           {{.kind = FBP_UPDATE_rmsprop}, {.kind = FBP_UPDATE_rmsprop, .decay = 0.01}}),
+    UPDATE(adagrad, "zgw", 2, 10 * ROUNDING, /* three scalars, seven operations */
+           {{.kind = FBP_UPDATE_adagrad}, {.kind = FBP_UPDATE_adagrad, .decay = 0.01}}),
+    UPDATE(adam, "zggw", 3, 20 * ROUNDING, /* eight scalars, twelve operations on the longest path */
+           {{.kind = FBP_UPDATE_adam, .step = 1}, {.kind = FBP_UPDATE_adam, .step = 9},
+            {.kind = FBP_UPDATE_adam, .step = 999, .decay = 0.01}}),
+    UPDATE(lion, "zgg", 2, 10 * ROUNDING, /* five scalars, five operations */
+           {{.kind = FBP_UPDATE_lion}, {.kind = FBP_UPDATE_lion, .decay = 0.01}}),
     LINE(dropout, expect_dropout, "z", 1, 1, 2 * ROUNDING, {{.scale = 0.3}, {.scale = 0.5}}),
     LINE(largest_magnitude, expect_one_number, "z", 0, 0, 0, {{0}}),
     LINE(sum_of_squares, expect_sum_of_squares, "g", 0, 0, 4 * ROUNDING, {{0}}),
