@@ -9,7 +9,7 @@ from libc.string cimport memset
 
 from fastbp._kernels.dispatch cimport fbp_kernels
 from fastbp._kernels.guard cimport Bounds, grow, may_overflow, measured, update_on_trial
-from fastbp._kernels.net cimport in_space
+from fastbp._kernels.net cimport in_space, step_work
 from fastbp._kernels.optimizer cimport set_step
 from fastbp._kernels.step cimport Loss, deltas, gradient_bound, largest_input, update
 from fastbp._kernels.team cimport fbp_team_share, poll
@@ -161,7 +161,8 @@ cdef int train_batches(Call *c, fbp_team *team) except -1 nogil:
     cdef Batch batch
     cdef Loss loss
     cdef Bounds most
-    cdef double next_report = 0
+    # Nanoseconds of work have a count of their own here: that of the looks at signals may run out within a batch each time.
+    cdef double next_report = 0, unreported = 0, work = step_work(c.net, min(c.batch_size, c.count))
     begin_step(c)
     most = measured(c.net, c.u)
     while c.start < c.count and not c.stopped:
@@ -177,7 +178,7 @@ cdef int train_batches(Call *c, fbp_team *team) except -1 nogil:
                 return 0
         c.start += batch.x.rows
         c.done += 1
-        if poll(&c.net.unpolled, 0) and c.report != NULL and now() >= next_report:
+        if poll(&unreported, work) and c.report != NULL and now() >= next_report:
             report(c)
             next_report = now() + REPORT_SECONDS
     return 0

@@ -71,8 +71,10 @@ cdef bint has_state(const Update *u) noexcept nogil:
 cdef Bounds measured(const Net *net, const Update *u) noexcept nogil:
     cdef Bounds most
     cdef int i
-    # of parameters that only shrink, by the decay of plain SGD or a decoupled one, nothing is to be known
-    cdef bint matters = u.weights.weight_decay != 0 and has_state(u) and not u.weights.decoupled
+    # Nothing is to be known of parameters that only shrink, by the decay of plain SGD or a decoupled one.
+    # A schedule may decay later.
+    cdef bint decays = u.weights.weight_decay != 0 or u.rates != NULL
+    cdef bint matters = decays and has_state(u) and not u.weights.decoupled
     most.w = largest_in(net, net.w if matters else NULL)
     for i in range(FBP_STATES):
         most.state[i] = 0 if i == FBP_AVERAGE else largest_in(net, u.state[i])

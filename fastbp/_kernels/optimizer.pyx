@@ -4,7 +4,7 @@ What a rule does with W parameters at a time is a primitive of src_c/rows/update
 holds for all of them: which numbers apply at a step, and to which parameters.
 """
 
-from libc.math cimport pow, sqrt
+from libc.math cimport NAN, isfinite, pow, sqrt
 from libc.stdint cimport int64_t
 from libc.string cimport memset
 
@@ -83,7 +83,8 @@ cdef void set_step(Update *u, int64_t step, Py_ssize_t of_call) noexcept nogil:
 
 
 cdef void set_norm(Update *u, double norm) noexcept nogil:
-    u.weights.gradient_scale = u.biases.gradient_scale = u.clip_norm / norm if norm > u.clip_norm else 1
+    cdef double scale = u.clip_norm / norm if norm > u.clip_norm else 1
+    u.weights.gradient_scale = u.biases.gradient_scale = scale if isfinite(norm) else NAN  # which makes no update
 
 
 # -- over threads ------------------------------------------------------------------------------------------------------------

@@ -115,7 +115,12 @@ class Network:
         if not math.isfinite(loss):
             return "loss"
         w, new = self.parameters.copy(), {name: vector.copy() for name, vector in state.items()}
-        norm = math.sqrt(float((gradient.astype(np.promote_types(gradient.dtype, np.float64)) ** 2).sum()))
+        with np.errstate(over="ignore"):
+            norm = math.sqrt(
+                float((gradient.astype(np.promote_types(gradient.dtype, np.float64)) ** 2).sum())
+            )
+        if clip_norm and not math.isfinite(norm):
+            return "gradient"
         scale = clip_norm / norm if 0.0 < clip_norm < norm else 1.0
         arrays = zip(*(self._segments(vector) for vector in (w, gradient, *new.values())), strict=True)
         for number, (part, g, *states) in enumerate(arrays):

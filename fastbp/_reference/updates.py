@@ -64,7 +64,8 @@ def adam(g, rates, step, state):
         largest[...] = np.maximum(largest, v)
         _at_rest(largest, rests)
         v = largest
-    return m / (1.0 - beta_1**step) / (np.sqrt(v / (1.0 - beta_2**step)) + epsilon)
+    root = np.sqrt(v) / np.sqrt(v.dtype.type(1.0 - beta_2**step))
+    return m / (root + epsilon) / (1.0 - beta_1**step)
 
 
 def lion(g, rates, step, state):
