@@ -31,13 +31,13 @@ ROOMS = {  # name: (whose files, which tests); * stands for folders, too
     "optimizers": (
         "fastbp/optimizers/* fastbp/updates.py fastbp/_checks/optimizers.py fastbp/_reference/updates.py "
         "src_c/rows/updates.h src_c/updates.def fastbp/_kernels/optimizer.*",
-        "optimizers optimizer_calls",
+        "optimizers optimizer_calls training_options",
     ),
     "network": (
         "fastbp/model.py fastbp/parameters.py fastbp/outputs.py "
         "fastbp/_checks/networks.py fastbp/_kernels/network.* fastbp/_kernels/step.* "
         "src_c/memory/gather.h",
-        "network_kernels model fit many_classes",
+        "network_kernels network_options model fit many_classes",
     ),
     "initializers": ("fastbp/initializers.py", "initializers"),
     "training": (
