@@ -6,7 +6,7 @@ import copy
 
 import numpy as np
 import pytest
-from training_data import BATCH, LABELS, N, OPTIONS, ROWS, WEIGHTS, YES, X, network, rounding, same
+from training_data import BATCH, LABELS, OPTIONS, ROWS, WEIGHTS, YES, N, X, network, rounding, same
 
 from fastbp import SGD, Adam
 from fastbp.outputs import LOSSES
