@@ -107,7 +107,7 @@ class Run:
             if method is None and event == "epoch_end" and callable(callback):
                 method = callback
             answer = None if method is None else method(self)
-            if isinstance(answer, (bool, np.bool_)) and answer:
+            if isinstance(answer, (bool, np.bool_)) and answer and event != "fit_end":
                 self.stop(f"a callback asked for it in epoch {self.epoch}")
 
 

@@ -25,6 +25,7 @@ cdef extern from "memory/gather.h" nogil:
                             double *most)
 
 cdef double REPORT_SECONDS = 0.1  # between two calls of `report`
+cdef double BATCH_WORK = 500  # nanoseconds that even the smallest batch takes, beside its products
 cdef Py_ssize_t GATHERED_BYTES = 64 * 1024  # that pay for handing them to another thread
 
 
@@ -177,7 +178,7 @@ cdef int train_batches(Call *c, fbp_team *team) except -1 nogil:
                 return 0
         c.start += batch.x.rows
         c.done += 1
-        if poll(&c.net.unpolled, 0) and c.report != NULL and now() >= next_report:
+        if poll(&c.net.unpolled, BATCH_WORK) and c.report != NULL and now() >= next_report:
             report(c)
             next_report = now() + REPORT_SECONDS
     return 0
