@@ -121,6 +121,10 @@ def restore(saved: Saved, run: Run) -> None:
     if saved.vectors.keys() != state.keys():
         got, expected = (", ".join(sorted(each)) for each in (saved.vectors, state))
         raise ValueError(f"resume: got {saved.path!r} with {got:.300}, expected {expected}")
+    lists = saved.history.columns().keys()
+    if saved.epoch and lists != set(run.lists):
+        got, expected = ", ".join(sorted(lists)), ", ".join(sorted(run.lists))
+        raise ValueError(f"resume: got {saved.path!r} with a history of {got}, expected {expected}")
     for name, vector in saved.vectors.items():
         if (vector.shape, vector.dtype) != (net.parameters.shape, net.parameters.dtype):
             raise _damaged(saved.path, f"{name}: {vector.dtype} {vector.shape}")
@@ -162,10 +166,10 @@ def _generator_state(state: Any) -> dict[str, Any]:
 
 
 def _history(arrays: dict[str, np.ndarray], epoch: int, best_epoch: Any) -> History:
-    history = History(**{name: array.tolist() for name, array in arrays.items()})
-    columns = history.columns()
-    if columns.keys() != arrays.keys() or any(array.shape != (epoch,) for array in arrays.values()):
-        raise ValueError(f"a history of other lists than {epoch} numbers each")
+    lists = {name for name, value in vars(History()).items() if isinstance(value, list)}
+    if not arrays.keys() <= lists or any(array.shape != (epoch,) for array in arrays.values()):
+        raise ValueError(f"a history that is not of {epoch} epochs")
+    history = History(**{name: array.astype(np.float64).tolist() for name, array in arrays.items()})
     if best_epoch is not None:
         history.best_epoch = _checks.integer("best_epoch", best_epoch, 1, epoch, "an epoch")
     return history

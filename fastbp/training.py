@@ -85,6 +85,14 @@ class Run:
         return self.settings.callbacks
 
     @property
+    def lists(self) -> list[str]:
+        """Those of the history that are filled."""
+        asked = any(_monitors(callback, "metric") for callback in self.callbacks)
+        metric = ["metric"] if asked and self.sets.training is not None else []
+        validation = [] if self.sets.validation is None else ["validation_loss", "validation_metric"]
+        return ["loss", "seconds", "learning_rate", *validation, *metric]
+
+    @property
     def parameters(self) -> np.ndarray:
         """Those by which validation is done: the running mean, where the optimizer keeps one."""
         vector: np.ndarray = self.network.parameters
@@ -236,7 +244,7 @@ def _look(run: Run, seconds: float) -> None:
     evaluate, sets = run.network._evaluate, run.sets
     row = {"loss": run.loss, "seconds": seconds}
     row["learning_rate"] = float(rate(max(run.optimizer.steps - 1, 0)) if callable(rate) else rate)
-    if sets.training is not None and any(_monitors(callback, "metric") for callback in run.callbacks):
+    if "metric" in run.lists and sets.training is not None:
         _, row["metric"] = evaluate(run.parameters, *sets.training).values()
     if sets.validation is not None:
         row["validation_loss"], row["validation_metric"] = evaluate(run.parameters, *sets.validation).values()
