@@ -401,7 +401,7 @@ def test_kills(tmp_path, suffix, request):
     for _ in range(50 if request.config.getoption("exhaustive") else 5):
         process = start(path, done)
         try:
-            code = process.wait(delay.uniform(0.3, 1.0) * long)
+            code = process.wait(delay.uniform(0.4, 1.0) * long)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
