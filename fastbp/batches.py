@@ -82,6 +82,8 @@ class Stream:
     batch_size = 0  # as they come
 
     def __init__(self, source: Any, check: Callable[..., Examples]) -> None:
+        if isinstance(source, np.ndarray):
+            raise TypeError("T: got None with X an array, expected one target for each row of X")
         if not callable(source) and not isinstance(source, Iterable):
             text = "an array with T, or an iterable of batches (x, t), or a function that returns an iterator"
             raise TypeError(f"X: got {type(source).__name__} without T, expected {text}")

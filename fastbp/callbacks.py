@@ -58,7 +58,7 @@ class Training(Protocol):
         """End the training after this batch or epoch."""
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write a checkpoint, from which ``fit(resume=path)`` goes on."""
+        """Write a checkpoint at the end of an epoch, from which ``fit(resume=path)`` goes on."""
 
 
 Callback: TypeAlias = Callable[[Training], Any] | Any
@@ -66,9 +66,6 @@ Callback: TypeAlias = Callable[[Training], Any] | Any
 
 def _latest(training: Training, monitor: str) -> float:
     values: list[float] = getattr(training.history, monitor)
-    if not values:
-        text = "a validation set: validation_data or validation_fraction"
-        raise ValueError(f"monitor: got {monitor} without one, expected {text}")
     return values[-1]
 
 
@@ -82,7 +79,7 @@ class EarlyStopping:
     patience : int >= 0, default 10
     min_delta : float >= 0, default 0
     restore_best : bool, default True
-        At the end, however it comes, the network gets the parameters of the best epoch.
+        At the end, or after Ctrl-C, the network gets the parameters of the best epoch.
     """
 
     def __init__(
@@ -103,20 +100,26 @@ class EarlyStopping:
         self.best_parameters: np.ndarray | None = None
 
     def fit_begin(self, training: Training) -> None:
-        self.best = self.best_epoch = self.best_parameters = None
-        self.waited = 0
+        if not training.epoch:
+            self.best = self.best_epoch = self.best_parameters = None
+            self.waited = 0
+        self._stop(training)  # a training that is resumed may have been over
 
     def epoch_end(self, training: Training) -> None:
         value = _latest(training, self.monitor)
         if is_better(self.monitor, value, self.best, self.min_delta):
+            parameters = training.parameters.copy() if self.restore_best else None
             self.best, self.best_epoch, self.waited = value, training.epoch, 0
-            if self.restore_best:
-                self.best_parameters = training.parameters.copy()
+            self.best_parameters = parameters
         else:
             self.waited += 1
         training.history.best_epoch = self.best_epoch
+        self._stop(training)
+
+    def _stop(self, training: Training) -> None:
         if self.waited and self.waited >= self.patience:
-            training.stop(f"{self.monitor} has not become better for {self.waited} epochs")
+            epochs = "an epoch" if self.waited == 1 else f"{self.waited} epochs"
+            training.stop(f"{self.monitor} has not become better for {epochs}")
 
     def fit_end(self, training: Training) -> None:
         if self.restore_best and self.best_parameters is not None:
@@ -155,7 +158,8 @@ class ReduceOnPlateau:
         self.waited = 0
 
     def fit_begin(self, training: Training) -> None:
-        self.best, self.waited = None, 0
+        if not training.epoch:
+            self.best, self.waited = None, 0
         if callable(training.optimizer.learning_rate):
             text = "a number, which a plateau can reduce"
             raise ValueError(f"optimizer: got a learning rate that is a function, expected {text}")
@@ -194,7 +198,8 @@ class Checkpoint:
         self.every = _checks.integer("every", every, 1, math.inf, "an integer >= 1")
 
     def epoch_end(self, training: Training) -> None:
-        if training.epoch % self.every == 0 or training.epoch == training.epochs:
+        is_last = training.epoch == training.epochs or training.history.stopped
+        if training.epoch % self.every == 0 or is_last:
             training.save(self.path)
 
 
@@ -204,11 +209,15 @@ class CSVLog:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = os.fspath(path)
 
+    def fit_begin(self, training: Training) -> None:
+        if training.epoch:  # it is resumed: the file may have lines of later epochs, which come again
+            training.history.to_csv(self.path)
+
     def epoch_end(self, training: Training) -> None:
+        if training.epoch == 1:
+            training.history.to_csv(self.path)
+            return
         columns = training.history.columns()
-        first = len(training.history) == 1
-        with open(self.path, "w" if first else "a", encoding="utf-8", newline="") as file:
-            writer = csv.writer(file)
-            if first:
-                writer.writerow(["epoch", *columns])
+        with open(self.path, "a", encoding="utf-8", newline="") as file:
+            writer = csv.writer(file, lineterminator="\n")
             writer.writerow([training.epoch, *(repr(values[-1]) for values in columns.values())])

@@ -55,9 +55,11 @@ class _Accuracy:
 
     def add(self, z: np.ndarray, t: np.ndarray, weights: np.ndarray) -> None:
         if self.by_class:
-            right = z.argmax(axis=1) == (t if t.ndim == 1 else t.argmax(axis=1))
+            found = z.argmax(axis=1)  # the first NaN of a row, if it has any: then no class is found
+            right = found == (t if t.ndim == 1 else t.argmax(axis=1))
+            right &= ~np.isnan(z[np.arange(len(z)), found])
         else:
-            right = ((z > 0) == (t > 0.5)).mean(axis=1)
+            right = (((z > 0) == (t > 0.5)) & ~np.isnan(z)).mean(axis=1)
         self.right += float(weights @ right)
         self.weight += float(weights.sum())
 
@@ -77,7 +79,7 @@ class _R2:
     def add(self, z: np.ndarray, t: np.ndarray, weights: np.ndarray) -> None:
         y, t = self.outputs(z, out=z.copy(), n_threads=1).astype(np.float64), t.astype(np.float64)
         if not self.weight:
-            self.first = t[0]
+            self.first = t[np.argmax(weights > 0)]
         shifted = t - self.first
         self.weight += float(weights.sum())
         self.sum = self.sum + weights @ shifted
@@ -89,5 +91,7 @@ class _R2:
             return math.nan
         spread = self.squares - self.sum**2 / self.weight
         with np.errstate(divide="ignore", invalid="ignore"):
-            each = np.where(spread > 0, 1 - self.missed / spread, (self.missed == 0).astype(np.float64))
+            each = np.where(
+                spread > 0, 1 - self.missed / spread, np.where(self.missed == 0, 1.0, self.missed * 0)
+            )
         return float(each.mean())

@@ -72,11 +72,16 @@ class History:
         lists = {each.name: getattr(self, each.name) for each in fields(self)}
         return {name: values for name, values in lists.items() if isinstance(values, list) and values}
 
+    def keep(self, epochs: int) -> None:
+        """Forget what there is of an epoch that was not completed: all but the first `epochs` entries."""
+        for values in self.columns().values():
+            del values[epochs:]
+
     def to_csv(self, path: str | os.PathLike[str]) -> None:
         """Write a header, then one line an epoch: its number and what there is of it."""
         columns = self.columns()
         with open(path, "w", encoding="utf-8", newline="") as file:
-            writer = csv.writer(file)
+            writer = csv.writer(file, lineterminator="\n")
             writer.writerow(["epoch", *columns])
             for epoch, row in enumerate(zip(*columns.values(), strict=True), start=1):
                 writer.writerow([epoch, *map(repr, row)])

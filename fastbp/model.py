@@ -40,7 +40,7 @@ from fastbp import (
     training,
 )
 from fastbp.batches import Arrays, Examples
-from fastbp.callbacks import Callback
+from fastbp.callbacks import MONITORED, Callback
 from fastbp.divergence import divergence
 from fastbp.history import History
 from fastbp.initializers import Initializer
@@ -220,7 +220,10 @@ class MLP:
         self._generator = np.random.default_rng(_checks.networks.seed("seed", seed))
         self._configure(layer_sizes, activation, loss, dtype, n_threads, named, dropout, label_smoothing)
         if any(self.dropout):
-            self._dropout_seed = int(self._generator.integers(2**63))
+            ahead = np.random.Generator(
+                self._generator.bit_generator.jumped()
+            )  # weights are those without dropout
+            self._dropout_seed = int(ahead.integers(2**63))
         self._build()
         self._draw_weights(init)
 
@@ -592,31 +595,36 @@ class MLP:
         (3, True)
         """
         optimizer = SGD() if optimizer is None else optimizer
-        check = self._checker(class_weight)
+        check, generator = self._checker(), self._random_state()
         settings = training.Settings(
             epochs, batch_size, shuffle, progress, clip_norm, clip_value, callbacks, time_limit
         )
-        start = dict(self._random_state().bit_generator.state)
-        if resume is not None:
-            start = checkpoints.first_state(resume)
-            self._generator.bit_generator.state = start
+        saved = None if resume is None else checkpoints.read(resume)
+        if saved is not None:
+            checkpoints.compare(saved, self._description(), optimizer, settings.callbacks)
+            generator.bit_generator.state = saved.start
+        start = dict(generator.bit_generator.state)
         sets = sources.sets(
             check,
             X,
             T,
             sample_weight,
+            class_weight,
             settings.batch_size,
             validation_data,
             validation_fraction,
-            self._generator,
+            generator,
         )
+        _checks.networks.monitors(settings.callbacks, MONITORED, sets.monitored)
         if isinstance(optimizer, LBFGS):
             lbfgs.check(settings, sets.batches, self.dropout, resume)
         else:
             check.written = self._written(optimizer)
         if isinstance(sets.batches, Arrays):
             sets.batches.examples = check.apart(sets.batches.examples)
-        return training.fit(training.Run(self, optimizer, self._generator, settings, sets, start), resume)
+        drawn = dict(generator.bit_generator.state)
+        run = training.Run(self, optimizer, self._generator, settings, sets, start, drawn)
+        return training.fit(run, saved)
 
     # Copies and files ---------------------------------------------------------------------------------------
 
@@ -689,11 +697,10 @@ class MLP:
 
     def _description(self) -> dict[str, Any]:
         """What two networks have in common that can go on with each other's parameters."""
-        alike = {"layer_sizes", "activation", "loss", "dropout", "label_smoothing", "dropout_seed"}
+        alike = {"layer_sizes", "loss", "dropout", "label_smoothing", "dropout_seed"}
         some = {name: value for name, value in self._configuration().items() if name in alike}
-        described: dict[str, Any] = json.loads(
-            json.dumps(some | {"dtype": self.dtype.name})
-        )  # lists for tuples
+        some |= {"activations": self.activations, "dtype": self.dtype.name}
+        described: dict[str, Any] = json.loads(json.dumps(some))  # lists for tuples
         return described
 
     def _restore(self, arrays: dict[str, np.ndarray], generator: np.random.Generator) -> None:
@@ -751,10 +758,10 @@ class MLP:
             self._engine.logits(inputs, out)
         return out
 
-    def _checker(self, class_weight: Any = None) -> sources.Checker:
+    def _checker(self) -> sources.Checker:
         """The check of examples to train on."""
         sizes = self.layer_sizes
-        return sources.Checker(sizes[0], sizes[-1], self.dtype, LOSSES[self.loss_name], class_weight)
+        return sources.Checker(sizes[0], sizes[-1], self.dtype, LOSSES[self.loss_name])
 
     def _written(self, optimizer: Optimizer) -> tuple[np.ndarray, ...]:
         """The arrays that updates by `optimizer` write."""

@@ -41,7 +41,7 @@ def step(rate: float, steps: int, *, factor: float = 0.1, warmup: int = 0) -> Sc
 
 def exponential(rate: float, *, decay: float, warmup: int = 0) -> Schedule:
     """Return the schedule rate(t) = rate · decay^t."""
-    return _schedule(_exponential, rate, warmup, _checks.number("decay", decay, _checks.NOT_NEGATIVE))
+    return _schedule(_exponential, rate, warmup, _checks.number("decay", decay, _checks.FRACTION))
 
 
 def inverse_scaling(rate: float, *, power: float = 0.5, warmup: int = 0) -> Schedule:
@@ -120,8 +120,12 @@ def _warmed_up(warmup: int, schedule: Schedule, t: int) -> float:
 def _schedule(formula: Callable[..., float], rate: float, warmup: int, *settings: float) -> Schedule:
     checked = _checks.number("rate", rate, _checks.NOT_NEGATIVE)
     schedule = partial(formula, checked, *settings)
-    steps = _checks.integer("warmup", warmup, 0, math.inf, "an integer >= 0")
+    steps = _warmup(warmup)
     return partial(_warmed_up, steps, schedule) if steps else schedule
+
+
+def _warmup(warmup: int) -> int:
+    return _checks.integer("warmup", warmup, 0, math.inf, "an integer >= 0")
 
 
 def _steps(steps: int) -> int:
@@ -130,6 +134,6 @@ def _steps(steps: int) -> int:
 
 def _remaining(steps: int, warmup: int) -> int:
     """Those that follow the warm-up."""
-    if _steps(steps) <= warmup:
+    if _steps(steps) <= _warmup(warmup):
         raise ValueError(f"steps: got {steps} with warmup={warmup}, expected more than those of the warm-up")
     return steps - warmup

@@ -26,24 +26,38 @@ class Checker:
     n_outputs: int
     dtype: np.dtype
     loss: Loss
-    class_weight: Any = None
+    class_weight: np.ndarray | None = None
+    """Of each class."""
     written: Sequence[np.ndarray] = ()
 
-    def examples(self, names: tuple[str, str, str], x: Any, t: Any, sample_weight: Any) -> Examples:
-        """Checked and in the network's dtype, but for very many of another dtype; copied where training would write over them."""
-        inputs = self._large(names[0], x)
+    @property
+    def n_classes(self) -> int:
+        """How many classes the targets tell apart; 0 where they are no classes."""
+        if self.loss.by_class:
+            return self.n_outputs
+        return 2 if self.loss.decide is not None and self.n_outputs == 1 else 0
+
+    def examples(
+        self, names: tuple[str, str, str], x: Any, t: Any, sample_weight: Any, by_parts: bool = False
+    ) -> Examples:
+        """Checked and in the network's dtype, but for very many of another dtype that are read `by_parts`; copied where training
+        would write over them."""
+        inputs = self._large(names[0], x) if by_parts else None
         if inputs is None:
             inputs = _checks.networks.inputs(names[0], x, self.n_inputs, self.dtype)
         like = np.broadcast_to(self.dtype.type(0), inputs.shape)
         loss = self.loss
         targets = _checks.networks.targets(names[1], t, like, self.n_outputs, loss.by_class, loss.targets)
         weights = _checks.networks.example_weights(names[2], sample_weight, len(inputs))
-        of_classes = _checks.networks.weights_of_classes(
-            self.class_weight, targets, self.n_outputs, loss.by_class
-        )
-        if of_classes is not None:
-            weights = of_classes if weights is None else weights * of_classes
-        return self.apart(Examples(inputs, targets, weights))
+        return self.apart(self.weighted(Examples(inputs, targets, weights)))
+
+    def weighted(self, examples: Examples) -> Examples:
+        """With the weights of their classes multiplied into their own."""
+        if self.class_weight is None:
+            return examples
+        of_classes = _checks.networks.weights_by_class(self.class_weight, examples.t)
+        weights = of_classes if examples.weights is None else examples.weights * of_classes
+        return examples._replace(weights=weights)
 
     def _large(self, name: str, x: Any) -> np.ndarray | None:
         """`x` as it is, if it is an array that would take very much memory in the network's dtype, and has another."""
@@ -77,12 +91,19 @@ class Sets:
     training: tuple[Examples, np.ndarray | None] | None
     validation: tuple[Examples, np.ndarray | None] | None
 
+    @property
+    def monitored(self) -> list[str]:
+        """The lists of a history that callbacks can monitor."""
+        validation = [] if self.validation is None else ["validation_loss", "validation_metric"]
+        return ["loss", *validation, *([] if self.training is None else ["metric"])]
+
 
 def sets(
     check: Checker,
     X: Any,
     T: Any,
     sample_weight: Any,
+    class_weight: Any,
     batch_size: int,
     validation_data: Any,
     validation_fraction: float,
@@ -90,36 +111,43 @@ def sets(
 ) -> Sets:
     """Check everything; then draw the validation set, if it is a fraction of the examples."""
     fraction = _checks.number("validation_fraction", validation_fraction, _checks.DECAY_RATE)
-    validation: tuple[Examples, np.ndarray | None] | None = None
-    if validation_data is not None:
-        validation = _validation(check, validation_data), None
     if T is None:
-        if fraction:
-            text = "0 with an iterable of batches; validation_data can be given"
-            raise ValueError(f"validation_fraction: got {fraction}, expected {text}")
-        if sample_weight is not None:
-            text = "None with an iterable of batches, which can be (x, t, sample_weight)"
-            raise ValueError(f"sample_weight: got {type(sample_weight).__name__}, expected {text}")
-        return Sets(Stream(X, partial(_batch, check)), None, validation)
-    examples = check.examples(("X", "T", "sample_weight"), X, T, sample_weight)
+        return _of_stream(check, X, sample_weight, class_weight, validation_data, fraction)
+    examples = check.examples(("X", "T", "sample_weight"), X, T, sample_weight, by_parts=True)
     _checks.networks.some_examples("X", examples.x)
-    rows = None
+    check.class_weight = _checks.networks.class_weights(class_weight, examples.t, check.n_classes)
+    examples, validation, rows = check.weighted(examples), _validation(check, validation_data), None
     if fraction and validation is None:
-        rows, aside = _checks.networks.held_out(fraction, examples.t, generator)
+        rows, aside = _checks.networks.held_out(fraction, examples.t, check.n_classes, generator)
         validation = examples, aside
     return Sets(Arrays(examples, rows, batch_size, check.dtype), (examples, rows), validation)
+
+
+def _of_stream(
+    check: Checker, X: Any, sample_weight: Any, class_weight: Any, validation_data: Any, fraction: float
+) -> Sets:
+    if fraction:
+        text = "0 with an iterable of batches; validation_data can be given"
+        raise ValueError(f"validation_fraction: got {fraction}, expected {text}")
+    if sample_weight is not None:
+        text = "None with an iterable of batches, which can be (x, t, sample_weight)"
+        raise ValueError(f"sample_weight: got {type(sample_weight).__name__}, expected {text}")
+    check.class_weight = _checks.networks.class_weights(class_weight, None, check.n_classes)
+    return Sets(Stream(X, partial(_batch, check)), None, _validation(check, validation_data))
 
 
 def _batch(check: Checker, place: str, x: Any, t: Any, sample_weight: Any = None) -> Examples:
     return check.examples((f"{place}, x", f"{place}, t", f"{place}, sample_weight"), x, t, sample_weight)
 
 
-def _validation(check: Checker, given: Any) -> Examples:
+def _validation(check: Checker, given: Any) -> tuple[Examples, np.ndarray | None] | None:
+    if given is None:
+        return None
     if not isinstance(given, (tuple, list)) or len(given) not in (2, 3):
         got = f"{len(given)} things" if isinstance(given, (tuple, list)) else type(given).__name__
         raise TypeError(f"validation_data: got {got}, expected (X, T) or (X, T, sample_weight)")
     X, T, weights = (*given, None)[:3]
     names = "validation_data[0]", "validation_data[1]", "validation_data[2]"
-    examples = check.examples(names, X, T, weights)
+    examples = check.examples(names, X, T, weights, by_parts=True)
     _checks.networks.some_examples("validation_data[0]", examples.x)
-    return examples
+    return examples, None

@@ -22,7 +22,9 @@ from fastbp.lbfgs import LBFGS
 from fastbp.progress import Progress, Silence
 from fastbp.sources import Sets
 
-__all__ = ["Run", "Settings", "fit"]
+__all__ = ["EVENTS", "Run", "Settings", "fit"]
+
+EVENTS = ("fit_begin", "batch_end", "epoch_end", "fit_end")
 
 
 class Settings:
@@ -51,9 +53,6 @@ class Settings:
         self.deadline = time.perf_counter() + seconds
 
 
-EVENTS = ("fit_begin", "batch_end", "epoch_end", "fit_end")
-
-
 @dataclass
 class Run:
     """A training under way: see :class:`fastbp.callbacks.Training`."""
@@ -65,8 +64,12 @@ class Run:
     settings: Settings
     sets: Sets
     start: dict[str, Any]
-    """The state of the generator before the validation set was drawn."""
+    """The state of the generator before the validation set was drawn, and"""
+    drawn: dict[str, Any]
+    """after that."""
     history: History = field(default_factory=History)
+    done: int = 0
+    """Epochs that are complete."""
     epoch: int = 0
     batch: int = 0
     loss: float = math.nan
@@ -80,6 +83,14 @@ class Run:
     def callbacks(self) -> tuple[Any, ...]:
         """In the order in which they were given."""
         return self.settings.callbacks
+
+    @property
+    def lists(self) -> list[str]:
+        """Those of the history that are filled."""
+        asked = any(_monitors(callback, "metric") for callback in self.callbacks)
+        metric = ["metric"] if asked and self.sets.training is not None else []
+        validation = [] if self.sets.validation is None else ["validation_loss", "validation_metric"]
+        return ["loss", "seconds", "learning_rate", *validation, *metric]
 
     @property
     def parameters(self) -> np.ndarray:
@@ -103,27 +114,30 @@ class Run:
             method = getattr(callback, event, None)
             if method is None and event == "epoch_end" and callable(callback):
                 method = callback
-            if method is not None and method(self) is True:
+            answer = None if method is None else method(self)
+            if isinstance(answer, (bool, np.bool_)) and answer and event != "fit_end":
                 self.stop(f"a callback asked for it in epoch {self.epoch}")
 
 
-def fit(run: Run, resume: str | os.PathLike[str] | None) -> History:
+def fit(run: Run, saved: checkpoints.Saved | None) -> History:
     """Train, an epoch after the other, until all are made or something stops it."""
+    if saved is not None:
+        checkpoints.restore(saved, run)
     run.tell("fit_begin")
-    if resume is not None:
-        checkpoints.restore(resume, run)
+    if saved is None:
+        run.generator.bit_generator.state = run.drawn
     shown = Progress(run.epochs, run.sets.batches.n_batches) if run.settings.progress else Silence()
     try:
-        if isinstance(run.optimizer, LBFGS):
-            _minimise(run, shown)
-        while not isinstance(run.optimizer, LBFGS) and run.epoch < run.epochs and not run.history.stopped:
-            if _epoch(run, shown):
-                _look(run)
-                run.tell("epoch_end")
+        make = _minimise if isinstance(run.optimizer, LBFGS) else _epochs
+        make(run, shown)
     except KeyboardInterrupt:
         run.stop("interrupted")
     finally:
         shown.close()
+        run.epoch = run.done
+        run.history.keep(run.done)
+    if run.done >= run.epochs:
+        run.history.stopped = ""
     mean = run.parameters
     if mean is not run.network.parameters:
         run.network.parameters[:] = mean
@@ -135,10 +149,8 @@ def _minimise(run: Run, shown: Progress | Silence) -> None:
     """All epochs, where each is an iteration of L-BFGS."""
 
     def after(loss: float, seconds: float) -> bool:
-        run.epoch, run.loss = run.epoch + 1, loss
-        run.history.loss.append(loss)
-        run.history.seconds.append(seconds)
-        _look(run)
+        run.epoch, run.loss = run.done + 1, loss
+        _look(run, seconds)
         with shown.epoch(run.epoch) as line:
             if line is not None:
                 line.show(1, loss, 0, _validation_so_far(run.history))
@@ -150,34 +162,45 @@ def _minimise(run: Run, shown: Progress | Silence) -> None:
         lbfgs.minimise(run, after)
 
 
-def _epoch(run: Run, shown: Progress | Silence) -> bool:
-    """Make the updates of an epoch; False if it was stopped before its end, and does not count."""
-    run.epoch += 1
+def _epochs(run: Run, shown: Progress | Silence) -> None:
+    """All epochs, each in batches."""
+    while run.done < run.epochs and not run.history.stopped:
+        _epoch(run, shown)
+        _watch_the_clock(run)
+
+
+def _epoch(run: Run, shown: Progress | Silence) -> None:
+    """Make an epoch, and look at what came of it. One that is stopped before its end does not count."""
+    run.epoch = run.done + 1
     run.batch, run.loss = 0, math.nan
-    by_batch = any(hasattr(callback, "batch_end") for callback in run.callbacks)
-    total = weight = 0.0
     start = time.perf_counter()
     with shown.epoch(run.epoch) as line:
-        for part in run.sets.batches.parts(run.generator if run.settings.shuffle else None, by_batch):
-            loss, part_weight = _train(run, part, line)
-            if part_weight:
-                total, weight = total + loss * part_weight, weight + part_weight
-                run.loss = total / weight
-            if by_batch:
-                run.tell("batch_end")
-            _watch_the_clock(run)
-            if run.history.stopped:
-                break
-        if line is not None:
-            line.show(
-                run.batch, run.loss, run.batch * run.sets.batches.batch_size, _validation_so_far(run.history)
-            )
-    if run.history.stopped and (run.sets.batches.n_batches is None or run.batch < run.sets.batches.n_batches):
-        run.epoch -= 1
-        return False
-    run.history.loss.append(run.loss)
-    run.history.seconds.append(time.perf_counter() - start)
-    return True
+        whole = _updates(run, line)
+    seconds = time.perf_counter() - start
+    if whole:
+        _look(run, seconds)
+        run.tell("epoch_end")
+
+
+def _updates(run: Run, line: Any) -> bool:
+    """Make the updates of an epoch; False if they were stopped before its end."""
+    by_batch = any(hasattr(callback, "batch_end") for callback in run.callbacks)
+    total = weight = 0.0
+    for part in run.sets.batches.parts(run.generator if run.settings.shuffle else None, by_batch):
+        loss, part_weight = _train(run, part, line)
+        if part_weight:
+            total, weight = total + loss * part_weight, weight + part_weight
+            run.loss = total / weight
+        if by_batch:
+            run.tell("batch_end")
+        _watch_the_clock(run)
+        if run.history.stopped:
+            break
+    if line is not None:
+        line.show(
+            run.batch, run.loss, run.batch * run.sets.batches.batch_size, _validation_so_far(run.history)
+        )
+    return not run.history.stopped or run.batch == run.sets.batches.n_batches
 
 
 def _train(run: Run, part: Part, line: Any) -> tuple[float, float]:
@@ -201,7 +224,7 @@ def _train(run: Run, part: Part, line: Any) -> tuple[float, float]:
         place = run.epoch, run.batch + 1, run.sets.batches.n_batches
         bad_x, bad_t, rows = part.batch(done)
         raise divergence(run.network, bad_x, bad_t, failure, rows, *place, run.history)
-    return loss, weight
+    return float(loss), float(weight)
 
 
 def _watch_the_clock(run: Run) -> None:
@@ -215,20 +238,26 @@ def _validation_so_far(history: History) -> str:
     return f", validation {history.validation_loss[-1]:.4f}, {history.validation_metric[-1]:.4g}"
 
 
-def _look(run: Run) -> None:
-    """After an epoch: its learning rate, how the network does now, and whether it is the best so far."""
+def _look(run: Run, seconds: float) -> None:
+    """After an epoch: how long it took, how the network does now, and whether it is the best so far."""
     history, rate = run.history, run.optimizer.learning_rate
-    history.learning_rate.append(float(rate(max(run.optimizer.steps - 1, 0)) if callable(rate) else rate))
-    monitors = {getattr(callback, "monitor", None) for callback in run.callbacks}
     evaluate, sets = run.network._evaluate, run.sets
-    if "metric" in monitors and sets.training is not None:
-        history.metric.append(list(evaluate(run.parameters, *sets.training).values())[1])
+    row = {"loss": run.loss, "seconds": seconds}
+    row["learning_rate"] = float(rate(max(run.optimizer.steps - 1, 0)) if callable(rate) else rate)
+    if "metric" in run.lists and sets.training is not None:
+        _, row["metric"] = evaluate(run.parameters, *sets.training).values()
     if sets.validation is not None:
-        loss, metric = evaluate(run.parameters, *sets.validation).values()
-        history.validation_loss.append(loss)
-        history.validation_metric.append(metric)
+        row["validation_loss"], row["validation_metric"] = evaluate(run.parameters, *sets.validation).values()
+    for name, value in row.items():
+        getattr(history, name).append(value)
     monitored = "loss" if sets.validation is None else "validation_loss"
+    best = history.best_epoch
     values: list[float] = getattr(history, monitored)
-    best = None if history.best_epoch is None else values[history.best_epoch - 1]
-    if is_better(monitored, values[-1], best):
-        history.best_epoch = run.epoch
+    if is_better(monitored, values[-1], None if best is None else values[best - 1]):
+        best = run.epoch
+    history.best_epoch, run.done = best, run.epoch  # without a call between them, where Ctrl-C could come
+
+
+def _monitors(callback: Any, name: str) -> bool:
+    monitor = getattr(callback, "monitor", None)
+    return isinstance(monitor, str) and monitor == name

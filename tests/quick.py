@@ -41,10 +41,13 @@ ROOMS = {  # name: (whose files, which tests); * stands for folders, too
     ),
     "initializers": ("fastbp/initializers.py", "initializers"),
     "training": (
-        "fastbp/training.py fastbp/batches.py fastbp/sources.py fastbp/callbacks.py fastbp/checkpoints.py fastbp/schedules.py "
-        "fastbp/history.py fastbp/progress.py fastbp/evaluation.py fastbp/divergence.py fastbp/lbfgs.py",
-        "fit lbfgs",
+        "fastbp/training.py fastbp/history.py fastbp/progress.py fastbp/divergence.py fastbp/evaluation.py fastbp/lbfgs.py "
+        "fastbp/_checks/networks.py",
+        "fit lbfgs training_weights training_validation training_edges callbacks",
     ),
+    "batches": ("fastbp/batches.py fastbp/sources.py", "batches training_weights training_validation"),
+    "callbacks": ("fastbp/callbacks.py fastbp/checkpoints.py", "callbacks checkpoints"),
+    "schedules": ("fastbp/schedules.py", "schedules"),
     "files": ("fastbp/persistence.py", "persistence named_arrays hostile_files"),
     "checks": ("fastbp/_checks/*", "bad_calls both_ways outputs unusual_calls sizes losses_at_once"),
     "twin": ("fastbp/_reference/*", "by_hand twin_digits twin_edges twin_gradients twin_training"),

@@ -143,4 +143,6 @@ def test_python_blocks_beside(page, peer, backend):
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=named)
 def test_examples(example, backend):
+    if "import pyarrow" in example.read_text(encoding="utf-8"):
+        pytest.importorskip("pyarrow")
     runpy.run_path(str(example), run_name="__main__")

@@ -250,8 +250,9 @@ def test_a_newer_format(saved):
         (lambda header: header["config"].update(loss="mse"), "loss: got 'mse', expected one of softmax"),
         (lambda header: header["config"].update(layer_sizes=[3, -1]), "layer_sizes: got -1"),
         (lambda header: header["config"].update(layer_sizes="32"), "layer_sizes: got str"),
+        (lambda header: header["config"].update(layer_sizes=[3, 2]), "dropout: got 1 of them, expected 0"),
         (
-            lambda header: header["config"].update(layer_sizes=[2**28, 2**28]),
+            lambda header: header["config"].update(layer_sizes=[2**28, 2**28], dropout=[]),
             "weights.0, weights.1, biases.0, biases.1, expected weights.0, biases.0",
         ),
         (

@@ -11,7 +11,16 @@ import numpy as np
 
 from fastbp import _backend
 from fastbp._checks.arrays import FLOATS, INT64, array, blocks, integers, reals, rows, vector
-from fastbp._checks.scalars import DECAY_RATE, FRACTION, POSITIVE, Interval, choice, integer, number
+from fastbp._checks.scalars import (
+    DECAY_RATE,
+    FRACTION,
+    NOT_NEGATIVE,
+    POSITIVE,
+    Interval,
+    choice,
+    integer,
+    number,
+)
 from fastbp._checks.targets import weights
 from fastbp._errors import TargetIndexError
 
@@ -218,39 +227,49 @@ def example_weights(name: str, value: Any, n: int) -> np.ndarray | None:
     return given
 
 
-def weights_of_classes(value: Any, t: np.ndarray, n_classes: int, by_class: bool) -> np.ndarray | None:
-    """The weight of each example by its class: of targets `t`, class indices or rows, of a network that tells classes apart."""
+def class_weights(value: Any, t: np.ndarray | None, n_classes: int) -> np.ndarray | None:
+    """The weight of each class, as float64; by the targets `t` if it is "balanced", None where they are not known beforehand."""
     if value is None:
         return None
-    if not by_class and n_classes > 1:
-        raise ValueError("class_weight: got some with a loss whose outputs are no classes, expected None")
-    n_classes = n_classes if by_class else 2
-    rows_of_classes = _as_classes(t, by_class)
+    if not n_classes:
+        text = "None with a loss whose outputs are not the classes of one thing"
+        raise ValueError(f"class_weight: got {type(value).__name__}, expected {text}")
     if isinstance(value, str):
         choice("class_weight", value, ("balanced",))
-        if rows_of_classes.ndim != 1:
-            raise ValueError("class_weight: got 'balanced' with rows of targets, expected class indices")
-        counts = np.bincount(rows_of_classes, minlength=n_classes)
-        table = len(t) / (np.maximum(counts, 1) * max(int((counts > 0).sum()), 1))
-    elif isinstance(value, dict):
-        table = np.ones(n_classes)
-        for label, weight in value.items():
-            table[integer("class_weight", label, 0, n_classes - 1, f"classes in [0, {n_classes})")] = weight
-    else:
-        table = np.asarray(weights("class_weight", value, n_classes, "class"))
-    example_weights("class_weight", table, n_classes)
-    if rows_of_classes.ndim == 1:
-        return np.asarray(table[rows_of_classes])
-    total = rows_of_classes.sum(axis=1, dtype=np.float64)
-    return np.asarray(np.divide(rows_of_classes @ table, total, out=np.ones(len(t)), where=total != 0))
+        if t is None:
+            text = "a dict or an array with an iterable of batches"
+            raise ValueError(f"class_weight: got 'balanced', expected {text}")
+        counts = _counts(t, n_classes)
+        return np.asarray(counts.sum() / (np.where(counts > 0, counts, 1) * max(np.count_nonzero(counts), 1)))
+    if not isinstance(value, dict):
+        return example_weights("class_weight", weights("class_weight", value, n_classes, "class"), n_classes)
+    table = np.ones(n_classes)
+    for label, weight in value.items():
+        label = integer("class_weight", label, 0, n_classes - 1, f"classes in [0, {n_classes})")
+        table[label] = number(f"class_weight[{label}]", weight, NOT_NEGATIVE)
+    return table
 
 
-def _as_classes(t: np.ndarray, by_class: bool) -> np.ndarray:
-    """Class indices, or rows of how much of each class there is."""
-    if by_class:
-        return t
-    yes = t[:, 0]
-    return yes.astype(np.int64) if ((yes == 0) | (yes == 1)).all() else np.stack([1 - yes, yes], axis=1)
+def weights_by_class(table: np.ndarray, t: np.ndarray) -> np.ndarray:
+    """The weight of each example by its class; of a row of several classes, their mean by how much there is of each."""
+    classes = _as_classes(t, len(table))
+    if classes.ndim == 1:
+        return np.asarray(table[classes])
+    total = classes.sum(axis=1, dtype=np.float64)
+    return np.asarray(np.divide(classes @ table, total, out=np.ones(len(t)), where=total != 0))
+
+
+def _as_classes(t: np.ndarray, n_classes: int) -> np.ndarray:
+    """Class indices (N,), or rows (N, C) of how much of each class there is; of one logistic output rows of both classes."""
+    return np.concatenate([1 - t, t], axis=1) if t.ndim == 2 and t.shape[1] < n_classes else t
+
+
+def _counts(t: np.ndarray, n_classes: int) -> np.ndarray:
+    """How often each class occurs."""
+    classes = _as_classes(t, n_classes)
+    if classes.ndim == 1:
+        return np.bincount(classes, minlength=n_classes)
+    return np.asarray(classes.sum(axis=0, dtype=np.float64))
 
 
 # How it is trained ------------------------------------------------------------------------------------------
@@ -263,16 +282,30 @@ def clips(clip_norm: Any, clip_value: Any) -> tuple[float, float]:
     return norm, value
 
 
-def held_out(fraction: float, t: np.ndarray, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Which rows to train on, and which to set aside: so much of all, and of each class where targets are class indices."""
-    groups = [np.flatnonzero(t == label) for label in np.unique(t)] if t.ndim == 1 else [np.arange(len(t))]
-    aside = np.zeros(len(t), bool)
-    for group in groups:
-        aside[generator.permutation(group)[: round(fraction * len(group))]] = True
-    if aside.all() or not aside.any():
+def held_out(
+    fraction: float, t: np.ndarray, n_classes: int, generator: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Which rows to train on, and which to set aside: so much of all, and of each class alike where targets are classes."""
+    order = generator.permutation(len(t))
+    if n_classes:
+        classes = _as_classes(t, n_classes)
+        labels = classes if classes.ndim == 1 else classes.argmax(axis=1)
+        order = order[np.argsort(labels[order], kind="stable")]
+    # Of any k examples in a row, k · fraction are taken, up to one: so it is with all, and with each class.
+    taken = np.diff(np.floor(np.arange(len(t) + 1) * fraction + 0.5)) > 0
+    if taken.all() or not taken.any():
         text = "a fraction that leaves examples on both sides"
         raise ValueError(f"validation_fraction: got {fraction} of {len(t)} examples, expected {text}")
-    return np.flatnonzero(~aside), np.flatnonzero(aside)
+    return np.sort(order[~taken]), np.sort(order[taken])
+
+
+def monitors(given: Iterable[Any], known: Iterable[str], there: Iterable[str]) -> None:
+    """Refuse callbacks that monitor one of the `known` lists of a history which is not `there`."""
+    for callback in given:
+        monitor = getattr(callback, "monitor", None)
+        if isinstance(monitor, str) and monitor in known and monitor not in there:
+            missing = "a validation set" if monitor.startswith("validation") else "examples in arrays"
+            raise ValueError(f"monitor: got {monitor} without {missing}, expected {' or '.join(there)}")
 
 
 def callbacks(name: str, value: Any, events: Iterable[str]) -> tuple[Any, ...]:

@@ -32,10 +32,12 @@ POSITIVE = Interval(math.nextafter(0.0, 1.0), sys.float_info.max, "a finite numb
 
 def number(name: str, value: Any, interval: Interval) -> float:
     """`value` as a Python float, if it is a real number inside `interval` (NaN is in none)."""
-    if type(value) is not float and (
-        isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating))
-    ):
-        raise TypeError(f"{name}: got {type(value).__name__}, expected {interval.text}")
+    if type(value) is not float:
+        if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
+            raise TypeError(f"{name}: got {type(value).__name__}, expected {interval.text}")
+        value = (
+            float(value) if isinstance(value, np.floating) else value
+        )  # a float32 takes the ends for infinite
     if not interval.low <= value <= interval.high:
         raise ValueError(f"{name}: got {value}, expected {interval.text}")
     return float(value)

@@ -25,6 +25,7 @@ cdef extern from "memory/gather.h" nogil:
                             double *most)
 
 cdef double REPORT_SECONDS = 0.1  # between two calls of `report`
+cdef double BATCH_WORK = 500  # nanoseconds that even the smallest batch takes, beside its products
 cdef Py_ssize_t GATHERED_BYTES = 64 * 1024  # that pay for handing them to another thread
 
 
@@ -162,7 +163,7 @@ cdef int train_batches(Call *c, fbp_team *team) except -1 nogil:
     cdef Loss loss
     cdef Bounds most
     # Nanoseconds of work have a count of their own here: that of the looks at signals may run out within a batch each time.
-    cdef double next_report = 0, unreported = 0, work = step_work(c.net, min(c.batch_size, c.count))
+    cdef double next_report = 0, unreported = 0, work = BATCH_WORK + step_work(c.net, min(c.batch_size, c.count))
     begin_step(c)
     most = measured(c.net, c.u)
     while c.start < c.count and not c.stopped:
