@@ -10,7 +10,7 @@ C. Threads take turns, for there is one work space. A call takes its turn here, 
 
 cimport numpy as cnp
 from cpython.exc cimport PyErr_CheckSignals
-from libc.math cimport NAN, isnan
+from libc.math cimport INFINITY, NAN, isnan
 from libc.stdint cimport int64_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memset
@@ -118,13 +118,22 @@ cdef class Network:
         net.element, net.count = parameters.itemsize, parameters.size
         net.k = kernels_for(net.element)
         net.w, net.error = vector_of(parameters, WRITE), row_error_named(loss)
-        net.seed, net.smoothing, net.plan.rows = seed, label_smoothing, -1
+        net.seed, net.smoothing, net.plan.rows, net.largest_error = seed, label_smoothing, -1, INFINITY
         net.depth = len(layer_sizes) - 1
         free(net.layers)
         net.layers = <Layer *>malloc(net.depth * sizeof(Layer))
         if net.layers == NULL:
             raise MemoryError("no memory for the list of layers")
         self.make_layers()
+
+    @property
+    def largest_error(self):
+        """What the error of an example counts at most in the means that are told; its gradient is not limited."""
+        return self.net.largest_error
+
+    @largest_error.setter
+    def largest_error(self, double largest):
+        self.net.largest_error = largest
 
     cdef int make_layers(self) except -1:
         """Where each layer's parameters lie: W (I, O) row by row, then b"""
@@ -226,8 +235,11 @@ cdef class Network:
         return call.loss, call.weight
 
     def train(self, x, targets, weights, const int64_t[::1] order, Py_ssize_t batch_size, optimizer, report, double clip_norm=0.0,
-              double clip_value=0.0):
-        """Make an update for each batch; the mean error, the sum of the weights, the batches that are done, what failed."""
+              double clip_value=0.0, batches=None):
+        """Make an update for each batch; the mean error, the sum of the weights, the batches that are done, what failed.
+
+        Of each batch its mean error, and Σ W² over the weights of all layers before its update, go to a row of `batches`.
+        """
         cdef Call call
         memset(&call, 0, sizeof(call))
         call.all.x, call.all.t, call.batch_size = matrix_of(x, READ), matrix_of(targets, READ), batch_size
@@ -237,6 +249,8 @@ cdef class Network:
             call.count = order.shape[0]
             if call.count > 0:
                 call.order = &order[0]
+        if batches is not None:
+            call.batches = <double *>matrix_of(batches, WRITE).data
         call.optimizer = <void *>optimizer
         if report is not None:
             call.report = <void *>report
