@@ -153,11 +153,13 @@ def adam(rate: float, beta_1: float, beta_2: float, epsilon: float) -> Steps:
 
 
 def lbfgs(
-    objective: Objective, callback: Callable[[np.ndarray], None] | None = None, **options: Any
+    objective: Objective, wide: MLP, callback: Callable[[np.ndarray], None] | None = None, **options: Any
 ) -> scipy.optimize.OptimizeResult:
-    """Minimize by SciPy's L-BFGS-B, in float64; `callback` finds the parameters of each iteration in the network."""
-    net = objective.net
-    work = objective if net.dtype == np.float64 else _in_float64(objective)
+    """Minimize by SciPy's L-BFGS-B, in float64, in which the line search finds its way: on `wide`.
+
+    `callback` finds the parameters of each iteration in the network.
+    """
+    net, work = objective.net, _on(objective, wide)
     place, n_weights = _packed(net), sum(w.size for w in net.weights)
     weight = float(len(work.targets) if work.weights is None else work.weights.sum())
     parameters, gradient = work.net.parameters, np.empty_like(work.net.parameters)
@@ -186,21 +188,11 @@ def lbfgs(
     return result
 
 
-def _in_float64(objective: Objective) -> Objective:
-    """The same in float64, in which the line search finds its way."""
-    wide = twin(objective.net, np.dtype(np.float64))
-    x = rows_of(objective.x, wide.dtype)
-    t = objective.targets
-    return replace(objective, net=wide, x=x, targets=t if t.dtype.kind == "i" else t.astype(np.float64))
-
-
-def twin(net: MLP, dtype: np.dtype) -> MLP:
-    """Another network like `net`, with its parameters in `dtype`."""
-    configuration = net._configuration() | {"dtype": dtype, "init": "zeros"}
-    other = MLP(configuration.pop("layer_sizes"), **configuration)
-    other.parameters[:] = net.parameters
-    other._engine.largest_error = net._engine.largest_error
-    return other
+def _on(objective: Objective, net: MLP) -> Objective:
+    """The same on another network, in its dtype, from the same parameters."""
+    net.parameters[:] = objective.net.parameters
+    t = objective.targets if objective.targets.ndim == 1 else objective.targets.astype(net.dtype, copy=False)
+    return replace(objective, net=net, x=rows_of(objective.x, net.dtype), targets=t)
 
 
 def _packed(net: MLP) -> np.ndarray:

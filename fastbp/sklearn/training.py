@@ -6,7 +6,7 @@ import math
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,6 +17,7 @@ from sklearn.model_selection import train_test_split
 from sklearn.utils.optimize import _check_optimize_result
 
 from fastbp.sklearn import solvers
+from fastbp.sklearn.callbacks import Epoch, untold
 from fastbp.sklearn.examples import logits
 
 
@@ -57,7 +58,7 @@ def batch_size_of(est: Any, n_samples: int) -> int:
 
 
 def stochastic(
-    est: Any, objective: solvers.Objective, held: Validation | None, incremental: bool, told: Any
+    est: Any, objective: solvers.Objective, held: Validation | None, incremental: bool, told: Epoch
 ) -> None:
     """Fit by batches; `told` is what callbacks are called by."""
     steps = est._optimizer
@@ -73,7 +74,7 @@ def stochastic(
         for _ in range(1 if incremental else est.max_iter):
             if est.shuffle:
                 order = order[_shuffled(est._random_state, n_samples)]
-            with told(est) as asked_to_stop:
+            with told() as asked_to_stop:
                 est.loss_ = objective.epoch(order, batch_size, steps, watch.report)
                 if math.isnan(est.loss_):
                     objective.net.parameters.fill(np.nan)  # as they are where nobody keeps the last finite ones
@@ -216,8 +217,33 @@ def _stops(est: Any, net: Any) -> bool:
     return True
 
 
-def lbfgs(est: Any, objective: solvers.Objective, told: Any) -> None:
-    """Fit on all the examples at once."""
-    result = solvers.lbfgs(objective, told, maxfun=est.max_fun, maxiter=est.max_iter, gtol=est.tol)
+def lbfgs(est: Any, objective: solvers.Objective, wide: Any, told: Epoch) -> None:
+    """Fit on all the examples at once, with the help of a network in float64."""
+    with _Iterations(told) as tell:
+        callback = None if told is untold else tell
+        result = solvers.lbfgs(objective, wide, callback, maxfun=est.max_fun, maxiter=est.max_iter, gtol=est.tol)
     est.n_iter_ = _check_optimize_result("lbfgs", result, est.max_iter)
     est.loss_ = result.fun
+
+
+class _Iterations:
+    """Tells callbacks of SciPy's iterations, of which only the ends are known: each end is the next one's begin."""
+
+    def __init__(self, told: Epoch) -> None:
+        self.told = told
+        self.current: AbstractContextManager[Callable[[], bool]]
+
+    def __enter__(self) -> _Iterations:
+        self.current = self.told()
+        self.asked_to_stop = self.current.__enter__()
+        return self
+
+    def __call__(self, parameters: np.ndarray) -> None:
+        self.__exit__(None, None, None)
+        if self.asked_to_stop():
+            self.current = nullcontext(self.asked_to_stop)
+            raise StopIteration
+        self.__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        self.current.__exit__(*error)
