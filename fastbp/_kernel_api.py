@@ -37,7 +37,8 @@ class Network(Protocol):
         label_smoothing: float = 0.0,
     ) -> None: ...
     largest_error: float
-    """What the error of an example counts at most in the means that are told; its gradient is not limited."""
+    """What the error of an example, or of each logistic output, counts at most in the means that are told; or infinity. Its
+    gradient is not limited."""
 
     @property
     def n_threads(self) -> int | None: ...

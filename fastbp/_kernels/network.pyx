@@ -10,7 +10,7 @@ C. Threads take turns, for there is one work space. A call takes its turn here, 
 
 cimport numpy as cnp
 from cpython.exc cimport PyErr_CheckSignals
-from libc.math cimport INFINITY, NAN, isnan
+from libc.math cimport INFINITY, NAN, isfinite, isnan
 from libc.stdint cimport int64_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memset
@@ -96,6 +96,7 @@ cdef class Network:
     cdef readonly cnp.ndarray parameters
     cdef readonly object n_threads  # or None: as many as max_threads() says when a call begins
     cdef object dtype
+    cdef double largest             # of `largest_error`
     cdef PyThread_type_lock turn    # of a call: it owns the work space, and the fields below;
     cdef unsigned long owner        # the thread that made the call, or 0
     cdef Net net
@@ -119,6 +120,7 @@ cdef class Network:
         net.k = kernels_for(net.element)
         net.w, net.error = vector_of(parameters, WRITE), row_error_named(loss)
         net.seed, net.smoothing, net.plan.rows, net.largest_error = seed, label_smoothing, -1, INFINITY
+        self.largest = INFINITY
         net.depth = len(layer_sizes) - 1
         free(net.layers)
         net.layers = <Layer *>malloc(net.depth * sizeof(Layer))
@@ -128,12 +130,19 @@ cdef class Network:
 
     @property
     def largest_error(self):
-        """What the error of an example counts at most in the means that are told; its gradient is not limited."""
-        return self.net.largest_error
+        """What the error of an example, or of each logistic output, counts at most in the means that are told; or infinity.
+
+        Its gradient is not limited.
+        """
+        return self.largest
 
     @largest_error.setter
     def largest_error(self, double largest):
-        self.net.largest_error = largest
+        self.largest = largest
+        if self.loss == "sigmoid_cross_entropy":
+            self.net.error.parameter = largest if isfinite(largest) else 0
+        else:
+            self.net.largest_error = largest
 
     cdef int make_layers(self) except -1:
         """Where each layer's parameters lie: W (I, O) row by row, then b"""

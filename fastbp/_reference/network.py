@@ -170,13 +170,19 @@ class Network:
     def _loss(self, z, targets, weights, delta):
         """Return the mean error of the outputs z (N, C) and the sum of the weights; write its delta (N, C).
 
-        An example's error counts as `largest_error` at most, which its delta knows nothing of.
+        An example's error, or that of each logistic output, counts as `largest_error` at most, which its delta knows nothing of.
         """
         errors = np.zeros(len(z))
         error = MEAN_ERRORS[self.loss]
         mean, total = error(z, targets, weights, self.label_smoothing, errors, delta, self.n_threads)
         if math.isfinite(self.largest_error) and total:
             w = np.ones(len(z)) if weights is None else weights
-            largest = np.abs(w) * self.largest_error
-            mean = float(np.where(np.abs(errors) > largest, w * self.largest_error, errors).sum() / total)
+            mean = float((w * self._limited(z, targets, w, errors)).sum() / total)
         return mean, total
+
+    def _limited(self, z, targets, weights, weighted):
+        """Return the errors of the examples, before they are weighted, as far as they count."""
+        if self.loss == "sigmoid_cross_entropy":
+            return np.minimum(np.logaddexp(0.0, z) - targets * z, self.largest_error).sum(axis=1)
+        read = weights != 0.0
+        return np.minimum(np.divide(weighted, weights, out=np.zeros(len(z)), where=read), self.largest_error)

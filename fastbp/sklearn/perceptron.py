@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from contextlib import nullcontext
 from numbers import Integral, Real
 from typing import Any, ClassVar
@@ -98,8 +99,8 @@ class Perceptron(callbacks.Mixin, BaseEstimator):  # type: ignore[misc]
     def _new_network(self, sizes: list[int], dtype: np.dtype) -> MLP:
         """A network for these parameters, which have no values yet."""
         net = MLP(sizes, loss=self._error(), dtype=dtype, n_threads=self.n_threads, init="zeros", **self._options())
-        if is_classifier(self) and not self.label_smoothing and (self._is_softmax() or self.n_outputs_ == 1):
-            net._engine.largest_error = -np.log(np.finfo(dtype).eps)  # of a probability that is clipped there
+        if is_classifier(self) and not self.label_smoothing:
+            net._engine.largest_error = -math.log(np.finfo(dtype).eps)  # where scikit-learn clips a probability
         return net
 
     def _options(self) -> dict[str, Any]:
@@ -156,6 +157,7 @@ class Perceptron(callbacks.Mixin, BaseEstimator):  # type: ignore[misc]
         with nullcontext(callbacks.untold) if incremental else callbacks.around(self, X, y, sample_weight) as told:
             if self.solver == "lbfgs":
                 wide = self._new_network(list(net.layer_sizes), np.dtype(np.float64))
+                wide._engine.largest_error = net._engine.largest_error
                 training.lbfgs(self, objective, wide, told)
             else:
                 self._fit_by_batches(objective, incremental, held, told)
