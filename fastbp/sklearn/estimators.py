@@ -183,11 +183,9 @@ class MLPClassifier(ClassifierMixin, Perceptron):  # type: ignore[misc]
 
     def predict_proba(self, X: Any) -> np.ndarray:
         """P"""
-        p = self._network_outputs(X)
-        return np.column_stack([1 - p, p]) if self.n_outputs_ == 1 else p
-
-    def _network_outputs(self, X: Any) -> np.ndarray:
         z = self._logits(X)
+        if self.n_outputs_ == 1:
+            return activations.sigmoid(np.column_stack([-z, z]))
         return self._network._outputs(z)
 
     def predict_log_proba(self, X: Any) -> np.ndarray:
@@ -196,7 +194,7 @@ class MLPClassifier(ClassifierMixin, Perceptron):  # type: ignore[misc]
         if self._is_softmax():
             return activations.log_softmax(z)
         if self.n_outputs_ > 1:
-            with np.errstate(divide="ignore"):  # as np.log of predict_proba, which ties where it is 1, but no -inf
+            with np.errstate(divide="ignore"):  # log of predict_proba, which is the same for labels as good as certain, but no -inf
                 return np.where(z < 0, -activations.softplus(-z), np.log(activations.sigmoid(z)))
         return -np.column_stack([activations.softplus(z), activations.softplus(-z)])
 
