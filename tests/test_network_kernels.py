@@ -234,7 +234,9 @@ def test_what_is_told_of_each_batch(dtype, loss, weighted, engine):
     assert np.isnan(told[1, 0]) == weighted and told[2, 1] != told[0, 1]
 
 
-@every_pair("dtype", "engine", loss=["softmax_cross_entropy", "sigmoid_cross_entropy"], weighted=[False, True])
+@every_pair(
+    "dtype", "engine", loss=["softmax_cross_entropy", "sigmoid_cross_entropy"], weighted=[False, True]
+)
 def test_an_error_that_counts_for_so_much_at_most(dtype, loss, weighted, engine):
     """In what is told: of an example, or of each logistic output. The gradient is the same."""
     sizes, activation, loss, parameters, x, targets = parts(problem((6, 21, 4), 25, dtype, "tanh", loss))

@@ -7,17 +7,18 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import Any, TypeAlias
 
 try:
-    from sklearn.callback import CallbackSupportMixin as Mixin
-    from sklearn.callback import with_callbacks
+    from sklearn.callback import CallbackSupportMixin, with_callbacks
 except ModuleNotFoundError:
 
-    class Mixin:  # type: ignore[no-redef]
+    class CallbackSupportMixin:  # type: ignore[no-redef]
         """No callbacks."""
 
     def with_callbacks(method: Any) -> Any:
         """`method` as it is."""
         return method
 
+
+__all__ = ["CallbackSupportMixin", "Epoch", "around", "untold", "with_callbacks"]
 
 Epoch: TypeAlias = Callable[[], AbstractContextManager[Callable[[], bool]]]
 """What is put around an epoch; it gives a function that tells, after the epoch, whether a callback wants the fit to end."""

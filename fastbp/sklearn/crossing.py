@@ -11,7 +11,8 @@ from sklearn.base import is_classifier
 from sklearn.utils.validation import check_is_fitted
 
 if TYPE_CHECKING:
-    from fastbp.sklearn.estimators import MLPClassifier, MLPRegressor
+    from fastbp.sklearn.classifier import MLPClassifier
+    from fastbp.sklearn.regressor import MLPRegressor
 
 _PRIVATE = ("_label_binarizer", "_no_improvement_count")  # of scikit-learn's attributes, those that both have
 _ACTIVATIONS = ("identity", "logistic", "tanh", "relu")
@@ -40,18 +41,19 @@ def from_sklearn(estimator: Any) -> MLPClassifier | MLPRegressor:
     Examples
     --------
     >>> import sklearn.neural_network, fastbp.sklearn
-    >>> theirs = sklearn.neural_network.MLPRegressor(4, solver="lbfgs", random_state=0).fit([[0], [1], [2]], [1, 3, 5])
+    >>> theirs = sklearn.neural_network.MLPRegressor(hidden_layer_sizes=4, solver="lbfgs", random_state=0)
+    >>> theirs = theirs.fit([[0], [1], [2]], [1, 3, 5])
     >>> ours = fastbp.sklearn.from_sklearn(theirs)
     >>> bool(abs(ours.predict([[1.5]]) - theirs.predict([[1.5]])) < 1e-12)
     True
     """
-    from fastbp.sklearn import estimators
+    from fastbp import sklearn as ours
 
     for name in ("MLPClassifier", "MLPRegressor"):
         if isinstance(estimator, getattr(neural_network, name)):
-            ours = _new(getattr(estimators, name), estimator)
-            ours._best_parameters = ours.network_.parameters.copy()
-            return ours  # type: ignore[no-any-return]
+            new = _new(getattr(ours, name), estimator)
+            new._best_parameters = new.network_.parameters.copy()
+            return new  # type: ignore[no-any-return]
     got = type(estimator).__name__
     raise TypeError(f"estimator: got {got}, expected MLPClassifier or MLPRegressor of scikit-learn")
 
@@ -90,4 +92,6 @@ def _one(activation: Any) -> Any:
 
 def _check_known(name: str, value: Any, known: tuple[str, ...]) -> None:
     if value not in known:
-        raise ValueError(f"{name}: got {value!r}, of which scikit-learn knows nothing, expected one of {', '.join(known)}")
+        raise ValueError(
+            f"{name}: got {value!r}, of which scikit-learn knows nothing, expected one of {', '.join(known)}"
+        )

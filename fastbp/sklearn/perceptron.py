@@ -23,6 +23,7 @@ from fastbp.sklearn.examples import logits, rows_of
 
 _ACTIVATIONS = {"logistic": "sigmoid"}  # scikit-learn's names of ours, where they differ
 
+
 def keep(est: BaseEstimator, arguments: dict[str, Any]) -> None:
     """All arguments of a constructor, as they were given."""
     vars(est).update((name, value) for name, value in arguments.items() if name not in ("self", "__class__"))
@@ -36,7 +37,7 @@ def fits_by_batches(est: Any) -> bool:
     return True
 
 
-class Perceptron(callbacks.Mixin, BaseEstimator):  # type: ignore[misc]
+class Perceptron(callbacks.CallbackSupportMixin, BaseEstimator):
     """What both have in common."""
 
     _parameter_constraints: ClassVar[dict[str, Any]] = {
@@ -90,17 +91,19 @@ class Perceptron(callbacks.Mixin, BaseEstimator):  # type: ignore[misc]
         dtype = np.dtype(np.result_type(np.float32, *self.coefs_))
         if net is None or list(net.layer_sizes) != sizes or net.dtype != dtype:
             net = self._new_network(sizes, dtype)
-        for array, given in zip(
-            (*net.weights, *net.biases), (*self.coefs_, *self.intercepts_), strict=True
-        ):
+        for array, given in zip((*net.weights, *net.biases), (*self.coefs_, *self.intercepts_), strict=True):
             array[...] = given
         return self._show(net)
 
     def _new_network(self, sizes: list[int], dtype: np.dtype) -> MLP:
         """A network for these parameters, which have no values yet."""
-        net = MLP(sizes, loss=self._error(), dtype=dtype, n_threads=self.n_threads, init="zeros", **self._options())
+        net = MLP(
+            sizes, loss=self._error(), dtype=dtype, n_threads=self.n_threads, init="zeros", **self._options()
+        )
         if is_classifier(self) and not self.label_smoothing:
-            net._engine.largest_error = -math.log(np.finfo(dtype).eps)  # where scikit-learn clips a probability
+            net._engine.largest_error = -math.log(
+                np.finfo(dtype).eps
+            )  # where scikit-learn clips a probability
         return net
 
     def _options(self) -> dict[str, Any]:
@@ -124,8 +127,9 @@ class Perceptron(callbacks.Mixin, BaseEstimator):  # type: ignore[misc]
 
     def _draw(self, net: MLP) -> None:
         """Initial parameters from scikit-learn's random numbers: Glorot's, in float64."""
-        for weight, bias in zip(net.weights, net.biases, strict=True):
-            bound = np.sqrt((2.0 if self.activation == "logistic" else 6.0) / sum(weight.shape))
+        last = net.activations[-1] if net.activations else self.activation
+        for weight, bias, activation in zip(net.weights, net.biases, (*net.activations, last), strict=True):
+            bound = np.sqrt((2.0 if activation in ("sigmoid", "logistic") else 6.0) / sum(weight.shape))
             weight[...] = self._random_state.uniform(-bound, bound, weight.shape)
             bias[...] = self._random_state.uniform(-bound, bound, bias.shape)
 
@@ -154,7 +158,11 @@ class Perceptron(callbacks.Mixin, BaseEstimator):  # type: ignore[misc]
             net, rows_of(X, net.dtype), self._cast(targets, net.dtype), weights, self.alpha, self._share()
         )
         objective.clip_norm = self.clip_norm or 0.0
-        with nullcontext(callbacks.untold) if incremental else callbacks.around(self, X, y, sample_weight) as told:
+        with (
+            nullcontext(callbacks.untold)
+            if incremental
+            else callbacks.around(self, X, y, sample_weight) as told
+        ):
             if self.solver == "lbfgs":
                 wide = self._new_network(list(net.layer_sizes), np.dtype(np.float64))
                 wide._engine.largest_error = net._engine.largest_error
@@ -202,7 +210,9 @@ class Perceptron(callbacks.Mixin, BaseEstimator):  # type: ignore[misc]
         optimizer.reset()
         return solvers.Steps(optimizer)
 
-    def _weights(self, sample_weight: Any, X: Any, targets: np.ndarray, incremental: bool) -> np.ndarray | None:
+    def _weights(
+        self, sample_weight: Any, X: Any, targets: np.ndarray, incremental: bool
+    ) -> np.ndarray | None:
         if sample_weight is None:
             return None
         return np.ascontiguousarray(_check_sample_weight(sample_weight, X), np.float64)
@@ -216,7 +226,11 @@ class Perceptron(callbacks.Mixin, BaseEstimator):  # type: ignore[misc]
 
     @staticmethod
     def _cast(targets: np.ndarray, dtype: np.dtype) -> np.ndarray:
-        return targets if targets.dtype == np.int64 and targets.ndim == 1 else np.ascontiguousarray(targets, dtype)
+        return (
+            targets
+            if targets.dtype == np.int64 and targets.ndim == 1
+            else np.ascontiguousarray(targets, dtype)
+        )
 
     def _share(self) -> float:
         """scikit-learn's squared error is reported as a mean over outputs, though its gradient is that of their sum."""
@@ -224,9 +238,10 @@ class Perceptron(callbacks.Mixin, BaseEstimator):  # type: ignore[misc]
 
     def _loss(self, z: np.ndarray, targets: np.ndarray, weights: np.ndarray | None) -> float:
         """The mean error of logits."""
-        error = LOSSES[self._network.loss_name].error
-        with np.errstate(all="ignore"):
-            return float(error(z, targets, sample_weight=weights).loss) * self._share()
+        net = self._network
+        options = {"label_smoothing": net.label_smoothing} if net.label_smoothing else {}
+        error = LOSSES[net.loss_name].error
+        return float(error(z, targets, sample_weight=weights, **options).loss) * self._share()
 
     # Predicting -------------------------------------------------------------------------------------------
 
@@ -267,7 +282,11 @@ class Perceptron(callbacks.Mixin, BaseEstimator):  # type: ignore[misc]
         epochs = range(1, len(self.loss_curve_) + 1)
         ax.plot(epochs, self.loss_curve_, label="loss")
         if self.validation_loss_curve_:
-            ax.plot(epochs[-len(self.validation_loss_curve_) :], self.validation_loss_curve_, label="validation loss")
+            ax.plot(
+                epochs[-len(self.validation_loss_curve_) :],
+                self.validation_loss_curve_,
+                label="validation loss",
+            )
         ax.set(xlabel="epoch", ylabel="loss")
         ax.legend()
         return ax

@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import scipy.optimize
@@ -22,6 +22,7 @@ from scipy import sparse
 
 from fastbp.model import MLP
 from fastbp.optimizers import SGD, Adam, Optimizer
+from fastbp.parameters import Layout
 from fastbp.sklearn.examples import dense, rows_of, runs
 
 _Report = Callable[[int, float], object]
@@ -60,8 +61,10 @@ class Objective:
         for run in runs(self.x, count, batch_size):
             batches = slice(run.start // batch_size, -(-run.stop // batch_size))
             steps.decays = self.alpha / sums[batches][sums[batches] != 0]
-            arguments = (batch_size, steps, report, self.clip_norm, 0.0, told[batches])
-            *_, finished, failure = self.net._engine.train(*self._run(rows, run), *arguments)
+            x, t, w, order = self._run(rows, run)
+            *_, finished, failure = self.net._engine.train(
+                x, t, w, order, batch_size, cast(Optimizer, steps), report, self.clip_norm, 0.0, told[batches]
+            )
             if failure:
                 return math.nan
             done += finished
@@ -87,7 +90,8 @@ class Objective:
         total = np.zeros(len(out))
         loss, weight = 0.0, 0.0
         for run in runs(self.x, count, 1):
-            mean, some = engine.gradient(*self._run(None, run)[:3], out)
+            x, t, w, _ = self._run(None, run)
+            mean, some = engine.gradient(x, t, w, out)
             if some:
                 total += some * out
                 loss, weight = loss + some * mean, weight + some
@@ -96,7 +100,7 @@ class Objective:
 
 
 class Steps:
-    """The updates of an optimizer, whose weight decay is joined by the one that each batch brings: what an engine takes for one."""
+    """The updates of an optimizer, to whose weight decay that of each batch is added: what an engine takes for an optimizer."""
 
     def __init__(self, optimizer: Optimizer, epsilon_outside: bool = False) -> None:
         self.optimizer = optimizer
@@ -121,7 +125,7 @@ class Steps:
 
     @property
     def learning_rate(self) -> Any:
-        return self.optimizer.learning_rate  # type: ignore[attr-defined]
+        return self.optimizer.learning_rate
 
     def scheduled_rates(self, n_steps: int, dtype: np.dtype) -> np.ndarray:
         """The rates of the next updates, a row each, the weight decay last."""
@@ -137,7 +141,7 @@ class Steps:
 
     def set_learning_rate(self, parameters: np.ndarray, rate: float) -> None:
         """Go on at another rate. scikit-learn keeps -η times our velocity, and keeps it as it is."""
-        before, self.optimizer.learning_rate = self.learning_rate, rate  # type: ignore[attr-defined]
+        before, self.optimizer.learning_rate = self.learning_rate, rate
         for velocity in self.optimizer.state(parameters).values():
             velocity *= before / rate
 
@@ -197,5 +201,5 @@ def _on(objective: Objective, net: MLP) -> Objective:
 
 def _packed(net: MLP) -> np.ndarray:
     """Where in our parameters those of scikit-learn's order are: all weights, then all biases."""
-    weights, biases = net._views(np.arange(net.parameters.size))
+    weights, biases = Layout(net.layer_sizes).views(np.arange(net.parameters.size))
     return np.concatenate([array.ravel() for array in (*weights, *biases)])

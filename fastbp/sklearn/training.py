@@ -1,4 +1,4 @@
-"""Epochs as scikit-learn makes them: its random numbers, its batches, its reasons to stop. What is found goes to the estimator."""
+"""Epochs as scikit-learn makes them: its random numbers, batches and reasons to stop. What is found goes to the estimator."""
 
 from __future__ import annotations
 
@@ -62,22 +62,24 @@ def stochastic(
 ) -> None:
     """Fit by batches; `told` is what callbacks are called by."""
     steps = est._optimizer
-    rows = None
+    order = None
     if est.early_stopping and held is None:
-        rows, held = split(est, objective)
-    n_samples = len(objective.targets) if rows is None else len(rows)
+        order, held = split(est, objective)
+    n_samples = len(objective.targets) if order is None else len(order)
     batch_size = batch_size_of(est, n_samples)
     watch = _Clock(est.time_limit)
-    order = np.arange(n_samples) if rows is None and est.shuffle else rows
     try:
         est.n_iter_ = 0
         for _ in range(1 if incremental else est.max_iter):
             if est.shuffle:
-                order = order[_shuffled(est._random_state, n_samples)]
+                drawn = _shuffled(est._random_state, n_samples)
+                order = drawn if order is None else order[drawn]
             with told() as asked_to_stop:
                 est.loss_ = objective.epoch(order, batch_size, steps, watch.report)
                 if math.isnan(est.loss_):
-                    objective.net.parameters.fill(np.nan)  # as they are where nobody keeps the last finite ones
+                    objective.net.parameters.fill(
+                        np.nan
+                    )  # as they are where nobody keeps the last finite ones
                 _end_of_epoch(est, objective, held, n_samples)
             if asked_to_stop() or watch.is_over() or _is_done(est, objective, incremental):
                 break
@@ -115,8 +117,8 @@ def _end_of_epoch(est: Any, objective: solvers.Objective, held: Validation | Non
     est.t_ += n_samples
     est.loss_curve_.append(est.loss_)
     if est.verbose:
-        print("Iteration %d, loss = %.8f" % (est.n_iter_, est.loss_))
-    score = None if held is None else _validate(est, objective, held)
+        print(f"Iteration {est.n_iter_}, loss = {est.loss_:.8f}")
+    score = math.nan if held is None else _validate(est, objective, held)
     if est.early_stopping:
         _count_scores(est, objective.net, score)
     else:
@@ -127,7 +129,7 @@ def _end_of_epoch(est: Any, objective: solvers.Objective, held: Validation | Non
 
 
 def _validate(est: Any, objective: solvers.Objective, held: Validation) -> float:
-    """The score of the examples that are not trained on, of the averaged parameters where there are such; their loss to the curve."""
+    """The score of the examples that are not trained on; their loss goes to its curve. An average of parameters goes first."""
     with _averaged(est._optimizer, objective.net):
         z = logits(objective.net, held.x)
         est.validation_loss_curve_.append(est._loss(z, held.targets, held.weights))
@@ -170,7 +172,7 @@ def _averaged(steps: solvers.Steps, net: Any) -> Iterator[None]:
 def _count_scores(est: Any, net: Any, score: float) -> None:
     est.validation_scores_.append(score)
     if est.verbose:
-        print("Validation score: %f" % score)
+        print(f"Validation score: {score:f}")
     worse = score < est.best_validation_score_ + est.tol
     est._no_improvement_count = est._no_improvement_count + 1 if worse else 0
     if score > est.best_validation_score_:
@@ -200,17 +202,13 @@ def _is_done(est: Any, objective: solvers.Objective, incremental: bool) -> bool:
 def _stops(est: Any, net: Any) -> bool:
     """Whether too many epochs without improvement are the end; where the rate adapts they make it smaller."""
     what = "Validation score" if est.early_stopping else "Training loss"
-    text = "%s did not improve more than tol=%f for %d consecutive epochs." % (  # noqa: UP031
-        what,
-        est.tol,
-        est.n_iter_no_change,
-    )
+    text = f"{what} did not improve more than tol={est.tol:f} for {est.n_iter_no_change} consecutive epochs."
     adapts = est.solver == "sgd" and est.learning_rate == "adaptive"
     rate = est._optimizer.learning_rate
     if adapts and rate > 1e-6:
         est._optimizer.set_learning_rate(net.parameters, rate / 5.0)
         if est.verbose:
-            print(text + " Setting learning rate to %f" % (rate / 5.0))
+            print(f"{text} Setting learning rate to {rate / 5.0:f}")
         return False
     if est.verbose:
         print(text + (" Learning rate too small." if adapts else "") + " Stopping.")
@@ -221,7 +219,9 @@ def lbfgs(est: Any, objective: solvers.Objective, wide: Any, told: Epoch) -> Non
     """Fit on all the examples at once, with the help of a network in float64."""
     with _Iterations(told) as tell:
         callback = None if told is untold else tell
-        result = solvers.lbfgs(objective, wide, callback, maxfun=est.max_fun, maxiter=est.max_iter, gtol=est.tol)
+        result = solvers.lbfgs(
+            objective, wide, callback, maxfun=est.max_fun, maxiter=est.max_iter, gtol=est.tol
+        )
     est.n_iter_ = _check_optimize_result("lbfgs", result, est.max_iter)
     est.loss_ = result.fun
 

@@ -1,4 +1,4 @@
-"""`MLPClassifier` and `MLPRegressor`: what their targets are, and what their outputs mean."""
+"""`MLPClassifier`: what its targets are, and what its outputs mean."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 from scipy import sparse
-from sklearn.base import ClassifierMixin, RegressorMixin, _fit_context
-from sklearn.metrics import r2_score
+from sklearn.base import ClassifierMixin, _fit_context
 from sklearn.preprocessing import LabelBinarizer
 from sklearn.utils import column_or_1d, compute_sample_weight
 from sklearn.utils._param_validation import Interval, StrOptions
@@ -21,8 +20,62 @@ from fastbp.sklearn import callbacks
 from fastbp.sklearn.perceptron import Perceptron, fits_by_batches, keep
 
 
-class MLPClassifier(ClassifierMixin, Perceptron):  # type: ignore[misc]
-    """TODO"""
+class MLPClassifier(ClassifierMixin, Perceptron):
+    """scikit-learn's classifier of the same name, on fastbp's kernels, with more options.
+
+    It minimizes the cross-entropy: of a softmax for several classes, of logistic outputs for two, or for sets of labels.
+
+    Parameters
+    ----------
+    hidden_layer_sizes, alpha, batch_size, learning_rate, learning_rate_init, power_t, max_iter, shuffle, random_state, tol, \
+    verbose, warm_start, momentum, nesterovs_momentum, early_stopping, validation_fraction, beta_1, beta_2, epsilon, \
+    n_iter_no_change, max_fun
+        As in scikit-learn's :class:`~sklearn.neural_network.MLPClassifier`, with the same defaults.
+    activation : str, or one for each hidden layer, default "relu"
+        Also those of :class:`fastbp.MLP`, besides scikit-learn's identity, logistic, tanh and relu.
+    solver : {"lbfgs", "sgd", "adam"} or an optimizer of :mod:`fastbp.optimizers`, default "adam"
+        An optimizer brings its own rates, schedules and average; `alpha` is added to its weight decay.
+    class_weight : dict or "balanced", optional
+        A weight for each class, multiplied into the sample weights; ``"balanced"``: N / (C · how often the class occurs).
+    label_smoothing : float in [0, 1], default 0
+        Targets t become (1 - s) t + s/C.
+    dropout : float in [0, 1), or one for each hidden layer, default 0
+        How many outputs of the hidden layers are set to 0 at random while the network trains.
+    clip_norm : float > 0, optional
+        A gradient whose norm is larger is scaled down to it.
+    scoring : str or callable, optional
+        By which `early_stopping` judges, in place of the accuracy; as in :func:`sklearn.metrics.check_scoring`.
+    time_limit : float, optional
+        Seconds after which a fit by batches ends; it keeps what it has learned.
+    n_threads : int >= 1, optional
+        The most threads to use; by default as many as :func:`fastbp.show_config` tells.
+
+    Attributes
+    ----------
+    classes_ : numpy.ndarray, or a list of them
+    coefs_, intercepts_, loss_, loss_curve_, best_loss_, validation_scores_, best_validation_score_, n_iter_, t_, n_layers_, \
+    n_outputs_, out_activation_, n_features_in_, feature_names_in_
+        Those of scikit-learn's. The arrays are live: the model computes with what is written into them.
+    validation_loss_curve_ : list of float
+        The error of the validation set after each epoch, where there is one.
+    network_ : fastbp.MLP
+        The fitted network, for everything that there is for one: files, ONNX, gradients.
+
+    Notes
+    -----
+    An epoch is one call of the engine. Where scikit-learn's objective, random numbers or reasons to stop are not what one might
+    expect, they are followed all the same; docs/scikit-learn.md has the few differences.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import make_classification
+    >>> from fastbp.sklearn import MLPClassifier
+    >>> X, y = make_classification(n_samples=100, random_state=1)
+    >>> model = MLPClassifier(random_state=1, max_iter=300, tol=1e-3).fit(X, y)
+    >>> model.predict_proba(X[:2]).round(2)
+    array([[0.05, 0.95],
+           [0.11, 0.89]])
+    """
 
     _parameter_constraints: ClassVar[dict[str, Any]] = {
         **Perceptron._parameter_constraints,
@@ -68,7 +121,7 @@ class MLPClassifier(ClassifierMixin, Perceptron):  # type: ignore[misc]
         keep(self, locals())
 
     @callbacks.with_callbacks
-    @_fit_context(prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]
+    @_fit_context(prefer_skip_nested_validation=True)
     def fit(
         self,
         X: Any,
@@ -78,19 +131,46 @@ class MLPClassifier(ClassifierMixin, Perceptron):  # type: ignore[misc]
         X_val: Any = None,
         y_val: Any = None,
         sample_weight_val: Any = None,
-    ) -> MLPClassifier:
-        """Fit."""
-        held = () if X_val is None else (X_val, y_val, sample_weight_val)
-        return self._fit(X, y, sample_weight, held=held)  # type: ignore[no-any-return]
+    ) -> Any:
+        """Fit the model.
 
-    @available_if(fits_by_batches)  # type: ignore[untyped-decorator]
-    @_fit_context(prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]
-    def partial_fit(self, X: Any, y: Any, sample_weight: Any = None, classes: Any = None) -> MLPClassifier:
-        """One epoch"""
+        Parameters
+        ----------
+        X : array, table or sparse matrix, shape (N, I)
+        y : labels (N,), sets of labels (N, C) of 0 and 1, or probabilities (N, C)
+            Rows of numbers in [0, 1] that sum to 1, not all of them 0 and 1, are the probabilities of the classes 0, 1, ...
+        sample_weight : numbers >= 0, shape (N,), optional
+            A batch whose weights are all 0 is skipped.
+        X_val, y_val, sample_weight_val : optional
+            A validation set, in place of one that `early_stopping` would split off.
+
+        Returns
+        -------
+        self
+        """
+        held = () if X_val is None else (X_val, y_val, sample_weight_val)
+        return self._fit(X, y, sample_weight, held=held)
+
+    @available_if(fits_by_batches)
+    @_fit_context(prefer_skip_nested_validation=True)
+    def partial_fit(self, X: Any, y: Any, sample_weight: Any = None, classes: Any = None) -> Any:
+        """Train for one epoch more, from where the last call ended.
+
+        Parameters
+        ----------
+        X, y, sample_weight
+            As in :meth:`fit`.
+        classes : array, optional
+            All the classes that there will be, in the first call.
+
+        Returns
+        -------
+        self
+        """
         if _check_partial_fit_first_call(self, classes):
             self._label_binarizer = LabelBinarizer()
             self._label_binarizer.fit(y if type_of_target(y).startswith("multilabel") else classes)
-        return self._fit(X, y, sample_weight, incremental=True)  # type: ignore[no-any-return]
+        return self._fit(X, y, sample_weight, incremental=True)
 
     def _examples(self, X: Any, y: Any, incremental: bool, first: bool) -> tuple[Any, np.ndarray]:
         X, y = validate_data(
@@ -132,7 +212,8 @@ class MLPClassifier(ClassifierMixin, Perceptron):  # type: ignore[misc]
         self.out_activation_ = "softmax" if kind == "multiclass" else "logistic"
         if kind == "multiclass":
             return np.searchsorted(self.classes_, y).astype(np.int64, copy=False)
-        return self._label_binarizer.transform(y)  # type: ignore[no-any-return]
+        rows: np.ndarray = self._label_binarizer.transform(y)
+        return rows
 
     def _probabilities(self, y: np.ndarray, incremental: bool) -> np.ndarray:
         if not hasattr(self, "classes_") or (not self.warm_start and not incremental):
@@ -148,22 +229,29 @@ class MLPClassifier(ClassifierMixin, Perceptron):  # type: ignore[misc]
         return "softmax_cross_entropy" if self._is_softmax() else "sigmoid_cross_entropy"
 
     def _n_outputs(self, targets: np.ndarray) -> int:
-        return len(self.classes_) if self._is_softmax() else targets.shape[1]
+        return len(self.classes_) if self._is_softmax() else int(targets.shape[1])
 
-    def _weights(self, sample_weight: Any, X: Any, targets: np.ndarray, incremental: bool) -> np.ndarray | None:
+    def _weights(
+        self, sample_weight: Any, X: Any, targets: np.ndarray, incremental: bool
+    ) -> np.ndarray | None:
         weights = super()._weights(sample_weight, X, targets, incremental)
         if self.class_weight is None:
             return weights
         if incremental and self.class_weight == "balanced":
             raise ValueError("class_weight: got 'balanced' with partial_fit, expected a dict or None")
-        of_class = compute_sample_weight(self.class_weight, self._truth(targets))
-        return of_class if weights is None else weights * of_class  # type: ignore[no-any-return]
+        of_class: np.ndarray = compute_sample_weight(self.class_weight, self._truth(targets))
+        return of_class if weights is None else weights * of_class
 
     def _truth(self, targets: np.ndarray) -> np.ndarray:
         """Labels, as the user knows them, of targets."""
         if self._is_softmax():
-            return self.classes_.take(targets if targets.ndim == 1 else targets.argmax(axis=1))
-        return self._label_binarizer.inverse_transform(targets.astype(float))  # type: ignore[no-any-return]
+            return self._labels(targets if targets.ndim == 1 else targets.argmax(axis=1))
+        labels: np.ndarray = self._label_binarizer.inverse_transform(targets.astype(float))
+        return labels
+
+    def _labels(self, classes: np.ndarray) -> np.ndarray:
+        labels: np.ndarray = self.classes_.take(classes)
+        return labels
 
     def _score_of(self, z: np.ndarray, targets: np.ndarray, weights: np.ndarray | None) -> float:
         """The accuracy of logits."""
@@ -174,27 +262,30 @@ class MLPClassifier(ClassifierMixin, Perceptron):  # type: ignore[misc]
         return float(np.average(right, weights=weights))
 
     def predict(self, X: Any) -> np.ndarray:
-        """The class"""
+        """The most probable class of each example, (N,); or its set of labels, (N, C)."""
         z = self._logits(X)
         if self._is_softmax():
-            return self.classes_.take(z.argmax(axis=1))
+            return self._labels(z.argmax(axis=1))
         p = self._network._outputs(z)
-        return self._label_binarizer.inverse_transform(p.ravel() if self.n_outputs_ == 1 else p)  # type: ignore[no-any-return]
+        labels: np.ndarray = self._label_binarizer.inverse_transform(p.ravel() if self.n_outputs_ == 1 else p)
+        return labels
 
     def predict_proba(self, X: Any) -> np.ndarray:
-        """P"""
+        """The probability of each class, (N, C), in the order of `classes_`."""
         z = self._logits(X)
         if self.n_outputs_ == 1:
             return activations.sigmoid(np.column_stack([-z, z]))
         return self._network._outputs(z)
 
     def predict_log_proba(self, X: Any) -> np.ndarray:
-        """log P"""
+        """Its logarithm, which is finite where the probability itself is rounded to 0."""
         z = self._logits(X)
         if self._is_softmax():
             return activations.log_softmax(z)
         if self.n_outputs_ > 1:
-            with np.errstate(divide="ignore"):  # log of predict_proba, which is the same for labels as good as certain, but no -inf
+            with np.errstate(
+                divide="ignore"
+            ):  # log of predict_proba, which is the same for labels as good as certain, but no -inf
                 return np.where(z < 0, -activations.softplus(-z), np.log(activations.sigmoid(z)))
         return -np.column_stack([activations.softplus(z), activations.softplus(-z)])
 
@@ -209,106 +300,3 @@ def _are_probabilities(y: np.ndarray) -> bool:
     if y.ndim != 2 or y.shape[1] < 2 or y.dtype.kind != "f":
         return False
     return bool((y >= 0).all() and np.allclose(y.sum(axis=1), 1.0, rtol=0, atol=1e-6) and (y % 1 != 0).any())
-
-
-class MLPRegressor(RegressorMixin, Perceptron):  # type: ignore[misc]
-    """TODO"""
-
-    _parameter_constraints: ClassVar[dict[str, Any]] = {
-        **Perceptron._parameter_constraints,
-        "loss": [StrOptions({"squared_error", "poisson", "huber", "quantile"})],
-    }
-
-    def __init__(
-        self,
-        loss: str = "squared_error",
-        hidden_layer_sizes: Any = (100,),
-        activation: Any = "relu",
-        *,
-        solver: Any = "adam",
-        alpha: float = 0.0001,
-        batch_size: int | str = "auto",
-        learning_rate: str = "constant",
-        learning_rate_init: float = 0.001,
-        power_t: float = 0.5,
-        max_iter: int = 200,
-        shuffle: bool = True,
-        random_state: Any = None,
-        tol: float = 1e-4,
-        verbose: bool = False,
-        warm_start: bool = False,
-        momentum: float = 0.9,
-        nesterovs_momentum: bool = True,
-        early_stopping: bool = False,
-        validation_fraction: float = 0.1,
-        beta_1: float = 0.9,
-        beta_2: float = 0.999,
-        epsilon: float = 1e-8,
-        n_iter_no_change: float = 10,
-        max_fun: int = 15000,
-        dropout: Any = 0.0,
-        clip_norm: float | None = None,
-        scoring: Any = None,
-        time_limit: float | None = None,
-        n_threads: int | None = None,
-    ) -> None:
-        keep(self, locals())
-
-    @callbacks.with_callbacks
-    @_fit_context(prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]
-    def fit(
-        self,
-        X: Any,
-        y: Any,
-        sample_weight: Any = None,
-        *,
-        X_val: Any = None,
-        y_val: Any = None,
-        sample_weight_val: Any = None,
-    ) -> MLPRegressor:
-        """Fit."""
-        held = () if X_val is None else (X_val, y_val, sample_weight_val)
-        return self._fit(X, y, sample_weight, held=held)  # type: ignore[no-any-return]
-
-    @available_if(fits_by_batches)  # type: ignore[untyped-decorator]
-    @_fit_context(prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]
-    def partial_fit(self, X: Any, y: Any, sample_weight: Any = None) -> MLPRegressor:
-        """One epoch"""
-        return self._fit(X, y, sample_weight, incremental=True)  # type: ignore[no-any-return]
-
-    def _examples(self, X: Any, y: Any, incremental: bool, first: bool) -> tuple[Any, np.ndarray]:
-        X, y = validate_data(
-            self,
-            X,
-            y,
-            accept_sparse=["csr", "csc"],
-            multi_output=True,
-            y_numeric=True,
-            dtype=(np.float64, np.float32),
-            reset=first,
-        )
-        if y.ndim == 2 and y.shape[1] == 1:
-            y = column_or_1d(y, warn=True)
-        if first:
-            self.out_activation_ = "exp" if self.loss == "poisson" else "identity"
-        return X, y.reshape(-1, 1) if y.ndim == 1 else y
-
-    def _error(self) -> str:
-        return "poisson_deviance" if self.loss == "poisson" else self.loss
-
-    def _n_outputs(self, targets: np.ndarray) -> int:
-        return targets.shape[1]
-
-    def _truth(self, targets: np.ndarray) -> np.ndarray:
-        return targets
-
-    def _score_of(self, z: np.ndarray, targets: np.ndarray, weights: np.ndarray | None) -> float:
-        """R² of outputs."""
-        y = self._network._outputs(z)
-        return float(r2_score(targets, y, sample_weight=weights)) if np.isfinite(y).all() else np.nan
-
-    def predict(self, X: Any) -> np.ndarray:
-        """The outputs"""
-        z = self._logits(X)
-        y = self._network._outputs(z)
-        return y.ravel() if y.shape[1] == 1 else y
