@@ -40,7 +40,10 @@ pytestmark = [
 ]
 
 N, FEATURES = 230, 7
-OLD = tuple(map(int, sklearn.__version__.split(".")[:2])) < (1, 7)  # no sample weights, no Poisson loss
+OLD = tuple(map(int, sklearn.__version__.split(".")[:2])) < (
+    1,
+    7,
+)  # no sample weights, no Poisson loss, labels that are numbers
 
 
 def data(task: str) -> tuple[np.ndarray, np.ndarray]:
@@ -48,7 +51,7 @@ def data(task: str) -> tuple[np.ndarray, np.ndarray]:
     X = rng.standard_normal((N, FEATURES))
     z = X @ rng.standard_normal((FEATURES, 4)) + 0.3 * rng.standard_normal((N, 4))
     y = {
-        "binary": lambda: np.array(["no", "yes"])[(z[:, 0] > 0.3).astype(int)],
+        "binary": lambda: np.array([-1, 1] if OLD else ["no", "yes"])[(z[:, 0] > 0.3).astype(int)],
         "classes": lambda: z[:, :3].argmax(axis=1) * 10,
         "labels": lambda: (z > 0.4).astype(int),
         "output": lambda: z[:, 0],
@@ -246,8 +249,7 @@ def test_parameters_are_those_of_scikit_learn():
     for name in ("MLPClassifier", "MLPRegressor"):
         a, b = (getattr(module, name)().get_params() for module in (theirs, ours))
         assert a.items() <= b.items()
-    if not OLD:
-        assert ours.MLPRegressor("poisson", 3, "tanh").get_params()["hidden_layer_sizes"] == 3
+    assert ours.MLPRegressor("poisson", 3, "tanh").get_params()["hidden_layer_sizes"] == 3
 
 
 def test_in_pipelines_and_searches():
@@ -281,12 +283,7 @@ def test_copies_go_on_alike():
 def test_arrays_of_the_network():
     """coefs_ are live, and what is put in their place is what the model computes with."""
     X, y = data("output")
-    est = (
-        ours.MLPRegressor(5, random_state=0, max_iter=3)
-        if OLD
-        else ours.MLPRegressor("squared_error", 5, max_iter=3)
-    )
-    est.set_params(hidden_layer_sizes=5).fit(X, y)
+    est = ours.MLPRegressor("squared_error", 5, random_state=0, max_iter=3).fit(X, y)
     before = est.predict(X)
     est.intercepts_[-1] += 1
     np.testing.assert_allclose(est.predict(X), before + 1)
@@ -302,7 +299,7 @@ def test_tables_and_their_names():
     X, y = data("binary")
     table = pandas.DataFrame(X, columns=list("abcdefg"))
     est = small(early_stopping=True, scoring="accuracy").fit(table, pandas.Series(y))
-    assert list(est.feature_names_in_) == list("abcdefg") and est.classes_.tolist() == ["no", "yes"]
+    assert list(est.feature_names_in_) == list("abcdefg") and est.classes_.tolist() == np.unique(y).tolist()
     assert (est.predict(table) == est.predict(table.astype(np.float64))).all()
     with pytest.warns(UserWarning, match="feature names"):
         est.predict(X)
@@ -336,7 +333,10 @@ def test_metadata_is_routed():
         {"solver": "hadoken"},
         {"learning_rate_init": -1.0},
         {"validation_fraction": 1.5},
-        {"early_stopping": True, "validation_fraction": 0.001},
+        pytest.param(
+            {"early_stopping": True, "validation_fraction": 0.001},
+            marks=pytest.mark.skipif(OLD, reason="1.7"),
+        ),
         {"beta_1": 1},
         {"n_iter_no_change": 0},
         {"batch_size": 0},

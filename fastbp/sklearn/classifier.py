@@ -211,7 +211,8 @@ class MLPClassifier(ClassifierMixin, Perceptron):
         kind = self._label_binarizer.y_type_
         self.out_activation_ = "softmax" if kind == "multiclass" else "logistic"
         if kind == "multiclass":
-            return np.searchsorted(self.classes_, y).astype(np.int64, copy=False)
+            places: np.ndarray = np.searchsorted(self.classes_, y)
+            return places.astype(np.int64, copy=False)
         rows: np.ndarray = self._label_binarizer.transform(y)
         return rows
 
