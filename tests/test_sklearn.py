@@ -306,10 +306,13 @@ def test_tables_and_their_names():
 
 
 def test_other_tables():
-    polars = pytest.importorskip("polars")
+    polars, pyarrow = pytest.importorskip("polars"), pytest.importorskip("pyarrow")
     X, y = data("binary")
-    est = small().fit(polars.DataFrame(X, schema=list("abcdefg")), y)
-    assert est.score(polars.DataFrame(X, schema=list("abcdefg")), y) > 0.4
+    names = list("abcdefg")
+    est = small(max_iter=20).fit(X, y)
+    for table in (polars.DataFrame(X, schema=names), pyarrow.table(dict(zip(names, X.T, strict=True)))):
+        again = clone(est).fit(table, y)
+        np.testing.assert_array_equal(again.predict_proba(table), est.predict_proba(X))
 
 
 def test_metadata_is_routed():
@@ -480,6 +483,14 @@ def test_optimizers_of_ours():
     near = small(solver="adam", alpha=0, tol=0).fit(X, y)
     np.testing.assert_allclose(curves(plain), curves(near), rtol=1e-4)  # but for where ε stands
     assert small(solver=fastbp.SGD(0.1), clip_norm=1e-9, alpha=0).fit(X, y).loss_curve_[-1] > 1
+
+
+@pytest.mark.parametrize("kind", sorted(fastbp.optimizers.OPTIMIZERS, key=str))
+def test_every_optimizer(kind):
+    X, y = data("classes")
+    est = small(solver=kind(0.01), max_iter=30).fit(X, y)
+    assert est.loss_ < 0.9 * est.loss_curve_[0]
+    assert est.to_sklearn().solver == "adam" and clone(est).solver is not est.solver
 
 
 def test_a_validation_set_of_ones_own():
