@@ -17,6 +17,7 @@ import pytest
 
 joblib, sklearn = pytest.importorskip("joblib"), pytest.importorskip("sklearn")
 
+from conftest import every_pair  # noqa: E402
 from scipy import sparse  # noqa: E402
 from sklearn import neural_network as theirs  # noqa: E402
 from sklearn.base import clone  # noqa: E402
@@ -69,14 +70,7 @@ def estimators(task: str, **parameters: Any) -> list[Any]:
     return [getattr(module, name)(random_state=3, **parameters) for module in (theirs, ours)]
 
 
-TASKS = [
-    "binary",
-    "classes",
-    "labels",
-    "output",
-    "outputs",
-    pytest.param("counts", marks=pytest.mark.skipif(OLD, reason="1.7")),
-]
+TASKS = ["binary", "classes", "labels", "output", "outputs", *([] if OLD else ["counts"])]
 SOLVERS = {
     "adam": {},
     "sgd": {"learning_rate_init": 0.01},
@@ -112,10 +106,12 @@ def assert_alike(a: Any, b: Any, X: np.ndarray, rtol: float = 1e-9) -> None:
 # -- the same fit ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("weighted", [False, pytest.param(True, marks=pytest.mark.skipif(OLD, reason="1.7"))])
-@pytest.mark.parametrize("solver", SOLVERS)
-@pytest.mark.parametrize("activation", ["identity", "logistic", "tanh", "relu"])
-@pytest.mark.parametrize("task", TASKS)
+@every_pair(
+    task=TASKS,
+    activation=["identity", "logistic", "tanh", "relu"],
+    solver=[*SOLVERS],
+    weighted=[False] if OLD else [False, True],
+)
 def test_a_fit_follows_scikit_learn(task, activation, solver, weighted):
     """Loss curve, weights and everything else that is fitted, over 20 iterations."""
     X, y = data(task)
