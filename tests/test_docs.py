@@ -144,5 +144,9 @@ def test_python_blocks_beside(page, peer, backend):
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=named)
-def test_examples(example, backend):
+def test_examples(example, backend, monkeypatch):
+    if peer := peer_of(example.read_text(encoding="utf-8")):
+        pytest.importorskip(peer)
+        pytest.importorskip("matplotlib")
+        monkeypatch.setenv("MPLBACKEND", "Agg")
     runpy.run_path(str(example), run_name="__main__")

@@ -449,6 +449,8 @@ def test_dropout_and_smoothing():
     assert dropped.network_.dropout == (0.5,)
     assert dropped.loss_ > 1.05 * log_loss(y, dropped.predict_proba(X))
     np.testing.assert_array_equal(curves(dropped), curves(small(**parameters).fit(X, y)))
+    again = pickle.loads(pickle.dumps(dropped)).partial_fit(X, y)
+    assert again.loss_ == dropped.partial_fit(X, y).loss_
     smooth = small(max_iter=300, label_smoothing=0.3, alpha=0, early_stopping=True).fit(
         X, y, X_val=X, y_val=y
     )
@@ -574,6 +576,7 @@ def test_models_cross_over(task, solver):
         want = getattr(a, function)(X)
         np.testing.assert_allclose(getattr(there, function)(X), want, rtol=1e-9, atol=1e-12)
         there.set_params(warm_start=True, max_iter=2).fit(X, y)
+        there.set_params(early_stopping=True, warm_start=False).fit(X, y)
     np.testing.assert_allclose(ours.from_sklearn(a).coefs_[0], a.coefs_[0], rtol=0)
     with pytest.raises(TypeError, match="estimator: got StandardScaler"):
         ours.from_sklearn(StandardScaler())

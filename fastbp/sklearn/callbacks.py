@@ -58,4 +58,5 @@ def _fitted(est: Any) -> dict[str, Any]:
 
 @contextmanager
 def untold() -> Iterator[Callable[[], bool]]:
+    """Where there are no callbacks."""
     yield lambda: False

@@ -53,6 +53,7 @@ def from_sklearn(estimator: Any) -> MLPClassifier | MLPRegressor:
         if isinstance(estimator, getattr(neural_network, name)):
             new = _new(getattr(ours, name), estimator)
             new._best_parameters = new.network_.parameters.copy()
+            new.validation_loss_curve_ = []
             return new  # type: ignore[no-any-return]
     got = type(estimator).__name__
     raise TypeError(f"estimator: got {got}, expected MLPClassifier or MLPRegressor of scikit-learn")

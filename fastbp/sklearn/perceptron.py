@@ -30,6 +30,7 @@ def keep(est: BaseEstimator, arguments: dict[str, Any]) -> None:
 
 
 def fits_by_batches(est: Any) -> bool:
+    """Whether there is a `partial_fit`."""
     if est.solver == "lbfgs":
         raise AttributeError(
             f"partial_fit is only available for stochastic optimizers. {est.solver} is not stochastic."
@@ -101,9 +102,7 @@ class Perceptron(callbacks.CallbackSupportMixin, BaseEstimator):
             sizes, loss=self._error(), dtype=dtype, n_threads=self.n_threads, init="zeros", **self._options()
         )
         if is_classifier(self) and not self.label_smoothing:
-            net._engine.largest_error = -math.log(
-                np.finfo(dtype).eps
-            )  # where scikit-learn clips a probability
+            net._engine.largest_error = -math.log(np.finfo(dtype).eps)  # scikit-learn clips probabilities
         return net
 
     def _options(self) -> dict[str, Any]:
@@ -112,15 +111,17 @@ class Perceptron(callbacks.CallbackSupportMixin, BaseEstimator):
         ours = [_ACTIVATIONS.get(name, name) for name in names]
         options: dict[str, Any] = {"activation": ours[0] if len(set(ours)) == 1 else ours}
         if np.any(self.dropout):
-            options |= {"dropout": self.dropout, "seed": int(self._random_state.randint(2**31))}
+            options |= {"dropout": self.dropout, "seed": self._seed}
         if is_classifier(self) and self.label_smoothing:
             options["label_smoothing"] = self.label_smoothing
         return options
 
     def _is_softmax(self) -> bool:
+        """Whether it is a classifier of several classes, or of probabilities."""
         return bool(self.out_activation_ == "softmax")
 
     def _show(self, net: MLP) -> MLP:
+        """This is the network now."""
         self._network = net
         self.coefs_, self.intercepts_ = list(net.weights), list(net.biases)
         return net
@@ -154,15 +155,10 @@ class Perceptron(callbacks.CallbackSupportMixin, BaseEstimator):
         if first:
             self._begin([X.shape[1], *hidden, self.n_outputs_], X.dtype)
         net = self.network_
-        objective = solvers.Objective(
-            net, rows_of(X, net.dtype), self._cast(targets, net.dtype), weights, self.alpha, self._share()
-        )
-        objective.clip_norm = self.clip_norm or 0.0
-        with (
-            nullcontext(callbacks.untold)
-            if incremental
-            else callbacks.around(self, X, y, sample_weight) as told
-        ):
+        x, t = rows_of(X, net.dtype), self._cast(targets, net.dtype)
+        objective = solvers.Objective(net, x, t, weights, self.alpha, self._share(), self.clip_norm or 0.0)
+        heard = nullcontext(callbacks.untold) if incremental else callbacks.around(self, X, y, sample_weight)
+        with heard as told:
             if self.solver == "lbfgs":
                 wide = self._new_network(list(net.layer_sizes), np.dtype(np.float64))
                 wide._engine.largest_error = net._engine.largest_error
@@ -189,6 +185,8 @@ class Perceptron(callbacks.CallbackSupportMixin, BaseEstimator):
         """The attributes of a network that has learned nothing yet."""
         self.n_iter_ = self.t_ = 0
         self.n_layers_ = len(sizes)
+        if np.any(self.dropout):  # otherwise the random numbers are scikit-learn's, one by one
+            self._seed = int(self._random_state.randint(2**31))
         self._show(self._new_network(sizes, dtype))
         self._draw(self._network)
         self._best_parameters = self._network.parameters.copy()
@@ -226,11 +224,8 @@ class Perceptron(callbacks.CallbackSupportMixin, BaseEstimator):
 
     @staticmethod
     def _cast(targets: np.ndarray, dtype: np.dtype) -> np.ndarray:
-        return (
-            targets
-            if targets.dtype == np.int64 and targets.ndim == 1
-            else np.ascontiguousarray(targets, dtype)
-        )
+        """Class indices as they are, rows in the dtype of the network."""
+        return targets if targets.ndim == 1 else np.ascontiguousarray(targets, dtype)
 
     def _share(self) -> float:
         """scikit-learn's squared error is reported as a mean over outputs, though its gradient is that of their sum."""
@@ -265,7 +260,7 @@ class Perceptron(callbacks.CallbackSupportMixin, BaseEstimator):
         )
 
     def plot_loss_curve(self, ax: Any = None) -> Any:
-        """Draw `loss_curve_`, and the loss or the score of the validation set where there is one; needs Matplotlib.
+        """Draw `loss_curve_`, and that of the validation set where there is one; needs Matplotlib (extra ``plot``).
 
         Parameters
         ----------
@@ -281,12 +276,9 @@ class Perceptron(callbacks.CallbackSupportMixin, BaseEstimator):
         ax = plt.subplots()[1] if ax is None else ax
         epochs = range(1, len(self.loss_curve_) + 1)
         ax.plot(epochs, self.loss_curve_, label="loss")
-        if self.validation_loss_curve_:
-            ax.plot(
-                epochs[-len(self.validation_loss_curve_) :],
-                self.validation_loss_curve_,
-                label="validation loss",
-            )
+        held = self.validation_loss_curve_
+        if held:
+            ax.plot(epochs[-len(held) :], held, label="validation loss")
         ax.set(xlabel="epoch", ylabel="loss")
         ax.legend()
         return ax

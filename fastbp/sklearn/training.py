@@ -48,6 +48,7 @@ def split(est: Any, objective: solvers.Objective) -> tuple[np.ndarray, Validatio
 
 
 def batch_size_of(est: Any, n_samples: int) -> int:
+    """Of the rows there are, at most."""
     if est.batch_size == "auto":
         return min(200, n_samples)
     if est.batch_size > n_samples:
@@ -76,10 +77,8 @@ def stochastic(
                 order = drawn if order is None else order[drawn]
             with told() as asked_to_stop:
                 est.loss_ = objective.epoch(order, batch_size, steps, watch.report)
-                if math.isnan(est.loss_):
-                    objective.net.parameters.fill(
-                        np.nan
-                    )  # as they are where nobody keeps the last finite ones
+                if math.isnan(est.loss_):  # the engine has kept the last finite ones, scikit-learn's are not
+                    objective.net.parameters.fill(np.nan)
                 _end_of_epoch(est, objective, held, n_samples)
             if asked_to_stop() or watch.is_over() or _is_done(est, objective, incremental):
                 break
