@@ -1,4 +1,4 @@
-"""Benchmarks of fastbp: `python -m bench steps`, `losses`, `linear`, `predict`, `mnist`, `sweep`, `install`.
+"""Benchmarks of fastbp: `python -m bench steps`, `losses`, `linear`, `predict`, `mnist`, `sklearn`, `sweep`, `install`.
 
 How a number comes about, and where to read it:
 

@@ -18,7 +18,7 @@ from . import machine, shapes
 from .race import TWIN, Row, Setting
 from .timing import Plan
 
-TABLES = ("steps", "losses", "linear", "predict", "mnist")  # the others draw or print something else
+TABLES = ("steps", "losses", "linear", "predict", "mnist", "sklearn")  # the others draw or print something else
 
 
 def main() -> None:

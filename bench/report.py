@@ -14,7 +14,7 @@ from .race import Row
 SUSPECT = 1000
 LEFT = 65  # the width of the columns left of the ratios
 WELL_KNOWN = "PyTorch"  # the peer that everybody asks about, besides the fastest
-JUDGED_BY = {"mnist": "accuracy"}  # where it is not the residual
+JUDGED_BY = {"mnist": "accuracy", "sklearn": "accuracy"}  # where it is not the residual
 
 LEGEND = """\
 time: median; spread: half the distance between its quartiles; peak: fraction of the peak measured here;

@@ -67,6 +67,29 @@ class FitShape:
         return StepShape(self.sizes, examples).operations
 
 
+@dataclass(frozen=True)
+class EstimatorShape:
+    """What is done with a classifier: a fit, a search by cross-validation, or the prediction of one example."""
+
+    what: Literal["fit", "search", "predict"]
+    data: Literal["MNIST", "digits", "random"]
+    sizes: tuple[int, ...]
+    batch: int
+    epochs: int
+
+    @property
+    def name(self) -> str:
+        """As in the tables, e.g. "fit digits 64-100-10 batch 200"."""
+        return f"{self.what} {self.data} {'-'.join(map(str, self.sizes))} batch {self.batch}"
+
+    def operations(self, examples: int) -> int:
+        """Those of the matrix products: in an epoch, in 24 fits to two thirds of the examples and one to all, of one example."""
+        epoch = StepShape(self.sizes, examples).operations
+        if self.what == "predict":
+            return epoch // (3 * examples)
+        return epoch if self.what == "fit" else 17 * self.epochs * epoch
+
+
 def _products(sizes: tuple[int, ...]) -> list[int]:
     """Return I·O of each layer."""
     return [inputs * outputs for inputs, outputs in pairwise(sizes)]
@@ -112,6 +135,14 @@ PREDICTIONS = (
 )
 
 FITS = (FitShape((784, 100, 10), batch=200, epochs=3),)
+
+ESTIMATORS = (
+    EstimatorShape("fit", "MNIST", (784, 100, 10), batch=200, epochs=3),
+    EstimatorShape("fit", "digits", (64, 100, 10), batch=200, epochs=50),
+    EstimatorShape("fit", "random", (20, 32, 1), batch=32, epochs=10),
+    EstimatorShape("search", "digits", (64, 100, 10), batch=200, epochs=50),
+    EstimatorShape("predict", "digits", (64, 100, 10), batch=200, epochs=5),
+)
 
 LOSSES = (
     LossShape("softmax", 128, 10),

@@ -36,6 +36,10 @@ class Network(Protocol):
         seed: int = 0,
         label_smoothing: float = 0.0,
     ) -> None: ...
+    largest_error: float
+    """What the error of an example, or of each logistic output, counts at most in the means that are told; or infinity. Its
+    gradient is not limited."""
+
     @property
     def n_threads(self) -> int | None: ...
     def snapshot(self) -> _Array: ...
@@ -54,6 +58,7 @@ class Network(Protocol):
         report: Callable[[int, float], object] | None,
         clip_norm: float = 0.0,
         clip_value: float = 0.0,
+        batches: NDArray[np.float64] | None = None,
     ) -> tuple[float, float, int, str]: ...
     def step(self, x: Any, targets: Any, optimizer: Optimizer) -> float | None: ...
 

@@ -61,6 +61,7 @@ ROOMS = {  # name: (whose files, which tests); * stands for folders, too
     "gradient_check": ("fastbp/gradient_check.py", "gradient_check"),
     "data": ("fastbp/data/*", "data preparation"),
     "command_line": ("fastbp/cli/* fastbp/__main__.py", "cli cli_models"),
+    "sklearn": ("fastbp/sklearn/*", "sklearn sklearn_own"),
     "docs": ("docs/*.md README.md examples/*", "docs walks"),
     "bench": ("bench/*", "bench"),
     "distribution": ("setup.py pyproject.toml MANIFEST.in fastbp/__pyinstaller/*", "distribution"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gzip
 import importlib.util
 import sys
@@ -18,7 +19,7 @@ from bench import linear, losses, memory, mnist, peers, predict, report, step_pe
 from bench.machine import Peaks
 from bench.problems import StepProblem
 from bench.race import TWIN, Row, Setting
-from bench.shapes import FitShape, LossShape, PredictShape, StepShape
+from bench.shapes import ESTIMATORS, FitShape, LossShape, PredictShape, StepShape
 from bench.timing import Plan
 
 STEP = StepShape((5, 7, 3), 6)
@@ -162,6 +163,17 @@ def test_without_the_data(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("FASTBP_MNIST", str(tmp_path))
     assert mnist.rows(FitShape((784, 100, 10), 200, 3), [], setting(DTYPES[0])) == []
     assert "MNIST is left out" in (out := capsys.readouterr().out) and str(tmp_path) in out
+
+
+@pytest.mark.parametrize("shape", ESTIMATORS[1:], ids=lambda shape: shape.name)
+def test_estimators(shape, monkeypatch):
+    pytest.importorskip("sklearn")
+    from bench import sklearn
+
+    monkeypatch.setattr(sklearn, "_GRID", {"alpha": [1e-4, 1e-3]})
+    small = dataclasses.replace(shape, epochs=2, sizes=(shape.sizes[0], 5, shape.sizes[-1]))
+    ours, theirs = sklearn.rows(small, sklearn.PEERS, setting(DTYPES[0]))
+    assert ours.ours and abs(ours.accuracy - theirs.accuracy) < 0.01 and "sklearn" in ours.ratios
 
 
 # -- what is derived from times --------------------------------------------------------------------------------------------------

@@ -42,6 +42,8 @@ def in_an_empty_folder(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", MODULES)
 def test_doctests(name, backend):
+    if name == "fastbp.sklearn":
+        pytest.importorskip("sklearn")
     module = importlib.import_module(name)
     failed, _ = doctest.testmod(module, optionflags=doctest.NORMALIZE_WHITESPACE)
     assert failed == 0
@@ -142,7 +144,12 @@ def test_python_blocks_beside(page, peer, backend):
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=named)
-def test_examples(example, backend):
-    if "import pyarrow" in example.read_text(encoding="utf-8"):
+def test_examples(example, backend, monkeypatch):
+    text = example.read_text(encoding="utf-8")
+    if "import pyarrow" in text:
         pytest.importorskip("pyarrow")
+    if peer := peer_of(text):
+        pytest.importorskip(peer)
+        pytest.importorskip("matplotlib")
+        monkeypatch.setenv("MPLBACKEND", "Agg")
     runpy.run_path(str(example), run_name="__main__")

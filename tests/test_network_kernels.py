@@ -13,6 +13,7 @@ from conftest import (
     Out,
     Problem,
     Updated,
+    assert_near,
     check,
     check_threads,
     every_pair,
@@ -50,6 +51,12 @@ def network(kernels, layer_sizes, activation, loss, parameters, x, targets, logi
     net = network_of(kernels, layer_sizes, activation, loss, parameters, n_threads)
     net.logits(x, logits)
     return net.gradient(x, targets, None, gradient)
+
+
+def layers(sizes, flat):
+    """The weights and biases of a vector of parameters, in turn."""
+    ends = np.cumsum([n for i, o in itertools.pairwise(sizes) for n in (i * o, o)])
+    return np.split(flat, ends[:-1])
 
 
 def problem(layer_sizes, rows, dtype, activation="tanh", loss="softmax_cross_entropy", labels=True):
@@ -206,6 +213,52 @@ def test_training_on_threads(dtype, rule, isa):
             mean, arrays = train(_backend.kernels, n_threads, order, 200)
         assert mean == one[0]
         assert [a.tobytes() for a in arrays] == [a.tobytes() for a in one[1]]
+
+
+@every_pair("dtype", "engine", loss=["softmax_cross_entropy", "squared_error"], weighted=[False, True])
+def test_what_is_told_of_each_batch(dtype, loss, weighted, engine):
+    """Its mean error, and the squares of the weights, of no bias, before its update; of a batch without weight, too."""
+    sizes, activation, loss, parameters, x, targets = parts(problem((6, 21, 4), 25, dtype, "tanh", loss))
+    weights = generator("weights").random(25) if weighted else None
+    if weighted:
+        weights[10:20] = 0
+    net = network_of(engine, sizes, activation, loss, parameters, 1)
+    told, want, gradient = np.zeros((3, 2)), [], np.empty_like(parameters)
+    for start in range(0, 25, 10):
+        some = slice(start, start + 10)
+        rows = x[some], targets[some], None if weights is None else weights[some]
+        squares = sum((w.astype(np.float64) ** 2).sum() for w in layers(sizes, parameters)[::2])
+        want.append((net.gradient(*rows, gradient)[0], squares))
+        net.train(*rows, None, 10, SGD(0.1), None, batches=told[start // 10 : start // 10 + 1])
+    assert_near(np.nan_to_num(told).astype(dtype), np.nan_to_num(want))
+    assert np.isnan(told[1, 0]) == weighted and told[2, 1] != told[0, 1]
+
+
+@every_pair(
+    "dtype", "engine", loss=["softmax_cross_entropy", "sigmoid_cross_entropy"], weighted=[False, True]
+)
+def test_an_error_that_counts_for_so_much_at_most(dtype, loss, weighted, engine):
+    """In what is told: of an example, or of each logistic output. The gradient is the same."""
+    sizes, activation, loss, parameters, x, targets = parts(problem((6, 21, 4), 25, dtype, "tanh", loss))
+    weights = np.arange(25) % 3 + 0.5 if weighted else None
+    net = network_of(engine, sizes, activation, loss, 20 * parameters, 1)
+    free, limited, z = np.empty_like(parameters), np.empty_like(parameters), np.empty((25, 4), dtype)
+    mean, _ = net.gradient(x, targets, weights, free)
+    assert net.largest_error == np.inf
+    net.largest_error = 2.5
+    told, _ = net.gradient(x, targets, weights, limited)
+    net.logits(x, z)
+    z = z.astype(np.float64)
+    if loss == "softmax_cross_entropy":
+        rows = targets if targets.ndim == 2 else np.eye(4)[targets]
+        errors = np.log(np.exp(z).sum(axis=1)) * rows.sum(axis=1) - (rows * z).sum(axis=1)
+        want = np.minimum(errors, 2.5)
+    else:
+        want = np.minimum(np.logaddexp(0, z) - targets * z, 2.5).sum(axis=1)
+    assert_near(np.asarray(told, dtype), np.average(want, weights=weights))
+    assert told < mean and free.tobytes() == limited.tobytes()
+    net.largest_error = np.inf
+    assert net.gradient(x, targets, weights, limited)[0] == mean
 
 
 @every_pair("dtype", "engine", rule=[*RULES], spoilt=["x", "targets", "gradient"])

@@ -27,6 +27,7 @@ cdef struct Call:
     void *report
     double loss, weight    # the sums over the rows of weighted errors and weights; of a single batch its mean error
     Py_ssize_t start, done, updates  # rows and batches that are finished; batches whose weights sum to 0 make no update
+    double *batches        # two numbers for each: mean error, and Σ W² before the update; or NULL
     Failure failure
     bint stopped           # by the report
 

@@ -9,7 +9,7 @@ from libc.string cimport memset
 
 from fastbp._kernels.dispatch cimport fbp_kernels
 from fastbp._kernels.guard cimport Bounds, grow, may_overflow, measured, update_on_trial
-from fastbp._kernels.net cimport in_space, step_work
+from fastbp._kernels.net cimport Layer, in_space, step_work
 from fastbp._kernels.optimizer cimport set_step
 from fastbp._kernels.step cimport Loss, deltas, gradient_bound, largest_input, update
 from fastbp._kernels.team cimport fbp_team_share, poll
@@ -158,6 +158,16 @@ cdef int train_batch(Call *c, const Batch *batch, const Loss *loss, Bounds *most
     return 0
 
 
+cdef double sum_of_weights_squared(const Net *net) noexcept nogil:
+    cdef const Layer *layer
+    cdef double total = 0
+    cdef Py_ssize_t i
+    for i in range(net.depth):
+        layer = &net.layers[i]
+        total += net.k.sum_of_squares(layer.dense.inputs * layer.dense.outputs, net.w + layer.weight)
+    return total
+
+
 cdef int train_batches(Call *c, fbp_team *team) except -1 nogil:
     cdef Batch batch
     cdef Loss loss
@@ -170,6 +180,8 @@ cdef int train_batches(Call *c, fbp_team *team) except -1 nogil:
         next_batch(c, &batch, team)
         begin_step(c)
         deltas(c.net, &batch, c.net.gradient, team, &loss)
+        if c.batches != NULL:
+            c.batches[2 * c.done], c.batches[2 * c.done + 1] = loss.mean, sum_of_weights_squared(c.net)
         if loss.weight != 0:
             if not isfinite(loss.mean):
                 c.failure = LOSS

@@ -43,6 +43,7 @@ cdef struct Net:
     int depth                    # number of layers
     RowError error
     double smoothing             # of the targets
+    double largest_error         # that an example counts in the mean that is told, perhaps infinity; its gradient is not limited
     uint64_t seed, key           # of all dropout, and of that of this step
     bint drops                   # whether it does now
 

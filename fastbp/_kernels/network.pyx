@@ -10,7 +10,7 @@ C. Threads take turns, for there is one work space. A call takes its turn here, 
 
 cimport numpy as cnp
 from cpython.exc cimport PyErr_CheckSignals
-from libc.math cimport NAN, isnan
+from libc.math cimport INFINITY, NAN, isfinite, isnan
 from libc.stdint cimport int64_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memset
@@ -96,6 +96,7 @@ cdef class Network:
     cdef readonly cnp.ndarray parameters
     cdef readonly object n_threads  # or None: as many as max_threads() says when a call begins
     cdef object dtype
+    cdef double largest             # of `largest_error`
     cdef PyThread_type_lock turn    # of a call: it owns the work space, and the fields below;
     cdef unsigned long owner        # the thread that made the call, or 0
     cdef Net net
@@ -118,13 +119,30 @@ cdef class Network:
         net.element, net.count = parameters.itemsize, parameters.size
         net.k = kernels_for(net.element)
         net.w, net.error = vector_of(parameters, WRITE), row_error_named(loss)
-        net.seed, net.smoothing, net.plan.rows = seed, label_smoothing, -1
+        net.seed, net.smoothing, net.plan.rows, net.largest_error = seed, label_smoothing, -1, INFINITY
+        self.largest = INFINITY
         net.depth = len(layer_sizes) - 1
         free(net.layers)
         net.layers = <Layer *>malloc(net.depth * sizeof(Layer))
         if net.layers == NULL:
             raise MemoryError("no memory for the list of layers")
         self.make_layers()
+
+    @property
+    def largest_error(self):
+        """What the error of an example, or of each logistic output, counts at most in the means that are told; or infinity.
+
+        Its gradient is not limited.
+        """
+        return self.largest
+
+    @largest_error.setter
+    def largest_error(self, double largest):
+        self.largest = largest
+        if self.loss == "sigmoid_cross_entropy":
+            self.net.error.parameter = largest if isfinite(largest) else 0
+        else:
+            self.net.largest_error = largest
 
     cdef int make_layers(self) except -1:
         """Where each layer's parameters lie: W (I, O) row by row, then b"""
@@ -226,8 +244,11 @@ cdef class Network:
         return call.loss, call.weight
 
     def train(self, x, targets, weights, const int64_t[::1] order, Py_ssize_t batch_size, optimizer, report, double clip_norm=0.0,
-              double clip_value=0.0):
-        """Make an update for each batch; the mean error, the sum of the weights, the batches that are done, what failed."""
+              double clip_value=0.0, batches=None):
+        """Make an update for each batch; the mean error, the sum of the weights, the batches that are done, what failed.
+
+        Of each batch its mean error, and Σ W² over the weights of all layers before its update, go to a row of `batches`.
+        """
         cdef Call call
         memset(&call, 0, sizeof(call))
         call.all.x, call.all.t, call.batch_size = matrix_of(x, READ), matrix_of(targets, READ), batch_size
@@ -237,6 +258,8 @@ cdef class Network:
             call.count = order.shape[0]
             if call.count > 0:
                 call.order = &order[0]
+        if batches is not None:
+            call.batches = <double *>matrix_of(batches, WRITE).data
         call.optimizer = <void *>optimizer
         if report is not None:
             call.report = <void *>report

@@ -11,7 +11,7 @@ D. Layer by layer an update is one of the weights and one of the biases, on whic
 E. Pending signals are looked for between matrix products and inside long ones, but not between two updates.
 """
 
-from libc.math cimport fmax, isfinite
+from libc.math cimport fabs, fmax, isfinite
 from libc.string cimport memcpy
 
 from fastbp._kernels.last_layer cimport Blocks, LastLayer, block_scratch, last_layer
@@ -102,6 +102,16 @@ cdef int forward(Net *net, Matrix x, char *out, Py_ssize_t out_row, fbp_team *te
 # -- error and deltas --------------------------------------------------------------------------------------------------------
 
 
+cdef double limited_sum(Py_ssize_t n, const double *errors, const double *weights, double largest) noexcept nogil:
+    """Of weighted errors, each of which counts as `largest` at most, before it is weighted"""
+    cdef double total = 0, weight
+    cdef Py_ssize_t i
+    for i in range(n):
+        weight = 1 if weights == NULL else weights[i]
+        total += weight * largest if fabs(errors[i]) > fabs(weight) * largest else errors[i]
+    return total
+
+
 cdef int error(Net *net, const Batch *batch, fbp_team *team, Loss *loss) except -1 nogil:
     """The mean error of the logits, and its gradient over them."""
     cdef const Layer *layer = &net.layers[net.depth - 1]
@@ -110,6 +120,8 @@ cdef int error(Net *net, const Batch *batch, fbp_team *team, Loss *loss) except 
     r.z_row = r.d_row = layer.dense.outputs * net.element
     assert in_space(net, layer.a, r.N * r.z_row) and in_space(net, net.scratch, scratch_bytes(&r, team.threads))
     loss.mean = reduced(&r, net.error, True, team, net.scratch, &loss.weight)
+    if isfinite(net.largest_error) and loss.weight != 0:
+        loss.mean = limited_sum(r.N, <double *>net.scratch, batch.weight, net.largest_error) / loss.weight
     return 0
 
 

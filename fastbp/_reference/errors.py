@@ -200,21 +200,21 @@ def elementwise_error(outputs, targets, sample_weight, error, parameter, mean, l
     return _reduce(terms.sum(axis=1), deltas, s, s, read, mean, losses, grad)
 
 
-# -- the errors of a network: the weighted mean over the rows z (N, C), its delta, and the sum of the weights ---
+# -- the errors of a network: the weighted mean over the rows z (N, C), its terms, its delta, and the sum of the weights ---
 
 
-def _mean_softmax_cross_entropy(z, targets, weights, smoothing, delta, n_threads):
+def _mean_softmax_cross_entropy(z, targets, weights, smoothing, losses, delta, n_threads):
     labels, rows = (targets, None) if targets.ndim == 1 else (None, targets)
     options = (None, weights, -100, smoothing, 0.0, 0.0)
-    return softmax_cross_entropy(z, labels, rows, *options, True, None, delta, n_threads)
+    return softmax_cross_entropy(z, labels, rows, *options, True, losses, delta, n_threads)
 
 
-def _mean_sigmoid_cross_entropy(z, targets, weights, smoothing, delta, n_threads):
-    return sigmoid_cross_entropy(z, targets, None, weights, smoothing, True, None, delta, n_threads)
+def _mean_sigmoid_cross_entropy(z, targets, weights, smoothing, losses, delta, n_threads):
+    return sigmoid_cross_entropy(z, targets, None, weights, smoothing, True, losses, delta, n_threads)
 
 
-def _mean_elementwise_error(error, parameter, z, targets, weights, smoothing, delta, n_threads):
-    return elementwise_error(z, targets, weights, error, parameter, True, None, delta, n_threads)
+def _mean_elementwise_error(error, parameter, z, targets, weights, smoothing, losses, delta, n_threads):
+    return elementwise_error(z, targets, weights, error, parameter, True, losses, delta, n_threads)
 
 
 PARAMETERS = {"huber": 1.0, "quantile": 0.5}  # of those errors that have one, what a network takes for it

@@ -27,6 +27,7 @@ class Network:
         self.layer_sizes, self.activations, self.loss = tuple(layer_sizes), tuple(activations), loss
         self.dropout, self.seed, self.label_smoothing = tuple(dropout), seed, label_smoothing
         self.parameters, self.n_threads = parameters, n_threads  # shared with the caller, not copied
+        self.largest_error = math.inf  # that an example counts in the means that are told
         self._lock = threading.RLock()
 
     def _turn(self):
@@ -71,19 +72,20 @@ class Network:
         return loss, weight_sum
 
     def train(
-        self, x, targets, weights, order, batch_size, optimizer, report, clip_norm=0.0, clip_value=0.0
+        self, x, targets, weights, order, batch_size, optimizer, report, clip_norm=0.0, clip_value=0.0, batches=None
     ):  # fmt: skip
         """Make an update for each batch of `order`; return mean error, sum of the weights, batches done, "" or what failed.
 
         Without an `order` (None) the rows are taken as they stand. A batch whose weights sum to 0 makes no update.
+        Of each batch its mean error, and Σ W² over the weights of all layers before its update, go to a row of `batches`.
         """
         with self._turn():
             order = np.arange(len(x)) if order is None else order
             return self._train(
-                x, targets, weights, order, batch_size, optimizer, report, (clip_norm, clip_value)
+                x, targets, weights, order, batch_size, optimizer, report, (clip_norm, clip_value), batches
             )
 
-    def _train(self, x, targets, weights, order, batch_size, optimizer, report, clips):
+    def _train(self, x, targets, weights, order, batch_size, optimizer, report, clips, batches):
         starts = range(0, len(order), batch_size)
         gradient, rates = np.empty_like(self.parameters), optimizer.hyper_parameters(self.parameters.dtype)
         state, table = optimizer.state(self.parameters), optimizer.scheduled_rates(len(starts), x.dtype)
@@ -93,6 +95,8 @@ class Network:
             rows = order[start : start + batch_size]
             some = None if weights is None else weights[rows]
             loss, weight_sum = self._gradient(x[rows], targets[rows], some, gradient, optimizer.steps + 1)
+            if batches is not None:
+                batches[done] = loss, sum(float(np.vdot(w, w)) for w, _ in self._views(self.parameters))
             if weight_sum != 0.0:
                 now = rates if table is None else table[optimizer.steps - first]
                 failure = self._update(loss, gradient, optimizer, now, state, *clips)
@@ -169,5 +173,21 @@ class Network:
         return dropout_factors(rate, step_key(self.seed, step), layer, z.shape).astype(z.dtype)
 
     def _loss(self, z, targets, weights, delta):
-        """Return the mean error of the outputs z (N, C) and the sum of the weights; write its delta (N, C)."""
-        return MEAN_ERRORS[self.loss](z, targets, weights, self.label_smoothing, delta, self.n_threads)
+        """Return the mean error of the outputs z (N, C) and the sum of the weights; write its delta (N, C).
+
+        An example's error, or that of each logistic output, counts as `largest_error` at most, which its delta knows nothing of.
+        """
+        errors = np.zeros(len(z))
+        error = MEAN_ERRORS[self.loss]
+        mean, total = error(z, targets, weights, self.label_smoothing, errors, delta, self.n_threads)
+        if math.isfinite(self.largest_error) and total:
+            w = np.ones(len(z)) if weights is None else weights
+            mean = float((w * self._limited(z, targets, w, errors)).sum() / total)
+        return mean, total
+
+    def _limited(self, z, targets, weights, weighted):
+        """Return the errors of the examples, before they are weighted, as far as they count."""
+        if self.loss == "sigmoid_cross_entropy":
+            return np.minimum(np.logaddexp(0.0, z) - targets * z, self.largest_error).sum(axis=1)
+        read = weights != 0.0
+        return np.minimum(np.divide(weighted, weights, out=np.zeros(len(z)), where=read), self.largest_error)

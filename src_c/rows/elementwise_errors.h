@@ -12,7 +12,8 @@ typedef struct {
  *
  *   E = Q log1p(e) + |z| (A if z > 0 else B)         dE/dz = A - Q s  if z > 0,  Q s - B  else, which is (A - B)/2 at 0
  *
- * which is y - t for p = 1, exact in both tails, and the same bits with the sign turned for (z, t) and (-z, 1 - t). */
+ * A parameter above 0 is the most that an output's E counts, of which dE/dz knows nothing.
+ * It is y - t for p = 1, exact in both tails, and the same bits with the sign turned for (z, t) and (-z, 1 - t). */
 static ALWAYS_INLINE void sigmoid_cross_entropy_terms(const void *row, int n, fbp_size i, fbp_size left, vec *term)
 {
     const output_row *r = row;
@@ -36,6 +37,7 @@ static ALWAYS_INLINE void sigmoid_cross_entropy_terms(const void *row, int n, fb
         store_at(r->d + i, v_mul(delta, v_all(r->scale)), left);
         vec far = v_select(v_eq(wrong, zero), zero, v_mul(v_abs(z), wrong)); /* 0 · inf = 0 */
         term[j] = v_fma(Q, v_log1p_unit(e[j]), far);
+        if (r->parameter > 0) term[j] = v_min(v_all((real)r->parameter), term[j]);
     }
 }
 
