@@ -1,9 +1,9 @@
 """Finite parameters stay finite.
 
-Below the limits an update of finite parameters is finite. What it adds to a parameter is less than half the distance between the two
-largest numbers of float32, 1e31, so no parameter overflows, however large it is; or it is a decay that makes the parameter smaller.
-Bounds of what a rule keeps follow from that of the gradient, without a look at the state; where they have grown too far from what they
-bound it is measured. An update that could overflow all the same is made on trial.
+Below the limits an update of finite parameters is finite. It adds less to a parameter than half the distance between the two
+largest numbers of float32, 1e31, so no parameter overflows, however large; or it is a decay, which makes the parameter smaller.
+Bounds of the state follow from the bound of the gradient, without a look at the state; where they have grown too far from it the
+state is measured. An update that could overflow all the same is made on trial.
 """
 
 from libc.math cimport isfinite

@@ -31,7 +31,8 @@ cdef Py_ssize_t FOR_THREADS = 8    # this part of the memory, one eighth, is scr
 # -- the products of a block -------------------------------------------------------------------------------------------------
 
 
-cdef void set_logits(Product *p, const LastLayer *layer, Py_ssize_t rows, const char *x, Py_ssize_t x_row, char *z) noexcept nogil:
+cdef void set_logits(Product *p, const LastLayer *layer, Py_ssize_t rows, const char *x, Py_ssize_t x_row,
+                     char *z) noexcept nogil:
     """Z (rows, C) = X W + b; in pieces or not, like the others, as with all rows at once"""
     set_forward_product(p, &layer.dense, rows, x, x_row, FBP_IDENTITY, z, layer.rows.C)
     p.epilogue.in_pieces = layer.in_pieces
@@ -331,7 +332,8 @@ def linear_softmax_cross_entropy(const real[:, :] inputs, const real[:, :] weigh
     call.error, call.mean = row_error_named("softmax_cross_entropy"), mean
     layer.rows.k, layer.rows.element = kernels_for(element), element
     layer.rows.N, layer.rows.C = inputs.shape[0], weight.shape[1]
-    layer.dense.k, layer.dense.element, layer.dense.inputs, layer.dense.outputs = layer.rows.k, element, inputs.shape[1], layer.rows.C
+    layer.dense.k, layer.dense.element = layer.rows.k, element
+    layer.dense.inputs, layer.dense.outputs = inputs.shape[1], layer.rows.C
     layer.rows.ignores, layer.rows.ignore_index = labels is not None, ignore_index
     layer.rows.smoothing, layer.rows.lse_square_scale, layer.rows.softcap = label_smoothing, lse_square_scale, softcap
     layer.x_row, layer.grad_x_row = inputs.strides[0] // element, grad_inputs.strides[0] // element

@@ -6,7 +6,6 @@ B. Addresses without a dtype: a step is written once for float32 and float64.
 C. What depends on the number of rows alone is decided once, in `Plan`, and asked nowhere else.
 """
 
-from libc.math cimport NAN
 from libc.stdint cimport int64_t, uintptr_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memset
@@ -83,8 +82,8 @@ cdef Py_ssize_t most_rows(const Net *net) noexcept nogil:
 
 
 cdef Plan plan_of(const Net *net, Py_ssize_t rows, int n_threads) noexcept nogil:
-    """Updates go without a gradient in memory, where it does not come with the deltas, if its sums are of one block, and all of it
-    takes less than 0.2 s: it is not to be torn by a signal."""
+    """Updates go without a gradient in memory, where it does not come with the deltas, if its sums are of one block, and all of
+    it takes less than 0.2 s: it is not to be torn by a signal."""
     cdef Plan plan
     cdef double number = 0
     cdef Matrix none

@@ -23,7 +23,7 @@ from fastbp._kernels.memory cimport (
     READ, WRITE, Matrix, element_at, labels_within, matrix_of, plain_labels, plain_matrix, vector_of,
 )
 from fastbp._kernels.net cimport Layer, Net, forward_work, give_back, prepare, step_work, tidy
-from fastbp._kernels.optimizer cimport Update, set_step, update_at, update_of
+from fastbp._kernels.optimizer cimport Update, update_at
 from fastbp._kernels.rows cimport row_error_named
 from fastbp._kernels.step cimport Loss, deltas, forward
 from fastbp._kernels.step cimport gradient as form_gradient
@@ -274,7 +274,8 @@ cdef class Network:
         rates = optimizer.hyper_parameters(self.dtype)
         state = optimizer.state(self.parameters)  # kept, though a callback may reset the optimizer
         cdef Update u = update_at(optimizer, rates, state)
-        cdef const double[:, ::1] table = optimizer.scheduled_rates((call.count + rows - 1) // rows if rows > 0 else 0, self.dtype)
+        cdef Py_ssize_t n_batches = (call.count + rows - 1) // rows if rows > 0 else 0
+        cdef const double[:, ::1] table = optimizer.scheduled_rates(n_batches, self.dtype)
         if table is not None and table.shape[0] > 0:
             u.rates, u.rates_row = &table[0, 0], table.shape[1]
         u.clip_norm, u.weights.clip = clip_norm, clip_value

@@ -3,19 +3,19 @@ from libc.stdint cimport int64_t
 from fastbp._kernels.dispatch cimport fbp_kernels, fbp_update
 from fastbp._kernels.team cimport fbp_team
 
-# The updates that an optimizer of fastbp.optimizers makes: its numbers at this step, which differ between the weights and the biases
-# of a network, and its state vectors, of as many elements as there are parameters.
+# The updates that an optimizer of fastbp.optimizers makes: its numbers at this step, which differ between the weights and the
+# biases of a network, and its state vectors, with an element for each parameter.
 cdef struct Update:
     fbp_update weights, biases
     char *state[4]           # FBP_STATES of them; NULL those that there are not
     bint decay_biases
     double average           # from the second step on
-    const double *rates      # those of update n of a call at rates[n * rates_row]: the learning rate, the rule's own, the weight decay
+    const double *rates      # of update n of a call from rates[n * rates_row] on: learning rate, the rule's own, weight decay
     Py_ssize_t rates_row
     int n_rates
     double clip_norm         # the largest norm that a gradient keeps, or 0
 
-# What an optimizer does with its `state`, a dict of vectors, which the caller keeps alive; with its rates at one step, or to be set.
+# An optimizer with its `state`, a dict of vectors, which the caller keeps alive; with its rates at one step, or to be set.
 cdef Update update_of(optimizer, dict state) except *
 cdef Update update_at(optimizer, tuple rates, dict state) except *
 
@@ -27,11 +27,12 @@ cdef void set_norm(Update *u, double norm) noexcept nogil
 # The state of the parameters from `at` bytes after the start on, to state[FBP_STATES].
 cdef void state_at(const Update *u, Py_ssize_t at, void **state) noexcept nogil
 
-# The update, by u's numbers of weights or of biases, of n parameters of `element` bytes: those that lie `at` bytes from the start of w
+# The update, by u's numbers of weights or of biases, of n parameters of `element` bytes, which lie `at` bytes from the start of w
 # and of the state vectors.
 cdef void update_parameters(const Update *u, const fbp_update *numbers, const fbp_kernels *k, Py_ssize_t element, Py_ssize_t n,
                             const char *g, char *w, Py_ssize_t at, fbp_team *team) noexcept nogil
 
 # √Σ g² over n elements, the same bits for any number of threads; `sums` has room for so many numbers.
 cdef Py_ssize_t norm_sums(Py_ssize_t n) noexcept nogil
-cdef double norm(const fbp_kernels *k, Py_ssize_t element, Py_ssize_t n, const char *g, double *sums, fbp_team *team) noexcept nogil
+cdef double norm(const fbp_kernels *k, Py_ssize_t element, Py_ssize_t n, const char *g, double *sums,
+                 fbp_team *team) noexcept nogil

@@ -1,6 +1,6 @@
 """Optimizer updates of flat vectors, cut into equal runs over threads.
 
-What a rule does with W parameters at a time is a primitive of src_c/rows/updates.h; src_c/updates.def lists the rules. Here is what
+A rule, applied to W parameters at a time, is a primitive of src_c/rows/updates.h; src_c/updates.def lists the rules. Here is what
 holds for all of them: which numbers apply at a step, and to which parameters.
 """
 
@@ -135,7 +135,8 @@ cdef Py_ssize_t norm_sums(Py_ssize_t n) noexcept nogil:
     return (n + RUN - 1) // RUN
 
 
-cdef double norm(const fbp_kernels *k, Py_ssize_t element, Py_ssize_t n, const char *g, double *sums, fbp_team *team) noexcept nogil:
+cdef double norm(const fbp_kernels *k, Py_ssize_t element, Py_ssize_t n, const char *g, double *sums,
+                 fbp_team *team) noexcept nogil:
     cdef Squares s = Squares(k, element, n, g, sums)
     cdef double total = 0
     cdef Py_ssize_t i
@@ -157,7 +158,8 @@ def update(optimizer, tuple rates, dict state, int64_t step, parameters, gradien
     """Make update number `step`, from 1, of all parameters, and of the state; no signal is looked for meanwhile."""
     cdef Update u = update_at(optimizer, rates, state)
     cdef Py_ssize_t element = parameters.itemsize, n = parameters.size
-    cdef Flat f = Flat(&u, &u.weights, kernels_for(element), element, n, 0, vector_of(gradient, READ), vector_of(parameters, WRITE))
+    cdef Flat f = Flat(&u, &u.weights, kernels_for(element), element, n, 0, vector_of(gradient, READ),
+                       vector_of(parameters, WRITE))
     set_step(&u, step, 0)
     with nogil:
         on_team(<Work>update_all, &f, threads_for(n_threads, ELEMENT_WORK * n))

@@ -3,8 +3,8 @@
 A. All deltas come first, then all gradients. So it is known that an update is finite before the first parameter changes, and the
    recursion has passed through every weight before it does.
 B. An update needs the gradient of one tile at a time, so the gradient of the weights is never in memory: it goes from the
-   registers of A_prevᵀ δ into the weights. It is formed first where a batch is deeper than a block of that sum, where the sums take
-   too long, and where its norm is asked for.
+   registers of A_prevᵀ δ into the weights. It is formed first where a batch is deeper than a block of that sum, where the sums
+   take too long, and where its norm is asked for.
 C. With very many classes the logits and deltas of a batch are never held: the last layer goes by blocks of rows, through
    last_layer.pyx, and its gradient, which does not grow with the batch, is there when the deltas are.
 D. Layer by layer an update is one of the weights and one of the biases, on which a weight decay does not act.
@@ -63,7 +63,8 @@ cdef void run_of_elements(const void *elements, Py_ssize_t i, int thread) noexce
         e.net.k.dropout(count, x, e.layer.dropout, e.net.key, e.number, start, y)
 
 
-cdef int each_element(Net *net, Py_ssize_t i, Py_ssize_t rows, const char *x, char *y, bint activates, fbp_team *team) except -1 nogil:
+cdef int each_element(Net *net, Py_ssize_t i, Py_ssize_t rows, const char *x, char *y, bint activates,
+                      fbp_team *team) except -1 nogil:
     cdef const Layer *layer = &net.layers[i]
     cdef Py_ssize_t n = rows * layer.dense.outputs
     cdef Elements e = Elements(net, layer, <int>i, x, y, activates, 0, 0)
@@ -126,13 +127,13 @@ cdef int error(Net *net, const Batch *batch, fbp_team *team, Loss *loss) except 
 
 
 cdef int error_by_blocks(Net *net, const Batch *batch, char *to, fbp_team *team, Loss *loss) except -1 nogil:
-    cdef LastLayer l = last_layer_of(net, batch, to)
+    cdef LastLayer last = last_layer_of(net, batch, to)
     cdef Blocks blocks
-    lay_out_blocks(&l, most_rows(net), net.layers[net.depth - 1].a, &blocks)
+    lay_out_blocks(&last, most_rows(net), net.layers[net.depth - 1].a, &blocks)
     blocks.scratch = net.scratch
     assert in_space(net, <char *>blocks.weights, sizeof(double))
-    assert in_space(net, net.scratch, block_scratch(&l, (l.read + blocks.count - 1) // blocks.count, team.threads))
-    loss.mean = last_layer(&l, net.error, True, &blocks, team, &loss.weight)
+    assert in_space(net, net.scratch, block_scratch(&last, (last.read + blocks.count - 1) // blocks.count, team.threads))
+    loss.mean = last_layer(&last, net.error, True, &blocks, team, &loss.weight)
     return 0
 
 
@@ -149,7 +150,8 @@ cdef int deltas(Net *net, const Batch *batch, char *to, fbp_team *team, Loss *lo
     cdef Product p
     make_plan(net, rows, team.threads)
     net.formed = NULL
-    assert rows == batch.t.rows <= net.capacity and batch.x.columns == net.layers[0].dense.inputs and team.threads <= net.most_threads
+    assert rows == batch.t.rows <= net.capacity and team.threads <= net.most_threads
+    assert batch.x.columns == net.layers[0].dense.inputs
     if net.plan.by_blocks:
         forward_hidden(net, batch.x, team)
         error_by_blocks(net, batch, to, team, loss)
@@ -247,7 +249,8 @@ cdef void update_layer(Net *net, const Layer *layer, const char *weight, const c
                        fbp_team *team) noexcept nogil:
     """By gradients in memory; none of the weights where they are updated already"""
     if weight != NULL:
-        update_parameters(u, &u.weights, net.k, net.element, layer.dense.inputs * layer.dense.outputs, weight, net.w, layer.weight, team)
+        update_parameters(u, &u.weights, net.k, net.element, layer.dense.inputs * layer.dense.outputs, weight, net.w,
+                          layer.weight, team)
     update_parameters(u, &u.biases, net.k, net.element, layer.dense.outputs, bias, net.w, layer.bias, team)
 
 
