@@ -65,9 +65,9 @@ cdef struct Net:
     char *scratch                # of a product, or of the error
     double unpolled              # nanoseconds of work since the last look at pending signals
 
-# Before a call on `rows` rows: make sure that the work space holds them, with targets of so many bytes each, scratch for n_threads,
-# and a gradient if it is asked for, and that the primitives are those of the instruction set in use. After it, and at the end: give
-# memory back.
+# Before a call on `rows` rows: make sure that the work space holds them, with targets of so many bytes each, scratch for
+# n_threads, and a gradient if it is asked for, and that the primitives are those of the instruction set in use. After it, and at
+# the end: give memory back.
 cdef int prepare(Net *net, Py_ssize_t rows, Py_ssize_t target_row, int n_threads, bint gradient) except -1
 cdef void tidy(Net *net, Py_ssize_t rows) noexcept nogil
 cdef void give_back(Net *net) noexcept nogil

@@ -12,8 +12,8 @@ cdef struct Loss:
 # The logits of the rows of x, at most `capacity`, to `out`, whose rows lie out_row elements apart.
 cdef int forward(Net *net, Matrix x, char *out, Py_ssize_t out_row, fbp_team *team) except -1 nogil
 
-# The error of a batch; the deltas of all layers to the work space. Where the last layer goes by blocks of rows, its deltas are used
-# up, and its gradient stands in `to`, a vector of `count`.
+# The error of a batch; the deltas of all layers to the work space. Where the last layer goes by blocks of rows, its deltas are
+# used up, and its gradient stands in `to`, a vector of `count`.
 cdef int deltas(Net *net, const Batch *batch, char *to, fbp_team *team, Loss *loss) except -1 nogil
 
 # From the deltas: the gradient, to a vector of `count`, the last layer's first.
