@@ -48,10 +48,10 @@ static inline int are_labels(fbp_size N, fbp_size C, const int64_t *labels)
 }
 
 /* The options of a row of C logits and its scratch: whether all is there that is asked for, and each apart from the others */
-static inline int are_options(fbp_size C, const fbp_cross_entropy *how, const real *slope, const real *e)
+static inline int are_options(fbp_size C, const fbp_cross_entropy *options, const real *slope, const real *e)
 {
-    const real *w = how ? how->class_weight : NULL, *s = how && how->softcap > 0 ? slope : NULL;
-    return (!how || how->softcap <= 0 || slope) && are_elements(w, w ? C : 0) && are_elements(s, s ? C : 0) &&
+    const real *w = options ? options->class_weight : NULL, *s = options && options->softcap > 0 ? slope : NULL;
+    return (!options || options->softcap <= 0 || slope) && are_elements(w, w ? C : 0) && are_elements(s, s ? C : 0) &&
            are_elements(e, e ? C : 0) && (!s || !e || are_apart(C, s, C, e)) && (!w || !s || are_apart(C, w, C, s)) &&
            (!w || !e || are_apart(C, w, C, e));
 }

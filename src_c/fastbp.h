@@ -67,7 +67,7 @@ typedef struct {
     const void *slope;  /* (M, N) or NULL:  C = (A B) ⊙ f'(slope)   the recursion; what f' takes, see activate_backward */
     fbp_size slope_row;
     int accumulate;     /* C += A B */
-    int in_pieces;      /* as product_in_pieces() says of the whole product, of which this one may be a part */
+    int pieces;         /* as product_in_pieces() says of the whole product, of which this one may be a part */
     const fbp_update *update; /* or NULL:   C are parameters, A B is their gradient, K <= tile_depth() */
     void *state[FBP_STATES];  /* of the optimizer, laid out like C */
 } fbp_epilogue;

@@ -72,14 +72,14 @@ static void release_tiles(void) { __asm__ volatile("tilerelease" ::); }
 
 /* A panel that is being packed, a unit of 16 lines and 32 steps at a time */
 typedef struct {
-    int by_line;  /* a row of a tile is one line: A */
+    int is_a;  /* a row of a tile is one line: A */
     int groups;
     fbp_size lines, K, x_line, x_k;
     const real *x;
     char *to;
     fbp_size unit, units;
-    __m512i most[2][GROUP]; /* of a group, 16 bits by 16: the largest magnitudes of first pieces, by line (A), or of all lines (B) */
-    __m512i least[2][GROUP]; /* 32 by 32: twice the smallest magnitudes that are not 0, as integers, less 1 */
+    __m512i largest[2][GROUP]; /* of a group, 16 bits by 16: the largest magnitudes of first pieces, by line (A), or of all lines (B) */
+    __m512i smallest[2][GROUP]; /* 32 by 32: twice the smallest magnitudes that are not 0, as integers, less 1 */
     real square[2][STEPS * GROUP]; /* of the units that are packed at a time */
 } panel;
 
@@ -90,17 +90,17 @@ typedef struct {
 } operand;
 
 /* The panel from `line` on, of the steps [k, k + depth) */
-static void begin_panel(panel *p, const operand *o, int by_line, fbp_size line, fbp_size k, fbp_size depth, char *to)
+static void begin_panel(panel *p, const operand *o, int is_a, fbp_size line, fbp_size k, fbp_size depth, char *to)
 {
-    p->by_line = by_line;
+    p->is_a = is_a;
     p->lines = smaller(SIDE, o->lines - line), p->K = depth;
     p->groups = p->lines > GROUP ? 2 : 1;
     p->x = o->x + line * o->line + k * o->step, p->x_line = o->line, p->x_k = o->step;
     p->to = to;
     p->unit = 0;
     p->units = p->groups * ((depth + STEPS - 1) / STEPS);
-    memset(p->most, 0, sizeof p->most);
-    memset(p->least, 0xff, sizeof p->least);
+    memset(p->largest, 0, sizeof p->largest);
+    memset(p->smallest, 0xff, sizeof p->smallest);
 }
 
 /* One unit: where it comes from and goes to, and how much of it there is */
@@ -109,7 +109,7 @@ typedef struct {
     const real *x;
     real *square;
     char *to;
-    __m512i *most, *least;
+    __m512i *largest, *smallest;
 } unit;
 
 static ALWAYS_INLINE unit next_unit(panel *p)
@@ -118,8 +118,8 @@ static ALWAYS_INLINE unit next_unit(panel *p)
     const unit u = {
         .lines = p->lines - g * GROUP, .steps = p->K - block * STEPS, .x_line = p->x_line, .x_k = p->x_k,
         .apart = p->groups * TILE_BYTES, .x = p->x + g * GROUP * p->x_line + block * STEPS * p->x_k, .square = p->square[p->unit % 2],
-        .to = p->to + (block * PIECES * p->groups + g) * TILE_BYTES, .most = p->most[g],
-        .least = p->least[g],
+        .to = p->to + (block * PIECES * p->groups + g) * TILE_BYTES, .largest = p->largest[g],
+        .smallest = p->smallest[g],
     };
     p->unit++;
     if (u.x_k == 1 && u.x_line > PAGE && u.steps >= 2 * STEPS) { /* no processor foresees lines so far apart: ask for the next block */
@@ -135,10 +135,10 @@ static ALWAYS_INLINE __m512i twice_less_1(vec x)
     const __m512i bits = _mm512_castps_si512(x);
     return _mm512_add_epi32(_mm512_add_epi32(bits, bits), _mm512_set1_epi32(-1)); /* of 0 the largest number */
 }
-static ALWAYS_INLINE void split(vec low, vec high, char *to, fbp_size apart, __m512i *most, __m512i *least)
+static ALWAYS_INLINE void split(vec low, vec high, char *to, fbp_size apart, __m512i *largest, __m512i *smallest)
 {
     const __m512i half = _mm512_set1_epi32(0x8000), upper = _mm512_set1_epi32((int)0xffff0000);
-    *least = _mm512_min_epu32(*least, _mm512_min_epu32(twice_less_1(low), twice_less_1(high)));
+    *smallest = _mm512_min_epu32(*smallest, _mm512_min_epu32(twice_less_1(low), twice_less_1(high)));
     UNROLL for (int piece = 0; piece < PIECES; piece++, to += apart) {
         __m512i l = _mm512_castps_si512(low), h = _mm512_castps_si512(high);
         if (piece < 2) { /* the last piece is exact */
@@ -148,7 +148,7 @@ static ALWAYS_INLINE void split(vec low, vec high, char *to, fbp_size apart, __m
             high = v_sub(high, _mm512_castsi512_ps(h));
         }
         const __m512i units = _mm512_mask_blend_epi16(0xAAAAAAAA, _mm512_srli_epi32(l, 16), h);
-        if (piece == 0) *most = _mm512_max_epu16(*most, _mm512_and_si512(units, _mm512_set1_epi16(0x7fff)));
+        if (piece == 0) *largest = _mm512_max_epu16(*largest, _mm512_and_si512(units, _mm512_set1_epi16(0x7fff)));
         _mm512_storeu_si512(to, units);
     }
 }
@@ -159,106 +159,106 @@ static ALWAYS_INLINE vec there(int is_there, const real *p, fbp_size left)
     return is_there && left > 0 ? load_at(p, left, 0) : v_all(0);
 }
 
-/* Sixth 0 … 5 of a unit. `turned`: the lines of A are columns in memory, or those of B are rows; then squares of 16 x 16 are transposed. */
-static ALWAYS_INLINE void pack_sixth(int by_line, int turned, int sixth, const unit *u)
+/* Sixth 0 … 5 of a unit. `transposed`: the lines of A are columns in memory, or those of B are rows; then squares of 16 x 16 are transposed. */
+static ALWAYS_INLINE void pack_sixth(int is_a, int transposed, int sixth, const unit *u)
 {
-    if (turned && sixth < 2 && (by_line ? u->x_line : u->x_k) != 1) { /* neither is a run in memory */
+    if (transposed && sixth < 2 && (is_a ? u->x_line : u->x_k) != 1) { /* neither is a run in memory */
         for (int i = 0; i < GROUP; i++)
             for (int j = sixth * W; j < sixth * W + W; j++)
-                u->square[by_line ? 2 * W * i + j : 2 * W * (j % W) + W * (j / W) + i] =
+                u->square[is_a ? 2 * W * i + j : 2 * W * (j % W) + W * (j / W) + i] =
                     i < u->lines && j < u->steps ? u->x[i * u->x_line + j * u->x_k] : 0;
-    } else if (turned && sixth < 2) {
-        const fbp_size line = by_line ? u->x_k : u->x_line, left = by_line ? u->lines : u->steps - sixth * W;
-        const fbp_size count = by_line ? u->steps - sixth * W : u->lines;
+    } else if (transposed && sixth < 2) {
+        const fbp_size line = is_a ? u->x_k : u->x_line, left = is_a ? u->lines : u->steps - sixth * W;
+        const fbp_size count = is_a ? u->steps - sixth * W : u->lines;
         const real *x = u->x + sixth * W * u->x_k; /* x_k is 1 if lines are rows */
         vec square[W];
         UNROLL for (int i = 0; i < W; i++) square[i] = there(i < count, x + i * line, left);
         transpose(square);
         UNROLL for (int i = 0; i < W; i++) v_store(u->square + (2 * i + sixth) * W, square[i]);
-    } else if (turned) {
+    } else if (transposed) {
         UNROLL for (int i = 4 * sixth - 8; i < 4 * sixth - 4; i++)
-            split(v_load(u->square + 2 * i * W), v_load(u->square + (2 * i + 1) * W), u->to + i * 64, u->apart, u->most + i * by_line,
-                  u->least + i * by_line);
+            split(v_load(u->square + 2 * i * W), v_load(u->square + (2 * i + 1) * W), u->to + i * 64, u->apart, u->largest + i * is_a,
+                  u->smallest + i * is_a);
     } else {
         const int from = (8 * sixth + 1) / 3, to = (8 * sixth + 9) / 3; /* 0, 3, 5, 8, 11, 13, 16 */
-        const fbp_size line = by_line ? u->x_line : u->x_k, further = by_line ? W : W * line;
+        const fbp_size line = is_a ? u->x_line : u->x_k, further = is_a ? W : W * line;
         UNROLL for (int i = from; i < to; i++) {
             const real *x = u->x + i * line;
-            if (!by_line && line > PAGE) { /* no processor foresees rows so far apart: ask for those of the next block */
+            if (!is_a && line > PAGE) { /* no processor foresees rows so far apart: ask for those of the next block */
                 PREFETCH_LATER(x + STEPS * line);
                 PREFETCH_LATER(x + further + STEPS * line);
             }
-            const vec low = by_line ? there(i < u->lines, x, u->steps) : there(i < u->steps, x, u->lines);
-            const vec high = by_line ? there(i < u->lines, x + further, u->steps - W) : there(i + W < u->steps, x + further, u->lines);
-            split(low, high, u->to + i * 64, u->apart, u->most + i * by_line,
-                  u->least + i * by_line);
+            const vec low = is_a ? there(i < u->lines, x, u->steps) : there(i < u->steps, x, u->lines);
+            const vec high = is_a ? there(i < u->lines, x + further, u->steps - W) : there(i + W < u->steps, x + further, u->lines);
+            split(low, high, u->to + i * 64, u->apart, u->largest + i * is_a,
+                  u->smallest + i * is_a);
         }
     }
 }
 
-static __attribute__((noinline)) void pack_any_sixth(int by_line, int turned, int sixth, const unit *u)
+static __attribute__((noinline)) void pack_any_sixth(int is_a, int transposed, int sixth, const unit *u)
 {
-    pack_sixth(by_line, turned, sixth, u);
+    pack_sixth(is_a, transposed, sixth, u);
 }
 
 /* A unit that is full, and where lines or steps are runs in memory, without further questions; another by a call */
-static ALWAYS_INLINE void pack_sixth_quickly(int by_line, int turned, int sixth, const unit *u)
+static ALWAYS_INLINE void pack_sixth_quickly(int is_a, int transposed, int sixth, const unit *u)
 {
     if (u->lines >= GROUP && u->steps >= STEPS && (u->x_line == 1 || u->x_k == 1)) {
         unit full = *u;
         full.lines = GROUP, full.steps = STEPS;
-        if (by_line == turned) full.x_line = 1;
+        if (is_a == transposed) full.x_line = 1;
         else full.x_k = 1;
-        pack_sixth(by_line, turned, sixth, &full);
+        pack_sixth(is_a, transposed, sixth, &full);
     } else {
-        pack_any_sixth(by_line, turned, sixth, u);
+        pack_any_sixth(is_a, transposed, sixth, u);
     }
 }
 
-static int is_turned(const panel *p) { return (p->by_line ? p->x_k : p->x_line) != 1; }
+static int is_transposed(const panel *p) { return (p->is_a ? p->x_k : p->x_line) != 1; }
 
-static ALWAYS_INLINE void pack_the_rest(int by_line, int turned, panel *p)
+static ALWAYS_INLINE void pack_the_rest(int is_a, int transposed, panel *p)
 {
     while (p->unit < p->units) {
         const unit u = next_unit(p);
-        UNROLL for (int sixth = 0; sixth < 6; sixth++) pack_sixth_quickly(by_line, turned, sixth, &u);
+        UNROLL for (int sixth = 0; sixth < 6; sixth++) pack_sixth_quickly(is_a, transposed, sixth, &u);
     }
 }
 
 /* Of a panel's lines the largest magnitudes, rounded to first pieces, and the smallest that are not 0, or 1; and the extremes of these */
 typedef struct {
-    real most_of_line[SIDE], least_of_line[SIDE], most, least;
+    real largest_of_line[SIDE], smallest_of_line[SIDE], largest, smallest;
 } extent;
 
 /* The panel to its end, the units that nothing else was done beside; and its extent */
 static void end_panel(panel *p, extent *e)
 {
     enum { ONE = 0x3f800000 }; /* the bits of 1 */
-    if (p->by_line && is_turned(p)) pack_the_rest(1, 1, p);
-    else if (p->by_line) pack_the_rest(1, 0, p);
-    else if (is_turned(p)) pack_the_rest(0, 1, p);
+    if (p->is_a && is_transposed(p)) pack_the_rest(1, 1, p);
+    else if (p->is_a) pack_the_rest(1, 0, p);
+    else if (is_transposed(p)) pack_the_rest(0, 1, p);
     else pack_the_rest(0, 0, p);
-    __m512i most = _mm512_setzero_si512(), least = _mm512_set1_epi32(ONE);
+    __m512i largest = _mm512_setzero_si512(), smallest = _mm512_set1_epi32(ONE);
     for (int g = 0; g < p->groups; g++) {
-        __m512i *m = p->most[g], *l = p->least[g];
-        if (p->by_line) {
+        __m512i *m = p->largest[g], *l = p->smallest[g];
+        if (p->is_a) {
             transpose((vec *)m);
             transpose((vec *)l);
             for (int i = 1; i < GROUP; i++) *m = _mm512_max_epu16(*m, m[i]), *l = _mm512_min_epu32(*l, l[i]);
         }
         const mask some = _mm512_cmp_epu32_mask(*l, _mm512_set1_epi32(-1), _MM_CMPINT_NE);
-        const __m512i one = _mm512_set1_epi32(1), smallest = _mm512_add_epi32(_mm512_srli_epi32(*l, 1), one);
-        const __m512i least_of_lines = _mm512_mask_mov_epi32(_mm512_set1_epi32(ONE), some, smallest);
+        const __m512i one = _mm512_set1_epi32(1), magnitudes = _mm512_add_epi32(_mm512_srli_epi32(*l, 1), one);
+        const __m512i smallest_of_lines = _mm512_mask_mov_epi32(_mm512_set1_epi32(ONE), some, magnitudes);
         /* the 32 bits of a line: the larger of its halves; in the order of such numbers as integers, NaN is the largest. One that is not 0
          * may be smaller than any first piece. */
         const __m512i halves = _mm512_slli_epi32(_mm512_max_epu16(*m, _mm512_srli_epi32(*m, 16)), 16);
-        const __m512i most_of_lines = _mm512_max_epi32(halves, _mm512_maskz_mov_epi32(some, one));
-        v_store(e->most_of_line + g * GROUP, _mm512_castsi512_ps(most_of_lines));
-        v_store(e->least_of_line + g * GROUP, _mm512_castsi512_ps(least_of_lines));
-        most = _mm512_max_epi32(most, most_of_lines), least = _mm512_min_epi32(least, least_of_lines);
+        const __m512i largest_of_lines = _mm512_max_epi32(halves, _mm512_maskz_mov_epi32(some, one));
+        v_store(e->largest_of_line + g * GROUP, _mm512_castsi512_ps(largest_of_lines));
+        v_store(e->smallest_of_line + g * GROUP, _mm512_castsi512_ps(smallest_of_lines));
+        largest = _mm512_max_epi32(largest, largest_of_lines), smallest = _mm512_min_epi32(smallest, smallest_of_lines);
     }
-    const int bits[] = {_mm512_reduce_max_epi32(most), _mm512_reduce_min_epi32(least)};
-    memcpy(&e->most, bits, sizeof bits);
+    const int bits[] = {_mm512_reduce_max_epi32(largest), _mm512_reduce_min_epi32(smallest)};
+    memcpy(&e->largest, bits, sizeof bits);
 }
 
 /* -- sums ------------------------------------------------------------------------------------------------------------------ */
@@ -266,7 +266,7 @@ static void end_panel(panel *p, extent *e)
 /* A tile of C, up to SIDE x SIDE: what follows its sums is done some rows at a time, while the sums of the next tile are formed. */
 typedef struct {
     fbp_size rows, n, done; /* of so many rows what follows is done, */
-    fbp_size asked;         /* and so many are asked for */
+    fbp_size prefetched;         /* and so many are asked for */
     tile t;
     int buffered;
     const fbp_epilogue *e;
@@ -305,11 +305,11 @@ static __attribute__((noinline)) void end_rows(ending *d)
 }
 
 /* Some rows of C, and of their state, where they are so far apart that no processor foresees them */
-static ALWAYS_INLINE void ask_for_far_rows(ending *d)
+static ALWAYS_INLINE void prefetch_far_rows(ending *d)
 {
-    if (d->C_row <= PAGE || d->asked >= d->rows) return;
-    for (int i = 0; i < ROWS_AT_ONCE; i++) ask_for_rows(&d->t, d->asked + i);
-    d->asked += ROWS_AT_ONCE;
+    if (d->C_row <= PAGE || d->prefetched >= d->rows) return;
+    for (int i = 0; i < ROWS_AT_ONCE; i++) prefetch_rows_of_c(&d->t, d->prefetched + i);
+    d->prefetched += ROWS_AT_ONCE;
 }
 
 /* Tiles 0 … 3 of C, 4 and 5 of A, 6 and 7 of B; the second ones where there are two groups */
@@ -329,12 +329,12 @@ static ALWAYS_INLINE void ask_for_far_rows(ending *d)
         if (b_groups > 1) TILE_MULTIPLY(1, 4, 7);                                                                              \
         if (a_groups > 1) TILE_MULTIPLY(2, 5, 6);                                                                              \
         if (a_groups > 1 && b_groups > 1) TILE_MULTIPLY(3, 5, 7);                                                              \
-        for (int i = 0; i < packs; i++) pack_sixth_quickly(by_line, turned, sixth, &u[i]);                                     \
+        for (int i = 0; i < packs; i++) pack_sixth_quickly(is_a, transposed, sixth, &u[i]);                                     \
     } while (0)
 
 /* A block of a tile's sums; beside it up to two units of a panel, what follows some rows of the tile before, and the wish for some of
  * its own. All integers are constants where this is inlined. */
-static ALWAYS_INLINE void add_block(int a_groups, int b_groups, int packs, int by_line, int turned, const char *a, const char *b,
+static ALWAYS_INLINE void add_block(int a_groups, int b_groups, int packs, int is_a, int transposed, const char *a, const char *b,
                                     panel *p, ending *before, ending *now)
 {
     unit u[2];
@@ -345,63 +345,63 @@ static ALWAYS_INLINE void add_block(int a_groups, int b_groups, int packs, int b
     LOAD_B(1);
     MULTIPLY(1);
     end_rows(before);
-    ask_for_far_rows(now);
+    prefetch_far_rows(now);
     LOAD_A(1);
     MULTIPLY(2);
     LOAD_B(0);
     MULTIPLY(3);
     end_rows(before);
-    ask_for_far_rows(now);
+    prefetch_far_rows(now);
     LOAD_A(2);
     MULTIPLY(4);
     LOAD_A(0);
     MULTIPLY(5);
     end_rows(before);
-    ask_for_far_rows(now);
+    prefetch_far_rows(now);
 }
 
 /* All blocks, with so many units of p, evenly */
-static ALWAYS_INLINE void add_blocks(int a_groups, int b_groups, int by_line, int turned, fbp_size blocks, const char *a,
+static ALWAYS_INLINE void add_blocks(int a_groups, int b_groups, int is_a, int transposed, fbp_size blocks, const char *a,
                                      const char *b, panel *p, fbp_size units, ending *before, ending *now)
 {
     fbp_size share = blocks - 1;
     for (fbp_size k = 0; k < blocks; k++, a += a_groups * PIECES * TILE_BYTES, b += b_groups * PIECES * TILE_BYTES) {
         share += units;
         if (share >= 2 * blocks) {
-            add_block(a_groups, b_groups, 2, by_line, turned, a, b, p, before, now);
+            add_block(a_groups, b_groups, 2, is_a, transposed, a, b, p, before, now);
             share -= 2 * blocks;
         } else if (share >= blocks) {
-            add_block(a_groups, b_groups, 1, by_line, turned, a, b, p, before, now);
+            add_block(a_groups, b_groups, 1, is_a, transposed, a, b, p, before, now);
             share -= blocks;
         } else {
-            add_block(a_groups, b_groups, 0, by_line, turned, a, b, p, before, now);
+            add_block(a_groups, b_groups, 0, is_a, transposed, a, b, p, before, now);
         }
     }
 }
 
 /* So many units of p, at most, fit beside `blocks` blocks, if its lines or steps are runs in memory */
-static fbp_size units_beside(const panel *p, fbp_size most, fbp_size blocks)
+static fbp_size units_beside(const panel *p, fbp_size limit, fbp_size blocks)
 {
-    const fbp_size left = p->x_line != 1 && p->x_k != 1 ? 0 : smaller(p->units, most) - p->unit;
+    const fbp_size left = p->x_line != 1 && p->x_k != 1 ? 0 : smaller(p->units, limit) - p->unit;
     return left < 0 ? 0 : smaller(2 * blocks, left);
 }
 
-/* A tile's sums, and beside them units of a panel up to `most`, as far as they fit */
-static void form_sums(fbp_size blocks, const char *a, const char *b, panel *p, fbp_size most, ending *before, ending *now)
+/* A tile's sums, and beside them units of a panel up to number `limit`, as far as they fit */
+static void form_sums(fbp_size blocks, const char *a, const char *b, panel *p, fbp_size limit, ending *before, ending *now)
 {
     const int a_groups = now->rows > GROUP ? 2 : 1, b_groups = now->n > GROUP ? 2 : 1;
-    const fbp_size units = units_beside(p, most, blocks), row = width_of(now->n) * (fbp_size)sizeof(real);
+    const fbp_size units = units_beside(p, limit, blocks), row = width_of(now->n) * (fbp_size)sizeof(real);
     char *sums = (char *)now->sums;
     TILE_ZERO(0);
     TILE_ZERO(1);
     TILE_ZERO(2);
     TILE_ZERO(3);
     if (a_groups == 2 && b_groups == 2) {
-        if (p->by_line && is_turned(p))
+        if (p->is_a && is_transposed(p))
             add_blocks(2, 2, 1, 1, blocks, a, b, p, units, before, now);
-        else if (p->by_line)
+        else if (p->is_a)
             add_blocks(2, 2, 1, 0, blocks, a, b, p, units, before, now);
-        else if (is_turned(p))
+        else if (is_transposed(p))
             add_blocks(2, 2, 0, 1, blocks, a, b, p, units, before, now);
         else
             add_blocks(2, 2, 0, 0, blocks, a, b, p, units, before, now);
@@ -429,8 +429,8 @@ static void form_sums(fbp_size blocks, const char *a, const char *b, panel *p, f
 #define MOST_FACTOR 0x1p126f
 static int in_range(const extent *a, const extent *b)
 {
-    return a->least >= EXACT_FROM && b->least >= EXACT_FROM && a->least * b->least >= LEAST_PRODUCT &&
-           a->most * b->most <= MOST_PRODUCT && a->most <= MOST_FACTOR && b->most <= MOST_FACTOR;
+    return a->smallest >= EXACT_FROM && b->smallest >= EXACT_FROM && a->smallest * b->smallest >= LEAST_PRODUCT &&
+           a->largest * b->largest <= MOST_PRODUCT && a->largest <= MOST_FACTOR && b->largest <= MOST_FACTOR;
 }
 
 /* Which sums of row i may not stay, one bit for each from column j on. It is decided by the two lines of a sum and by itself, so no cut
@@ -439,15 +439,15 @@ static int in_range(const extent *a, const extent *b)
 static mask at_least(vec a, vec b) { return _mm512_cmp_ps_mask(a, b, _CMP_GE_OQ); }
 static mask sums_lost(const ending *d, fbp_size K, fbp_size i, fbp_size j, const extent *of_a, const extent *of_b)
 {
-    const vec most_a = v_all(of_a->most_of_line[i]), least_a = v_all(of_a->least_of_line[i]), zero = v_all(0);
-    const vec most_b = v_load(of_b->most_of_line + j), least_b = v_load(of_b->least_of_line + j), largest = v_all(FLT_MAX);
-    const vec sum = v_abs(v_load(d->sums + i * width_of(d->n) + j)), most = v_max(most_a, most_b);
-    const vec lost = v_mul(v_all((real)K * 0x1p-101f), v_fma(v_all(4), most, v_all(8))); /* 2⁻¹²⁶ 2²⁵ */
-    const mask finite = at_least(largest, most_a) & at_least(largest, most_b);
-    const mask empty = finite & (v_eq(most_a, zero) | v_eq(most_b, zero));
-    const mask low = finite & at_least(v_all(MOST_PRODUCT), v_mul(most_a, most_b)) & at_least(v_all(MOST_FACTOR), most);
-    const mask whole = at_least(least_a, v_all(EXACT_FROM)) & at_least(least_b, v_all(EXACT_FROM)) &
-                       at_least(v_mul(least_a, least_b), v_all(LEAST_PRODUCT));
+    const vec largest_a = v_all(of_a->largest_of_line[i]), smallest_a = v_all(of_a->smallest_of_line[i]), zero = v_all(0);
+    const vec largest_b = v_load(of_b->largest_of_line + j), smallest_b = v_load(of_b->smallest_of_line + j), greatest = v_all(FLT_MAX);
+    const vec sum = v_abs(v_load(d->sums + i * width_of(d->n) + j)), largest = v_max(largest_a, largest_b);
+    const vec lost = v_mul(v_all((real)K * 0x1p-101f), v_fma(v_all(4), largest, v_all(8))); /* 2⁻¹²⁶ 2²⁵ */
+    const mask finite = at_least(greatest, largest_a) & at_least(greatest, largest_b);
+    const mask empty = finite & (v_eq(largest_a, zero) | v_eq(largest_b, zero));
+    const mask low = finite & at_least(v_all(MOST_PRODUCT), v_mul(largest_a, largest_b)) & at_least(v_all(MOST_FACTOR), largest);
+    const mask whole = at_least(smallest_a, v_all(EXACT_FROM)) & at_least(smallest_b, v_all(EXACT_FROM)) &
+                       at_least(v_mul(smallest_a, smallest_b), v_all(LEAST_PRODUCT));
     return (mask)~(empty | (low & (whole | at_least(sum, lost)))) & first_lanes(smaller(W, d->n - j));
 }
 
@@ -490,11 +490,11 @@ static void multiply_pieces(fbp_size M, fbp_size N, fbp_size K, const real *A, f
     const int keeps_a = M <= N;
     const operand kept = keeps_a ? a : b, passing = keeps_a ? b : a;
     const fbp_size full_depth = (block_of(K, DEEPEST) + STEPS - 1) / STEPS * STEPS;
-    const fbp_size bytes = panel_bytes(full_depth), most = SIDE * kept_panels(full_depth);
+    const fbp_size bytes = panel_bytes(full_depth), kept_lines = SIDE * kept_panels(full_depth);
     const int plain_update = e->update && is_plain_sgd(e->update, e->state);
     const int follows = e->activation != FBP_IDENTITY || (e->update && !plain_update);
     char *packed[2] = {(char *)scratch, (char *)scratch + bytes}, *packed_kept = packed[1] + bytes;
-    real *ordinary = (real *)(packed_kept + (smaller(kept.lines, most) + SIDE - 1) / SIDE * bytes);
+    real *ordinary = (real *)(packed_kept + (smaller(kept.lines, kept_lines) + SIDE - 1) / SIDE * bytes);
     real sums[2][SIDE * SIDE];
     extent of_kept[KEPT_PANELS], of_passing;
     panel next_kept, next_passing;
@@ -508,15 +508,15 @@ static void multiply_pieces(fbp_size M, fbp_size N, fbp_size K, const real *A, f
     for (fbp_size k = 0; k < K; k += full_depth) {
         const fbp_size depth = smaller(full_depth, K - k), blocks = (depth + STEPS - 1) / STEPS;
         const int adds = k > 0 || e->accumulate || plain_update, buffered = follows && k + depth == K;
-        for (fbp_size first = 0; first < kept.lines; first += most) {
-            const fbp_size lines = smaller(most, kept.lines - first), panels = (lines + SIDE - 1) / SIDE;
+        for (fbp_size first = 0; first < kept.lines; first += kept_lines) {
+            const fbp_size lines = smaller(kept_lines, kept.lines - first), panels = (lines + SIDE - 1) / SIDE;
             const fbp_size wide = (lines + SIDE - GROUP - 1) / SIDE; /* panels of two groups: beside others nothing is packed */
             begin_panel(&next_kept, &kept, keeps_a, first, k, depth, packed_kept);
             for (fbp_size line = 0; line < passing.lines; line += SIDE, round++) {
                 const char *passes = packed[round % 2];
                 end_panel(&next_passing, &of_passing);
                 const int ends = line + SIDE >= passing.lines; /* and what passes next is the first panel again */
-                const fbp_size next_k = ends && first + most >= kept.lines ? k + full_depth : k;
+                const fbp_size next_k = ends && first + kept_lines >= kept.lines ? k + full_depth : k;
                 const int more = next_k < K;
                 if (more)
                     begin_panel(&next_passing, &passing, !keeps_a, ends ? 0 : line + SIDE, next_k, smaller(full_depth, K - next_k),

@@ -88,12 +88,12 @@ static void pack_a(fbp_size rows, fbp_size K, const real *A, fbp_size A_row, fbp
         pack(smaller(TILE_ROWS, rows - i), K, A_ROOM, A + i * A_row, A_row, A_column, panels);
 }
 
-/* A tile may go in paces of PACE steps. After each, `at_once` rows of the next panel of B are copied. They may be pages apart, which no
- * processor foresees; so each is asked for AHEAD rows before, and no tile waits for it. And ASK rows of C are asked for, if they are many or have
+/* A tile may go in paces of PACE steps. After each, `rows_per_pace` rows of the next panel of B are copied. They may be pages apart, which no
+ * processor foresees; so each is asked for COPY_AHEAD rows before, and no tile waits for it. And PREFETCHED_ROWS rows of C are asked for, if they are many or have
  * a state: all at the beginning are more lines than a core can wait for, and the sums would wait with them. */
-enum { PACE = 32, AHEAD = 4, ASK = 2, HIGH = TILE_ROWS > 8, DEEP = TILE_ROWS / ASK * PACE };
+enum { PACE = 32, COPY_AHEAD = 4, PREFETCHED_ROWS = 2, HIGH = TILE_ROWS > 8, DEEP = TILE_ROWS / PREFETCHED_ROWS * PACE };
 typedef struct {
-    fbp_size left, row, at_once; /* rows still to come, and their distance */
+    fbp_size left, row, rows_per_pace; /* rows still to come, and their distance */
     const real *from;
     real *to;
 } copying;
@@ -101,7 +101,7 @@ typedef struct {
 static ALWAYS_INLINE void copy_rows(copying *c, fbp_size rows)
 {
     for (c->left -= rows; rows > 0; rows--, c->from += c->row, c->to += TILE_COLUMNS) {
-        UNROLL for (int j = 0; j < TILE_COLUMNS; j += CACHE_LINE) PREFETCH(c->from + AHEAD * c->row + j);
+        UNROLL for (int j = 0; j < TILE_COLUMNS; j += CACHE_LINE) PREFETCH(c->from + COPY_AHEAD * c->row + j);
         UNROLL for (int j = 0; j < TILE_COLUMNS; j += W) v_store(c->to + j, v_load(c->from + j));
     }
 }
@@ -138,21 +138,21 @@ static ALWAYS_INLINE void store_tile(int rows, int vectors, int whole, vec acc[T
 /* Line i of A at this step of k. Addresses are base + {0, 1, 2, 4} strides or base + 3 strides, so five lines share a base, and the
  * fourteen of a tile need five registers; by fourteen offsets, the compiler would move them out of the way of the sums. */
 enum { LINES = 5, BASES = (TILE_ROWS + LINES - 1) / LINES };
-static ALWAYS_INLINE const real *line_of(const char *const base[BASES], fbp_size stride, fbp_size three, int i)
+static ALWAYS_INLINE const real *a_row_at(const char *const base[BASES], fbp_size stride, fbp_size three, int i)
 {
     return (const real *)(base[i / LINES] + (i % LINES == 3 ? three : i % LINES * stride));
 }
 
-static ALWAYS_INLINE void ask_for_row(int vectors, const tile *t, fbp_size i)
+static ALWAYS_INLINE void prefetch_row_of_c(int vectors, const tile *t, fbp_size i)
 {
     PREFETCH_TO_WRITE(t->C + i * t->C_row);
     if (vectors > 1) PREFETCH_TO_WRITE(t->C + i * t->C_row + t->n - 1);
 }
 
 /* Row i of C, and of its state */
-static ALWAYS_INLINE void ask_for_rows(const tile *t, fbp_size i)
+static ALWAYS_INLINE void prefetch_rows_of_c(const tile *t, fbp_size i)
 {
-    ask_for_row(TILE_VECTORS, t, i);
+    prefetch_row_of_c(TILE_VECTORS, t, i);
     UNROLL for (int s = 0; s < FBP_STATES; s++) {
         if (!t->e->state[s]) continue;
         const real *row = (const real *)t->e->state[s] + t->at + i * t->C_row;
@@ -162,13 +162,13 @@ static ALWAYS_INLINE void ask_for_rows(const tile *t, fbp_size i)
 }
 
 /* S = a (rows, K) b (K, n). The first four are constants where this is inlined, so that the tile is rows x vectors registers. */
-static ALWAYS_INLINE void multiply_tile(int rows, int vectors, int by_line, int paced, fbp_size K, const real *a, fbp_size a_stride,
+static ALWAYS_INLINE void multiply_tile(int rows, int vectors, int row_major, int paced, fbp_size K, const real *a, fbp_size a_stride,
                                         const real *b, fbp_size b_stride, const tile *t)
 {
     vec acc[TILE_ROWS][TILE_VECTORS];
-    const int asks = paced && (HIGH || t->e->state[0]);
-    fbp_size asked = 0;
-    if (!asks) UNROLL for (int i = 0; i < rows; i++) ask_for_row(vectors, t, i);
+    const int prefetches = paced && (HIGH || t->e->state[0]);
+    fbp_size prefetched = 0;
+    if (!prefetches) UNROLL for (int i = 0; i < rows; i++) prefetch_row_of_c(vectors, t, i);
     UNROLL for (int i = 0; i < rows; i++)
         UNROLL for (int j = 0; j < vectors; j++)
             acc[i][j] = v_all(0);
@@ -182,7 +182,7 @@ static ALWAYS_INLINE void multiply_tile(int rows, int vectors, int by_line, int 
             UNROLL for (int j = 0; j < vectors; j++)
                 v_b[j] = v_load(b + j * W);
             UNROLL for (int i = 0; i < rows; i++) {
-                vec v_a = v_all(by_line ? *line_of(base, stride, three, i) : a[i]);
+                vec v_a = v_all(row_major ? *a_row_at(base, stride, three, i) : a[i]);
                 UNROLL for (int j = 0; j < vectors; j++)
                     acc[i][j] = v_fma(v_a, v_b[j], acc[i][j]);
             }
@@ -190,9 +190,9 @@ static ALWAYS_INLINE void multiply_tile(int rows, int vectors, int by_line, int 
             UNROLL for (int i = 0; i < BASES; i++) base[i] += sizeof(real);
         }
         if (paced) {
-            if (asks && asked < rows) UNROLL for (int i = 0; i < ASK; i++) ask_for_rows(t, asked + i);
-            asked += ASK;
-            copy_rows(t->next, smaller(t->next->at_once, t->next->left));
+            if (prefetches && prefetched < rows) UNROLL for (int i = 0; i < PREFETCHED_ROWS; i++) prefetch_rows_of_c(t, prefetched + i);
+            prefetched += PREFETCHED_ROWS;
+            copy_rows(t->next, smaller(t->next->rows_per_pace, t->next->left));
         }
     }
     if (t->n == vectors * W)
@@ -204,14 +204,14 @@ static ALWAYS_INLINE void multiply_tile(int rows, int vectors, int by_line, int 
 /* A tile of few columns is one vector wide. */
 static fbp_size width_of(fbp_size n) { return n > W ? TILE_COLUMNS : W; }
 
-static ALWAYS_INLINE void tile_of_height(int rows, int by_line, fbp_size K, const real *a, fbp_size a_stride, const real *b,
+static ALWAYS_INLINE void tile_of_height(int rows, int row_major, fbp_size K, const real *a, fbp_size a_stride, const real *b,
                                          fbp_size b_stride, const tile *t)
 {
-    if (rows == TILE_ROWS && (t->next->left > 0 || (K >= DEEP && !by_line && t->n > W && (HIGH || t->e->state[0]))))
+    if (rows == TILE_ROWS && (t->next->left > 0 || (K >= DEEP && !row_major && t->n > W && (HIGH || t->e->state[0]))))
         multiply_tile(rows, TILE_VECTORS, 0, 1, K, a, a_stride, b, b_stride, t);
-    else if (by_line && t->n > W)
+    else if (row_major && t->n > W)
         multiply_tile(rows, TILE_VECTORS, 1, 0, K, a, a_stride, b, b_stride, t);
-    else if (by_line)
+    else if (row_major)
         multiply_tile(rows, 1, 1, 0, K, a, a_stride, b, b_stride, t);
     else if (t->n > W)
         multiply_tile(rows, TILE_VECTORS, 0, 0, K, a, a_stride, b, b_stride, t);
@@ -220,35 +220,35 @@ static ALWAYS_INLINE void tile_of_height(int rows, int by_line, fbp_size K, cons
 }
 
 /* As many of the `rows` rows from a and t->C on as there is code for a tile of; returns how many. */
-static int compute_tile(fbp_size rows, int by_line, fbp_size K, const real *a, fbp_size a_stride, const real *b, fbp_size b_stride,
+static int compute_tile(fbp_size rows, int row_major, fbp_size K, const real *a, fbp_size a_stride, const real *b, fbp_size b_stride,
                         const tile *t)
 {
     enum { EIGHT = TILE_ROWS > 8 ? 8 : TILE_ROWS };
     assert(rows > 0 && t->n > 0 && t->n <= TILE_COLUMNS);
     if (rows >= TILE_ROWS) {
-        tile_of_height(TILE_ROWS, by_line, K, a, a_stride, b, b_stride, t);
+        tile_of_height(TILE_ROWS, row_major, K, a, a_stride, b, b_stride, t);
         return TILE_ROWS;
     }
     if (rows >= EIGHT) {
-        tile_of_height(EIGHT, by_line, K, a, a_stride, b, b_stride, t);
+        tile_of_height(EIGHT, row_major, K, a, a_stride, b, b_stride, t);
         return EIGHT;
     }
     if (rows >= 4) {
-        tile_of_height(4, by_line, K, a, a_stride, b, b_stride, t);
+        tile_of_height(4, row_major, K, a, a_stride, b, b_stride, t);
         return 4;
     }
     if (rows >= 2) {
-        tile_of_height(2, by_line, K, a, a_stride, b, b_stride, t);
+        tile_of_height(2, row_major, K, a, a_stride, b, b_stride, t);
         return 2;
     }
-    tile_of_height(1, by_line, K, a, a_stride, b, b_stride, t);
+    tile_of_height(1, row_major, K, a, a_stride, b, b_stride, t);
     return 1;
 }
 
-/* A length is cut into equal blocks, not into full ones and a thin rest; `most` is the largest. */
-static fbp_size block_of(fbp_size length, fbp_size most)
+/* A length is cut into equal blocks, not into full ones and a thin rest; none longer than `largest`. */
+static fbp_size block_of(fbp_size length, fbp_size largest)
 {
-    fbp_size blocks = (length + most - 1) / most;
+    fbp_size blocks = (length + largest - 1) / largest;
     return length == 0 ? 0 : (length + blocks - 1) / blocks;
 }
 
@@ -294,13 +294,13 @@ static ALWAYS_INLINE void finish_tile(fbp_size rows, fbp_size n, real *sums, con
 static void multiply_ordinarily(fbp_size M, fbp_size N, fbp_size K, const real *A, fbp_size A_row, fbp_size A_column, const real *B,
                                 fbp_size B_row, fbp_size B_column, const fbp_epilogue *e, real *scratch, real *C, fbp_size C_row)
 {
-    const int by_line = A_column == 1 && N <= FEW_PANELS * TILE_COLUMNS && A_row % PAGE != 0;
-    const int by_step = A_row == 1 && N <= MORE_PANELS * TILE_COLUMNS;
+    const int row_major = A_column == 1 && N <= FEW_PANELS * TILE_COLUMNS && A_row % PAGE != 0;
+    const int column_major = A_row == 1 && N <= MORE_PANELS * TILE_COLUMNS;
     const int b_stands = B_column == 1 && M <= (B_row < PAGE ? FEW_TILES : 1) * TILE_ROWS;
-    const int copies_b = B_column == 1 && B_row >= PAGE && !b_stands && !by_line;
+    const int copies_b = B_column == 1 && B_row >= PAGE && !b_stands && !row_major;
     const fbp_size full_depth = block_of(K, A_row == 1 ? DEEPEST : DEPTH);
     const fbp_size block_rows = (block_of(M, most_rows(full_depth)) + TILE_ROWS - 1) / TILE_ROWS * TILE_ROWS;
-    const fbp_size a_stride = by_line ? A_row : by_step ? A_column : A_ROOM;
+    const fbp_size a_stride = row_major ? A_row : column_major ? A_column : A_ROOM;
     const int plain_update = e->update && is_plain_sgd(e->update, e->state);
     const int follows = e->activation != FBP_IDENTITY || (e->update && !plain_update);
     real *packed_b = scratch, *other_b = packed_b + full_depth * TILE_COLUMNS, *packed_a = other_b + full_depth * TILE_COLUMNS;
@@ -315,7 +315,7 @@ static void multiply_ordinarily(fbp_size M, fbp_size N, fbp_size K, const real *
         for (fbp_size row = 0; row < M; row += block_rows) {
             const fbp_size rows = smaller(block_rows, M - row), tiles = (rows + TILE_ROWS - 1) / TILE_ROWS;
             const real *a_block = A + row * A_row + k * A_column;
-            if (!by_line && !by_step) pack_a(rows, depth, a_block, A_row, A_column, packed_a);
+            if (!row_major && !column_major) pack_a(rows, depth, a_block, A_row, A_column, packed_a);
             copying next = {.left = 0};
             int copied = 0;
             for (fbp_size j = 0; j < N; j += TILE_COLUMNS) {
@@ -334,7 +334,7 @@ static void multiply_ordinarily(fbp_size M, fbp_size N, fbp_size K, const real *
                 copied = copies_b && j + 2 * TILE_COLUMNS <= N;
                 if (copied)
                     next = (copying){
-                        .left = depth, .row = B_row, .at_once = (PACE + tiles - 1) / tiles,
+                        .left = depth, .row = B_row, .rows_per_pace = (PACE + tiles - 1) / tiles,
                         .from = B + k * B_row + j + TILE_COLUMNS, .to = other_b,
                     };
                 for (fbp_size i = 0; i < rows;) {
@@ -344,9 +344,9 @@ static void multiply_ordinarily(fbp_size M, fbp_size N, fbp_size K, const real *
                         .base = adds ? C + at : e->bias ? (const real *)e->bias + j : NULL,
                         .to = buffered ? buffer : C + at, .to_row = buffered ? width : C_row, .to_n = buffered ? width : n,
                     };
-                    const real *a = by_line || by_step ? a_block + i * A_row
+                    const real *a = row_major || column_major ? a_block + i * A_row
                                                        : packed_a + i / TILE_ROWS * depth * A_ROOM + i % TILE_ROWS;
-                    const int height = compute_tile(rows - i, by_line, depth, a, a_stride, b, b_stride, &t);
+                    const int height = compute_tile(rows - i, row_major, depth, a, a_stride, b, b_stride, &t);
                     if (buffered) finish_tile(height, n, buffer, e, row + i, j, C + at, C_row);
                     i += height;
                 }

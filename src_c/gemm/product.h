@@ -2,10 +2,10 @@
 
 static int product_in_pieces(fbp_size M, fbp_size N, fbp_size K) { return (void)M, (void)N, (void)K, 0; }
 
-static fbp_size matrix_product_scratch(fbp_size M, fbp_size N, fbp_size K, int in_pieces)
+static fbp_size matrix_product_scratch(fbp_size M, fbp_size N, fbp_size K, int pieces)
 {
     assert(M >= 0 && N >= 0 && K >= 0);
-    return (void)N, (void)in_pieces, ordinary_scratch(M, K);
+    return (void)N, (void)pieces, ordinary_scratch(M, K);
 }
 
 static void matrix_product(fbp_size M, fbp_size N, fbp_size K, const real *A, fbp_size A_row, fbp_size A_column, const real *B,
@@ -25,11 +25,11 @@ static int product_in_pieces_on_tiles(fbp_size M, fbp_size N, fbp_size K) { retu
 
 /* Elements of scratch, in pieces for a product that does not go so as well. They grow with each size: what serves a batch serves a
  * smaller one. */
-static fbp_size matrix_product_scratch_on_tiles(fbp_size M, fbp_size N, fbp_size K, int in_pieces)
+static fbp_size matrix_product_scratch_on_tiles(fbp_size M, fbp_size N, fbp_size K, int pieces)
 {
     assert(M >= 0 && N >= 0 && K >= 0);
-    const fbp_size ordinary = ordinary_scratch(M, K), pieces = in_pieces ? pieces_scratch(M, N, K) : 0;
-    return ordinary > pieces ? ordinary : pieces;
+    const fbp_size ordinary = ordinary_scratch(M, K), tiles = pieces ? pieces_scratch(M, N, K) : 0;
+    return ordinary > tiles ? ordinary : tiles;
 }
 
 static void matrix_product_on_tiles(fbp_size M, fbp_size N, fbp_size K, const real *A, fbp_size A_row, fbp_size A_column, const real *B,
@@ -37,9 +37,9 @@ static void matrix_product_on_tiles(fbp_size M, fbp_size N, fbp_size K, const re
 {
     assert(are_operands(M, N, K, A, B, C, C_row) && is_epilogue(M, N, e, C, C_row));
     assert(!e->update || K <= tile_depth());
-    assert(is_scratch(matrix_product_scratch_on_tiles(M, N, K, e->in_pieces), scratch, M, N, K, A, A_row, A_column, B, B_row,
+    assert(is_scratch(matrix_product_scratch_on_tiles(M, N, K, e->pieces), scratch, M, N, K, A, A_row, A_column, B, B_row,
                       B_column, C, C_row));
-    if (e->in_pieces && K > 0)
+    if (e->pieces && K > 0)
         multiply_pieces(M, N, K, A, A_row, A_column, B, B_row, B_column, e, scratch, C, C_row);
     else
         multiply_ordinarily(M, N, K, A, A_row, A_column, B, B_row, B_column, e, scratch, C, C_row);

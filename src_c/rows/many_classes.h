@@ -38,14 +38,14 @@ typedef struct {
     double rest[MOST_PARTS];        /* Σ e_c, of all but the last */
     real gain[MOST_PARTS];
 } gradient_row;
-static ALWAYS_INLINE void gradient_step(int form, int capped, int n, int past, const targets *minus_u, vec gain, const real *e,
+static ALWAYS_INLINE void gradient_step(int form, int capped, int n, int streamed, const targets *minus_u, vec gain, const real *e,
                                         const real *slope, real *d, fbp_size i, fbp_size left)
 {
     UNROLL for (int j = 0; j < n; j++, i += W, left -= W) {
         const vec y = load_at(e + i, left, 0);
         vec delta = form == LABEL ? v_mul(y, gain) : v_fma(y, gain, target_at(form, minus_u, i, left));
         if (capped) delta = v_mul(delta, load_at(slope + i, left, 0));
-        if (past) v_stream(d + i, delta);
+        if (streamed) v_stream(d + i, delta);
         else store_at(d + i, delta, left);
     }
 }
@@ -54,14 +54,14 @@ static ALWAYS_INLINE void gradient_step(int form, int capped, int n, int past, c
 static fbp_size unaligned(const real *d) { return (fbp_size)(-(uintptr_t)d % (W * sizeof(real)) / sizeof(real)); }
 
 /* Within a part: whole steps, from element `done` on, as long as it is before `until`, or by element; returns what is done then. */
-static ALWAYS_INLINE fbp_size gradient_steps(int form, int capped, int past, const gradient_row *g, fbp_size done, fbp_size until, fbp_size end)
+static ALWAYS_INLINE fbp_size gradient_steps(int form, int capped, int streamed, const gradient_row *g, fbp_size done, fbp_size until, fbp_size end)
 {
     const targets minus_u = g->minus_u;
     const vec gain = v_all(g->gain[g->part]);
     const real *e = g->e, *slope = g->slope;
     real *d = g->d;
     for (; done < until && done + IN_STEP * W <= end; done += IN_STEP * W)
-        gradient_step(form, capped, IN_STEP, past, &minus_u, gain, e, slope, d, done, IN_STEP * W);
+        gradient_step(form, capped, IN_STEP, streamed, &minus_u, gain, e, slope, d, done, IN_STEP * W);
     if (done >= until) return done;
     for (; done < end; done += W) gradient_step(form, capped, 1, 0, &minus_u, gain, e, slope, d, done, end - done);
     return end;
@@ -73,19 +73,19 @@ static ALWAYS_INLINE void align_gradient(int form, int capped, gradient_row *g)
 }
 
 /* All before element `until` at least */
-static ALWAYS_INLINE void gradient_until(int form, int capped, int past, gradient_row *g, fbp_size until)
+static ALWAYS_INLINE void gradient_until(int form, int capped, int streamed, gradient_row *g, fbp_size until)
 {
     while (g->done < until) {
         const fbp_size end = g->start[g->part + 1];
-        g->done = gradient_steps(form, capped, past, g, g->done, until, end);
+        g->done = gradient_steps(form, capped, streamed, g, g->done, until, end);
         if (g->done < end || end == g->C) break;
         g->part++;
-        if (past) align_gradient(form, capped, g);
+        if (streamed) align_gradient(form, capped, g);
     }
 }
-static ALWAYS_INLINE void finish_gradient(int form, int capped, int past, gradient_row *g)
+static ALWAYS_INLINE void finish_gradient(int form, int capped, int streamed, gradient_row *g)
 {
-    gradient_until(form, capped, past, g, g->C);
+    gradient_until(form, capped, streamed, g, g->C);
     if (g->top) *g->top = g->delta_top;
     if (g->label) *g->label = g->delta_label;
     g->top = g->label = NULL;
@@ -223,8 +223,8 @@ static fbp_size length_of_blocks(fbp_size C)
     return (C + blocks * step - 1) / (blocks * step) * step;
 }
 
-/* e and the slopes may be where a row still stands that is `leaving`. The parts and their maxima come to g. */
-static ALWAYS_INLINE row_sums sum_up(int form, int capped, const logit_row *r, const targets *u, gradient_row *leaving, next_block *next,
+/* e and the slopes may be where a row still stands that is `pending`. The parts and their maxima come to g. */
+static ALWAYS_INLINE row_sums sum_up(int form, int capped, const logit_row *r, const targets *u, gradient_row *pending, next_block *next,
                                      gradient_row *g)
 {
     const vec zero = v_all(0);
@@ -248,11 +248,11 @@ static ALWAYS_INLINE row_sums sum_up(int form, int capped, const logit_row *r, c
             for (; i + IN_STEP * W <= stop; i += IN_STEP * W) {
                 prefetch_next(IN_STEP, r->z, smaller(length, C), i + PAGE);
                 if (i - from + IN_STEP * W <= both) max_step(next->z + (i - from), next_max);
-                if (leaving) gradient_until(form, capped, 1, leaving, i + IN_STEP * W);
+                if (pending) gradient_until(form, capped, 1, pending, i + IN_STEP * W);
                 else if (r->e != r->z) prefetch_next(IN_STEP, r->e, C, i);
                 add_to_sums(form, capped, IN_STEP, r, i, IN_STEP * W, u, maximum, &s, &sums);
             }
-            if (leaving) gradient_until(form, capped, 1, leaving, stop);
+            if (pending) gradient_until(form, capped, 1, pending, stop);
             for (; i < stop; i += W) add_to_sums(form, capped, 1, r, i, C - i, u, maximum, &s, &sums);
             sums.rest += (double)v_sum(s.rest);
             sums.ties += (double)v_sum(s.ties);

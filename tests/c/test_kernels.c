@@ -470,7 +470,7 @@ static int multiply(const problem *p, void **x, void *C, fbp_size i, fbp_size m,
     fbp_epilogue then = {
         .activation = p->o.kind, .bias = p->o.bias ? element(x[2], j) : NULL,
         .slope = p->o.slope ? element(x[3], i * p->slope_row + j) : NULL, .slope_row = p->slope_row,
-        .accumulate = p->o.add, .update = p->o.update ? &sgd : NULL, .in_pieces = p->o.pieces,
+        .accumulate = p->o.add, .update = p->o.update ? &sgd : NULL, .pieces = p->o.pieces,
     };
     k->matrix_product(m, n, p->K, element(x[0], i * p->A_row), p->A_row, p->A_column, element(x[1], j * p->B_column), p->B_row,
                       p->B_column, &then, contents(scratch), element(C, i * p->C_row + j), p->C_row);
@@ -489,7 +489,7 @@ static int close_to(double a, double b) { return fabs(a - b) <= 1e-3 * b; }
 static double call(const problem *p, void **x, void **y)
 {
     const options o = p->o;
-    fbp_cross_entropy how;
+    fbp_cross_entropy cross_entropy;
     fbp_update rates;
     double error = 0;
     static double row[LONGEST];
@@ -507,13 +507,13 @@ static double call(const problem *p, void **x, void **y)
                                       y[0], n, &error);
         return error;
     case is_softmax_cross_entropy_row:
-        how = (fbp_cross_entropy){o.weighted ? x[2] : NULL, o.smoothing, o.lse_square_scale, o.softcap, 0, 0, 0};
+        cross_entropy = (fbp_cross_entropy){o.weighted ? x[2] : NULL, o.smoothing, o.lse_square_scale, o.softcap, 0, 0, 0};
         for (fbp_size c = 0; o.weighted && c < n; c++) {
-            const exact w = get(x[2], c), sum = how.weight_sum + w;
-            how.weight_sum_lost += (double)(how.weight_sum - (double)sum + w), how.weight_sum = (double)sum;
-            how.share_of_0 |= o.smoothing != 0 && fabsl(w) * o.smoothing / n < type->tiny / type->eps;
+            const exact w = get(x[2], c), sum = cross_entropy.weight_sum + w;
+            cross_entropy.weight_sum_lost += (double)(cross_entropy.weight_sum - (double)sum + w), cross_entropy.weight_sum = (double)sum;
+            cross_entropy.share_of_0 |= o.smoothing != 0 && fabsl(w) * o.smoothing / n < type->tiny / type->eps;
         }
-        return k->softmax_cross_entropy_row(n, x[0], o.rows ? x[1] : NULL, p->label, &how, o.scale, y[1], e, y[0]);
+        return k->softmax_cross_entropy_row(n, x[0], o.rows ? x[1] : NULL, p->label, &cross_entropy, o.scale, y[1], e, y[0]);
     case is_elementwise_error_row:
         return k->elementwise_error_row(n, x[0], x[1], &(fbp_error){o.kind, o.weighted ? x[2] : NULL, o.smoothing, o.parameter},
                                         o.scale, y[0]);
