@@ -1,21 +1,20 @@
-/* Softmax outputs with cross-entropy over rows of C logits: labels, without any option; those are in softmax_cross_entropy_options.h.
- * The errors come back weighted, and the gradient goes to d, which may be z. A row without a finite maximum (NaN, +inf, all -inf)
- * gives NaN throughout.
+/* Softmax outputs with cross-entropy over rows of C logits, for labels without options. Errors are weighted; the gradient goes to
+ * d, which may be z. A row whose maximum is not finite (NaN, +inf, all -inf) gives NaN everywhere.
  *
- * With m = max z and rest = Σ_{c ≠ argmax} e^(z_c - m), and so y_c = e^(z_c - m) / (1 + rest):
+ * With m = max z and rest = Σ_{c ≠ argmax} e^(z_c - m), y_c = e^(z_c - m) / (1 + rest):
  *
  *   ln Σ_c e^(z_c) - z_k = log1p(rest) + (m - z_k)                    no difference of large numbers
- *   y_c - 1 = -rest / (1 + rest)  at the maximum                      no difference from 1 at a near-certain target
+ *   y_c - 1 = -rest / (1 + rest)  at the maximum                      no cancellation at a near-certain target
  */
 
 /* Rows whose targets are labels:  E = log1p(rest) + gap, gap = m - z_label;  dE/dz = y - onehot(label). The gradient of row n is
- * scaled by weights_n / divisor; a row of weight 0 is not read, and its gradient is 0. Without weights all are 1. */
+ * scaled by weights_n / divisor. A row of weight 0 is not read, and its gradient is 0. */
 typedef struct {
     fbp_size N, C;
     const real *z;
     fbp_size z_row;
     const int64_t *labels;
-    const double *weights; /* or NULL */
+    const double *weights; /* NULL: all 1 */
     double divisor;
     real scale; /* 1 / divisor */
     real *d;
@@ -23,13 +22,17 @@ typedef struct {
 } labelled_rows;
 
 static inline double weight_of(const labelled_rows *p, fbp_size n) { return p->weights ? p->weights[n] : 1; }
-static inline real scale_of(const labelled_rows *p, fbp_size n) { return p->weights ? (real)(p->weights[n] / p->divisor) : p->scale; }
+static inline real scale_of(const labelled_rows *p, fbp_size n)
+{
+    return p->weights ? (real)(p->weights[n] / p->divisor) : p->scale;
+}
 
-/* What one row leaves to be done for all of them: logarithms and divisions are best taken many at a time. */
+/* What the errors of a block of rows are computed from: logarithms of many numbers at a time are faster. */
 enum { TOGETHER = 64, FEW = IN_STEP * W };
 typedef struct { real rest[TOGETHER]; double gap[TOGETHER]; } row_numbers;
 
-/* With a row of scratch for exponentials, e (C), the gradient goes `streamed` the caches; a constant, which saves rows of 100 classes a tenth. */
+/* `streamed`: the gradient is written by non-temporal stores, and the exponentials stay in the scratch e (C). It is a
+ * compile-time constant, which makes rows of 100 classes a tenth faster. */
 static ALWAYS_INLINE void many_classes(const labelled_rows *p, real *e, int streamed, row_numbers *numbers)
 {
     const fbp_size C = p->C;
@@ -46,9 +49,11 @@ static ALWAYS_INLINE void many_classes(const labelled_rows *p, real *e, int stre
             continue;
         }
         const double z_label = (double)z[label];
-        const logit_row row = {C, z, n + 1 < p->N && weight_of(p, n + 1) != 0 ? z + p->z_row : NULL, 1, v_all(0), v_all(0), NULL, e ? e : d};
+        const real *following = n + 1 < p->N && weight_of(p, n + 1) != 0 ? z + p->z_row : NULL;
+        const logit_row row = {C, z, following, 1, v_all(0), v_all(0), NULL, e ? e : d};
         const row_sums s = sum_up(LABEL, 0, &row, &none, streamed ? pending : NULL, &next, g);
-        const double gap = (double)first_lane(s.maximum.x) - z_label, inverse = 1 / (1 + s.rest), e_label = exponential_at(g, row.e, label);
+        const double gap = (double)first_lane(s.maximum.x) - z_label, inverse = 1 / (1 + s.rest);
+        const double e_label = exponential_at(g, row.e, label);
         numbers->rest[n] = (real)s.rest;
         numbers->gap[n] = gap;
         if (streamed) finish_gradient(LABEL, 0, 1, pending);
@@ -68,13 +73,13 @@ static ALWAYS_INLINE void many_classes(const labelled_rows *p, real *e, int stre
     }
 }
 
-/* Few classes: up to TOGETHER rows of up to IN_STEP vectors. Each pass goes over all rows, since what a row needs next comes at the end of
- * a long chain; and what goes over the lanes of a row goes over those of W rows at once. */
+/* Few classes: up to TOGETHER rows of up to IN_STEP vectors. Each pass goes over all rows, to hide the latency of a row's
+ * dependent operations, and W rows share the reductions across lanes. */
 typedef struct {
-    const real *row[TOGETHER + IN_STEP]; /* of logits; zeros in place of one that is not read, or that only fills the last step */
+    const real *row[TOGETHER + IN_STEP]; /* logits; zeros for a row of weight 0, and after the last row */
     real at_label[TOGETHER], scale[TOGETHER], maximum[TOGETHER + IN_STEP], sum[TOGETHER + IN_STEP], ties[TOGETHER + IN_STEP];
     real factor[TOGETHER], delta_label[TOGETHER];
-    real e[(TOGETHER + IN_STEP) * FEW]; /* whole vectors: to load from d what has just been stored there in part would stall */
+    real e[(TOGETHER + IN_STEP) * FEW]; /* exponentials in whole vectors: a load after a partial store to d would stall */
 } few_rows;
 
 static ALWAYS_INLINE void few_inputs(const labelled_rows *p, fbp_size filled, few_rows *scratch)
@@ -89,7 +94,7 @@ static ALWAYS_INLINE void few_inputs(const labelled_rows *p, fbp_size filled, fe
     for (fbp_size n = p->N; n < filled + IN_STEP; n++) scratch->row[n] = zeros;
 }
 
-/* m of R rows from row n on, each of V vectors */
+/* m of R rows of V vectors, from row n on */
 static ALWAYS_INLINE void few_maxima(fbp_size C, fbp_size n, int R, int V, few_rows *scratch)
 {
     const vec least = v_all(-INFINITY);
@@ -102,7 +107,7 @@ static ALWAYS_INLINE void few_maxima(fbp_size C, fbp_size n, int R, int V, few_r
     store_each(R, v_max, m, scratch->maximum + n);
 }
 
-/* e^(z - m), or 2^(to_power (z - m)) after a softcap, of as many rows as fit into IN_STEP vectors */
+/* e^(z - m), or 2^(to_power (z - m)) after a softcap, for as many rows as fit into IN_STEP vectors */
 static ALWAYS_INLINE void few_exponentials(fbp_size C, fbp_size n, int V, const vec *to_power, few_rows *scratch)
 {
     const int count = IN_STEP / V * V;
@@ -119,7 +124,7 @@ static ALWAYS_INLINE void few_exponentials(fbp_size C, fbp_size n, int V, const 
         v_store(scratch->e + (n * V + j) * W, to_power ? y[j] : v_regain(a[j], v_all(scratch->maximum[n + j / V]), x[j], y[j]));
 }
 
-/* Of R rows the sum of all e < 1, and the number of the others: these are maxima, or as good as */
+/* For R rows the sum of all e < 1, and the number of e = 1: maxima, and logits that round to one */
 static ALWAYS_INLINE void few_sums(fbp_size n, int R, int V, few_rows *scratch)
 {
     const vec zero = v_all(0), one = v_all(1);
@@ -137,7 +142,7 @@ static ALWAYS_INLINE void few_sums(fbp_size n, int R, int V, few_rows *scratch)
     store_each(R, v_add, ties, scratch->ties + n);
 }
 
-/* For W rows, a lane for each, the factor of their exponentials and the delta at the label */
+/* For W rows, one in each lane: the factor of the exponentials, and the delta at the label */
 static ALWAYS_INLINE void few_factors(fbp_size n, fbp_size left, few_rows *scratch, real *to_rest)
 {
     const vec zero = v_all(0), one = v_all(1), scale = load_at(scratch->scale + n, left, 0);
@@ -162,7 +167,7 @@ static ALWAYS_INLINE void few_deltas(const labelled_rows *p, fbp_size n, int V, 
 
 static ALWAYS_INLINE void few_classes(const labelled_rows *p, int V, row_numbers *numbers)
 {
-    enum { REST = (int)W < (int)IN_STEP ? (int)W : (int)IN_STEP }; /* rows of a block where fewer than W are left */
+    enum { REST = (int)W < (int)IN_STEP ? (int)W : (int)IN_STEP }; /* rows at a time when fewer than W are left */
     const fbp_size N = p->N, C = p->C, filled = (N + IN_STEP - 1) / IN_STEP * IN_STEP;
     assert(N <= TOGETHER && C <= V * W && C > (V - 1) * W);
     few_rows scratch;
@@ -192,7 +197,7 @@ static void plain_rows(fbp_size N, fbp_size C, const real *z, fbp_size z_row, co
         case 3: few_classes(&p, 3, &numbers); break;
         case 4: few_classes(&p, 4, &numbers); break;
         default:
-            for (fbp_size n = 0; n < rows; n++) numbers.rest[n] = 0, numbers.gap[n] = 0; /* of rows that are not read */
+            for (fbp_size n = 0; n < rows; n++) numbers.rest[n] = 0, numbers.gap[n] = 0; /* for rows of weight 0 */
             if (e) many_classes(&p, e, 1, &numbers);
             else many_classes(&p, NULL, 0, &numbers);
         }

@@ -1,24 +1,28 @@
-/* Softmax outputs with cross-entropy over rows of C logits, with options: targets that are rows, class weights, smoothing, lse², a
- * softcap. Errors and gradients are those of softmax_cross_entropy.h, and so is what is said there of maxima and of rest.
- */
+/* Softmax outputs with cross-entropy over rows of C logits, with options: rows of targets, class weights, label smoothing, an
+ * lse² penalty, a softcap. The treatment of maxima and `rest` is that of softmax_cross_entropy.h. */
 
-/* A softcap counts as a quarter of the largest number at most: no power of 2 overflows, and 1/softcap does not underflow. */
-static double softcap_of(const fbp_cross_entropy *options) { return options->softcap < (double)LARGEST / 4 ? options->softcap : (double)LARGEST / 4; }
+/* A softcap is limited to a quarter of the largest number: no power of 2 overflows, and 1/softcap does not underflow. */
+static double softcap_of(const fbp_cross_entropy *options)
+{
+    return options->softcap < (double)LARGEST / 4 ? options->softcap : (double)LARGEST / 4;
+}
 static vec to_power(double cap) { return v_all((real)(cap / LN_2)); }
 
-/* What is known of a row once its exponentials are summed. With u_c as above, T = Σ u, and `hot` the label's own target:
+/* Error and gradient of a row from its sums. With u_c of many_classes.h, T = Σ u, and `hot` the label's own part of its target:
  *
  *   E = T log1p(rest) + Σ_c u_c (m - z_c) + s lse²,     lse = m + log1p(rest)
  *   dE/dz_c = y_c T - u_c + 2 s lse y_c;  at a single maximum  y T - u = (T - u - u rest) / (1 + rest),  T - u = Σ of the others
  */
 typedef struct { double unit, m, gap, hot, u_label, e_label, share, rest, log_rest; } row_facts;
 typedef struct { double error, gain, at_maximum, delta_label; int single; } row_outcome;
-static ALWAYS_INLINE row_outcome outcome(int form, const fbp_cross_entropy *options, fbp_size C, const row_sums *s, const row_facts *facts)
+static ALWAYS_INLINE row_outcome outcome(int form, const fbp_cross_entropy *options, fbp_size C, const row_sums *s,
+                                         const row_facts *facts)
 {
     double top = s->top, others = s->others, excess = -facts->unit * s->deficit;
     if (form != OF_ROW && facts->share == 0) excess = 0; /* 0 · inf = 0 */
     if (form == UNIFORM) top = facts->share * s->ties, others = facts->share * ((double)C - s->ties);
-    if (form == BY_CLASS) top *= facts->share, others = facts->share * ((options->weight_sum - s->top) + options->weight_sum_lost);
+    if (form == BY_CLASS)
+        top *= facts->share, others = facts->share * ((options->weight_sum - s->top) + options->weight_sum_lost);
     if (facts->hot != 0) {
         if (facts->gap == 0) top += facts->hot;
         else others += facts->hot;
@@ -36,9 +40,9 @@ static ALWAYS_INLINE row_outcome outcome(int form, const fbp_cross_entropy *opti
     return r;
 }
 
-/* One row, whose target is the row t (C) or, where that is NULL, the class `label`, with whatever `options` asks for. A softcap takes
- * `slope` (C) for scratch. The exponentials stand in e (C), which may be d. If not, the gradient of the
- * row before may be `pending` meanwhile, and this one's is left to do. */
+/* One row. Its target is the row t (C), or the class `label` if t is NULL. A softcap takes `slope` (C) for scratch. The
+ * exponentials go to e (C), which may be d. If e is not d, the gradient of the previous row, `pending`, is finished meanwhile,
+ * and that of this row is left pending in g. */
 typedef struct {
     fbp_size C;
     const real *z, *t;
@@ -46,8 +50,8 @@ typedef struct {
     const fbp_cross_entropy *options;
     double scale;
     real *slope, *e, *d;
-    gradient_row *g, *pending; /* this row's; NULL where e is d */
-    const real *following;     /* the row of logits after this one, if it will be read, or NULL */
+    gradient_row *g, *pending; /* pending: NULL if e is d */
+    const real *following;     /* the next row of logits, or NULL if it is not read */
     next_block *next;
 } optional_row;
 static ALWAYS_INLINE double cross_entropy(int form, int capped, const optional_row *p)
@@ -57,7 +61,8 @@ static ALWAYS_INLINE double cross_entropy(int form, int capped, const optional_r
     const double keep = 1 - options->smoothing, uniform = options->smoothing / (double)C;
     const targets u = {p->t, options->class_weight, (real)keep, (real)uniform};
     const int labelled = form != OF_ROW || !u.t;
-    const double share = (double)u.uniform, w_label = labelled && u.w ? (double)u.w[label] : 1, hot = labelled ? keep * w_label : 0;
+    const double share = (double)u.uniform, w_label = labelled && u.w ? (double)u.w[label] : 1;
+    const double hot = labelled ? keep * w_label : 0;
 
     const double unit = capped ? softcap_of(options) : 1;
     const logit_row row = {C, p->z, p->following, unit, v_all((real)(1 / unit)), to_power(unit), p->slope, p->e};
@@ -67,7 +72,7 @@ static ALWAYS_INLINE double cross_entropy(int form, int capped, const optional_r
     const double e_label = labelled ? exponential_at(p->g, p->e, label) : 0;
     const row_facts facts = {unit, unit * top_x, gap, hot, hot + share * w_label, e_label, share, s.rest, log1p(s.rest)};
     const row_outcome r = outcome(form, options, C, &s, &facts);
-    const double scale = capped ? -p->scale : p->scale; /* a slope is minus dz'/dz */
+    const double scale = capped ? -p->scale : p->scale; /* slopes are stored as -dz'/dz */
     if (p->pending) finish_gradient(form, capped, 1, p->pending);
     gradient_row *g = p->g;
     set_gains(g, scale * r.gain);
@@ -82,7 +87,7 @@ static ALWAYS_INLINE double cross_entropy(int form, int capped, const optional_r
     return r.error;
 }
 
-/* `call` with the form of the targets and whether there is a softcap */
+/* `call` with the form of the targets, and whether there is a softcap, as constants */
 #define OF_FORM(t, options, call) \
     do { \
         const int capped = (options)->softcap > 0; \
@@ -109,9 +114,9 @@ static void finish_pending(const real *t, const fbp_cross_entropy *options, grad
     v_streamed();
 }
 
-/* d may be z. With a row of scratch, e (C), the gradient goes to memory past the caches. */
-static double softmax_cross_entropy_row(fbp_size C, const real *z, const real *t, fbp_size label, const fbp_cross_entropy *options,
-                                        double scale, real *slope, real *e, real *d)
+/* d may be z if e is NULL. With a row of scratch, e (C), the gradient is written by non-temporal stores. */
+static double softmax_cross_entropy_row(fbp_size C, const real *z, const real *t, fbp_size label,
+                                        const fbp_cross_entropy *options, double scale, real *slope, real *e, real *d)
 {
     assert(C > 0 && are_options(C, options, slope, e));
     assert(are_elements(z, C) && are_elements(d, C) && are_same_or_apart(C, z, d));
@@ -119,7 +124,8 @@ static double softmax_cross_entropy_row(fbp_size C, const real *z, const real *t
     assert(!e || (z != d && are_apart(C, e, C, d)));
     gradient_row rows[2], *pending = e ? no_gradient(&rows[1]) : NULL;
     next_block next = {0};
-    const double error = error_of(&(optional_row){C, z, t, label, options, scale, slope, e ? e : d, d, &rows[0], pending, NULL, &next});
+    const double error = error_of(&(optional_row){C, z, t, label, options, scale, slope, e ? e : d, d, &rows[0], pending, NULL,
+                                                  &next});
     if (e) finish_pending(t, options, &rows[0]);
     return error;
 }
@@ -132,8 +138,8 @@ static void many_optional_classes(const labelled_rows *p, const fbp_cross_entrop
         const double weight = weight_of(p, n);
         const real *z = p->z + n * p->z_row, *following = n + 1 < p->N && weight_of(p, n + 1) != 0 ? z + p->z_row : NULL;
         real *d = p->d + n * p->d_row;
-        const optional_row row = {p->C, z, NULL, (fbp_size)p->labels[n], options, weight / p->divisor, slope, e ? e : d, d, g, pending,
-                                  following, &next};
+        const optional_row row = {p->C, z, NULL, (fbp_size)p->labels[n], options, weight / p->divisor, slope, e ? e : d, d, g,
+                                  pending, following, &next};
         errors[n] = 0;
         if (weight == 0) {
             fill(p->C, 0, d);
@@ -145,11 +151,11 @@ static void many_optional_classes(const labelled_rows *p, const fbp_cross_entrop
     if (e) finish_pending(NULL, options, pending);
 }
 
-/* Few classes, labels: the passes of softmax_cross_entropy.h, with more of them, and sums of more. All go over whole blocks of rows,
- * as many as a pass takes at a time. What takes a V holds so many vectors of a row in registers, and is compiled for each by OF_WIDTH. */
+/* Few classes, labels: the passes of softmax_cross_entropy.h, and more. Each pass runs over whole steps of rows. A function with
+ * a parameter V holds V vectors of a row in registers; OF_WIDTH compiles it for each V. */
 typedef struct {
     few_rows plain;
-    real deficit[TOGETHER], top[TOGETHER]; /* Σ u_c (x_c - m), and Σ w_c at maxima */
+    real deficit[TOGETHER], top[TOGETHER]; /* Σ u_c (x_c - m); Σ w_c at maxima */
     real log_rest[TOGETHER], x[(TOGETHER + IN_STEP) * FEW], slope[(TOGETHER + IN_STEP) * FEW];
 } few_optional_rows;
 #define OF_WIDTH(V, call) \
@@ -178,7 +184,7 @@ static void few_optional_exponentials(fbp_size N, fbp_size C, int width, double 
 #undef CAPPED
 }
 
-/* What a softcap makes of as many rows of logits as fit into IN_STEP vectors, in whole vectors */
+/* The softcap of as many rows of logits as fit into IN_STEP vectors; results in whole vectors */
 static ALWAYS_INLINE void few_softcaps(fbp_size C, fbp_size n, int V, vec inverse, few_optional_rows *scratch)
 {
     const int count = IN_STEP / V * V;
@@ -200,10 +206,11 @@ static void few_optional_softcaps(const labelled_rows *p, fbp_size N, int width,
     OF_WIDTH(width, CALL)
 #undef CALL
     for (fbp_size n = 0; n < N + IN_STEP; n++) scratch->plain.row[n] = scratch->x + n * width * W;
-    for (fbp_size n = 0; n < p->N; n++) scratch->plain.at_label[n] = scratch->plain.row[n][weight_of(p, n) != 0 ? p->labels[n] : 0];
+    for (fbp_size n = 0; n < p->N; n++)
+        scratch->plain.at_label[n] = scratch->plain.row[n][weight_of(p, n) != 0 ? p->labels[n] : 0];
 }
 
-/* Without class weights, NULL, w_c = 1 */
+/* The sums of W rows; w = NULL means all w_c = 1 */
 static ALWAYS_INLINE void few_sums_of_more(fbp_size C, const real *w, vec share, fbp_size n, int V, few_optional_rows *scratch)
 {
     const vec zero = v_all(0), one = v_all(1);
@@ -235,9 +242,9 @@ static void few_optional_sums(fbp_size N, fbp_size C, const real *w, real unifor
 #undef CALL
 }
 
-/* Those of a row, but at the label; at_maximum where there is a single one */
-static ALWAYS_INLINE void few_optional_deltas(int form, int capped, fbp_size C, const targets *minus_u, real gain, real at_maximum,
-                                              int single, const real *e, const real *slope, real *d)
+/* The deltas of a row except at the label; `single`: the only maximum gets at_maximum */
+static ALWAYS_INLINE void few_optional_deltas(int form, int capped, fbp_size C, const targets *minus_u, real gain,
+                                              real at_maximum, int single, const real *e, const real *slope, real *d)
 {
     for (fbp_size i = 0; i < C; i += W) {
         const vec y = v_load(e + i);
@@ -248,7 +255,8 @@ static ALWAYS_INLINE void few_optional_deltas(int form, int capped, fbp_size C, 
     }
 }
 
-static ALWAYS_INLINE void few_optional_classes(int form, int capped, const labelled_rows *p, const fbp_cross_entropy *options, double *errors)
+static ALWAYS_INLINE void few_optional_classes(int form, int capped, const labelled_rows *p, const fbp_cross_entropy *options,
+                                               double *errors)
 {
     enum { STEP = (int)W > (int)IN_STEP ? (int)W : (int)IN_STEP };
     const fbp_size N = p->N, C = p->C, whole = (N + STEP - 1) / STEP * STEP;
@@ -274,23 +282,25 @@ static ALWAYS_INLINE void few_optional_classes(int form, int capped, const label
             continue;
         }
         const fbp_size label = (fbp_size)p->labels[n], at = n * width * W;
-        const double w_label = w ? (double)w[label] : 1, hot = keep * w_label, gap = (double)scratch->maximum[n] - (double)scratch->at_label[n];
+        const double w_label = w ? (double)w[label] : 1, hot = keep * w_label;
+        const double gap = (double)scratch->maximum[n] - (double)scratch->at_label[n];
         const row_sums s = {.ties = scratch->ties[n], .top = all.top[n], .deficit = all.deficit[n]};
         const row_facts facts = {unit, unit * (double)scratch->maximum[n], unit * gap, hot, hot + share * w_label,
                                  (double)scratch->e[at + label], share, (double)scratch->sum[n], (double)all.log_rest[n]};
         const row_outcome r = outcome(form, options, C, &s, &facts);
         const targets minus_u = {NULL, w, 0, (real)(-scale * uniform)};
-        few_optional_deltas(form, capped, C, &minus_u, (real)(scale * r.gain), (real)(scale * r.at_maximum), r.single, scratch->e + at,
-                            all.slope + at, d);
+        few_optional_deltas(form, capped, C, &minus_u, (real)(scale * r.gain), (real)(scale * r.at_maximum), r.single,
+                            scratch->e + at, all.slope + at, d);
         d[label] = (real)(scale * (r.delta_label * (capped ? (double)all.slope[at + label] : 1)));
         errors[n] = weight * r.error;
     }
 }
 #undef OF_WIDTH
 
-/* Errors and gradients of N rows with options; e, where given, takes the gradient past the caches */
+/* Errors and gradients of N rows; unless e is NULL, gradients of many classes are written by non-temporal stores */
 static void optional_rows(fbp_size N, fbp_size C, const real *z, fbp_size z_row, const int64_t *labels, const double *weights,
-                          double divisor, const fbp_cross_entropy *options, real *slope, real *e, real *d, fbp_size d_row, double *errors)
+                          double divisor, const fbp_cross_entropy *options, real *slope, real *e, real *d, fbp_size d_row,
+                          double *errors)
 {
     if (C > FEW || options->share_of_0) {
         const labelled_rows p = {N, C, z, z_row, labels, weights, divisor, (real)(1 / divisor), d, d_row};
