@@ -49,8 +49,8 @@ static ALWAYS_INLINE void many_classes(const labelled_rows *p, real *e, int stre
             continue;
         }
         const double z_label = (double)z[label];
-        const real *following = n + 1 < p->N && weight_of(p, n + 1) != 0 ? z + p->z_row : NULL;
-        const logit_row row = {C, z, following, 1, v_all(0), v_all(0), NULL, e ? e : d};
+        const logit_row row = {C, z, n + 1 < p->N && weight_of(p, n + 1) != 0 ? z + p->z_row : NULL,
+                               1, v_all(0), v_all(0), NULL, e ? e : d};
         const row_sums s = sum_up(LABEL, 0, &row, &none, streamed ? pending : NULL, &next, g);
         const double gap = (double)first_lane(s.maximum.x) - z_label, inverse = 1 / (1 + s.rest);
         const double e_label = exponential_at(g, row.e, label);
