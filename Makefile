@@ -19,6 +19,7 @@ lint:
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m ruff format --check .
 	cython-lint fastbp/_kernels
+	$(PYTHON) tools/columns.py
 
 types:
 	$(PYTHON) -m mypy

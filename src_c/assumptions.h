@@ -1,22 +1,22 @@
-/* What the primitives assume of their arguments: each begins with asserts, which a debug build has and NDEBUG leaves nothing of. */
+/* The preconditions of the primitives, which assert them in a debug build */
 #include <assert.h>
 
-/* n elements stand at p */
+/* p may be the address of n elements: it is aligned, and NULL only if n = 0 */
 static inline int are_elements(const void *p, fbp_size n)
 {
     return n == 0 || (n > 0 && p && (uintptr_t)p % _Alignof(real) == 0);
 }
 
-/* No byte belongs to a elements from p on and to b elements from q on. */
+/* The a elements from p on and the b elements from q on do not overlap. */
 static inline int are_apart(fbp_size a, const real *p, fbp_size b, const real *q)
 {
     return a == 0 || b == 0 || (uintptr_t)(p + a) <= (uintptr_t)q || (uintptr_t)(q + b) <= (uintptr_t)p;
 }
 
-/* n elements from y on may be written while those from x on are read, in step */
+/* n elements from y on may be written while n elements from x on are read in the same order */
 static inline int are_same_or_apart(fbp_size n, const real *x, const real *y) { return x == y || are_apart(n, x, n, y); }
 
-/* The same of each of N rows */
+/* The same for each of N rows */
 static inline int each_same_or_apart(fbp_size N, fbp_size n, const real *x, fbp_size x_row, const real *y, fbp_size y_row)
 {
     fbp_size row = 0;
@@ -24,7 +24,7 @@ static inline int each_same_or_apart(fbp_size N, fbp_size n, const real *x, fbp_
     return row >= N;
 }
 
-/* n elements from p on are apart from each of N rows of as many as `row_length` */
+/* n elements from p on overlap none of N rows of row_length elements */
 static inline int apart_from_rows(fbp_size n, const real *p, fbp_size N, fbp_size row_length, const real *x, fbp_size x_row)
 {
     fbp_size row = 0;
@@ -47,16 +47,16 @@ static inline int are_labels(fbp_size N, fbp_size C, const int64_t *labels)
     return n >= N;
 }
 
-/* The options of a row of C logits and its scratch: whether all is there that is asked for, and each apart from the others */
-static inline int are_options(fbp_size C, const fbp_cross_entropy *how, const real *slope, const real *e)
+/* The options of a row of C logits have the scratch that they need, and no two of their arrays overlap. */
+static inline int are_options(fbp_size C, const fbp_cross_entropy *options, const real *slope, const real *e)
 {
-    const real *w = how ? how->class_weight : NULL, *s = how && how->softcap > 0 ? slope : NULL;
-    return (!how || how->softcap <= 0 || slope) && are_elements(w, w ? C : 0) && are_elements(s, s ? C : 0) &&
+    const real *w = options ? options->class_weight : NULL, *s = options && options->softcap > 0 ? slope : NULL;
+    return (!options || options->softcap <= 0 || slope) && are_elements(w, w ? C : 0) && are_elements(s, s ? C : 0) &&
            are_elements(e, e ? C : 0) && (!s || !e || are_apart(C, s, C, e)) && (!w || !s || are_apart(C, w, C, s)) &&
            (!w || !e || are_apart(C, w, C, e));
 }
 
-/* The rule is one there is, its numbers are set, and no state is there twice. */
+/* The rule exists, its numbers are set, and no state vector occurs twice. */
 static inline int is_update(const fbp_update *u, void *const *state)
 {
     static const int states[] = {
@@ -73,7 +73,7 @@ static inline int is_update(const fbp_update *u, void *const *state)
     return u->rule == FBP_UPDATE_sgd ? state[0] || u->rate[0] == 0 : state[0] && (u->rule != FBP_UPDATE_adam || state[1]);
 }
 
-/* Whether n elements from p on are apart from a matrix (rows, columns), and from what lies between its elements */
+/* n elements from p on overlap neither a matrix (rows, columns) nor the gaps between its elements. */
 static inline int apart_from_matrix(fbp_size n, const real *p, fbp_size rows, fbp_size columns, const real *x, fbp_size x_row,
                                     fbp_size x_column)
 {
@@ -86,7 +86,7 @@ static inline int are_operands(fbp_size M, fbp_size N, fbp_size K, const real *A
     return M >= 0 && N >= 0 && K >= 0 && are_elements(A, M * K) && are_elements(B, K * N) && (N == 0 || are_rows(M, N, C, C_row));
 }
 
-/* An update takes the sums as they are. */
+/* An update excludes every other part of an epilogue. */
 static inline int is_epilogue(fbp_size M, fbp_size N, const fbp_epilogue *e, const real *C, fbp_size C_row)
 {
     const int updates = e->update != NULL, others = e->bias || e->slope || e->accumulate || e->activation != FBP_IDENTITY;
@@ -96,7 +96,7 @@ static inline int is_epilogue(fbp_size M, fbp_size N, const fbp_epilogue *e, con
            (!e->slope || (are_elements(e->slope, M * N) && each_same_or_apart(M, N, e->slope, e->slope_row, C, C_row)));
 }
 
-/* `room` elements of scratch are the product's own. */
+/* `room` elements of scratch overlap no operand. */
 static inline int is_scratch(fbp_size room, const real *scratch, fbp_size M, fbp_size N, fbp_size K, const real *A,
                              fbp_size A_row, fbp_size A_column, const real *B, fbp_size B_row, fbp_size B_column, const real *C,
                              fbp_size C_row)

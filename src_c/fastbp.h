@@ -1,7 +1,7 @@
 /* fastbp: the vector primitives of one row or one tile, compiled once per instruction set.
  *
- * A table of primitives belongs to one instruction set and one dtype; fbp_kernels_for() hands out the one in use. The functions
- * of a table take void pointers to that dtype's elements: a caller fetches the table once and is otherwise written for both.
+ * A table of primitives belongs to one instruction set and one dtype; fbp_kernels_for() returns the table in use. Its functions
+ * take void pointers to elements of that dtype, so a caller that has fetched the table is written once for both dtypes.
  */
 #ifndef FASTBP_H
 #define FASTBP_H
@@ -16,7 +16,7 @@ extern "C" {
 
 typedef ptrdiff_t fbp_size; /* sizes, and strides in elements */
 
-/* Elementwise activations: their numbers, and what is known of each. */
+/* Elementwise activations: their numbers and properties */
 enum {
 #define FBP_ACTIVATION(kind, name, slope, bound, weights) kind,
 #include "activations.def"
@@ -40,8 +40,8 @@ static inline const fbp_activation *fbp_activation_facts(int kind)
     return &facts[kind];
 }
 
-/* An optimizer's update of parameters w by a gradient: rows/updates.h. Its state vectors lie like w; NULL where a rule does without.
- * The last one is no rule's: a running mean of the parameters themselves. */
+/* An optimizer's update of parameters w by a gradient: rows/updates.h. Its state vectors lie like w; NULL where a rule does
+ * without. The last one is no rule's: a running mean of the parameters themselves. */
 enum {
 #define FBP_UPDATE(name, states, corrected) FBP_UPDATE_##name,
 #include "updates.def"
@@ -60,26 +60,26 @@ typedef struct {
     double average;          /* how much of the running mean of the parameters is kept */
 } fbp_update;
 
-/* What a matrix product does with a tile of C while it is in registers or in the nearest cache. */
+/* What a matrix product does with a tile of C while it is in registers or in the L1 cache */
 typedef struct {
     int activation;     /* FBP_IDENTITY for none */
     const void *bias;   /* (N) or NULL:     C = f(A B + bias)       the forward pass */
-    const void *slope;  /* (M, N) or NULL:  C = (A B) ⊙ f'(slope)   the recursion; what f' takes, see activate_backward */
+    const void *slope;  /* (M, N) or NULL:  C = (A B) ⊙ f'(slope)   the recursion; see activate_backward for slope */
     fbp_size slope_row;
     int accumulate;     /* C += A B */
-    int in_pieces;      /* as product_in_pieces() says of the whole product, of which this one may be a part */
-    const fbp_update *update; /* or NULL:   C are parameters, A B is their gradient, K <= tile_depth() */
+    int pieces;         /* product_in_pieces() of the whole product, of which this one may be a part */
+    const fbp_update *update; /* or NULL:   C are parameters, A B their gradient, K <= tile_depth() */
     void *state[FBP_STATES];  /* of the optimizer, laid out like C */
 } fbp_epilogue;
 
-/* What a softmax cross-entropy does to its targets t, its logits z and its error, besides the plain case, which is all zeros. */
+/* The options of a softmax cross-entropy with targets t and logits z. All zeros: none. */
 typedef struct {
-    const void *class_weight; /* w (C) or NULL:  w_c ((1 - smoothing) t_c + smoothing / C) takes the place of t_c */
+    const void *class_weight; /* w (C) or NULL:  w_c ((1 - smoothing) t_c + smoothing / C) replaces t_c */
     double smoothing;
-    double lse_square_scale;  /* s: the error gains s lse² */
-    double softcap;           /* c > 0:  c tanh(z/c) takes the place of z */
-    double weight_sum, weight_sum_lost; /* Σ w, and what its rounding lost; asked for with labels and smoothing, as is */
-    int share_of_0;           /* whether some w_c smoothing / C may be 0 in the dtype, with smoothing > 0 */
+    double lse_square_scale;  /* s:  adds s lse² to the error */
+    double softcap;           /* c > 0:  c tanh(z/c) replaces z */
+    double weight_sum, weight_sum_lost; /* Σ w and its rounding error; read for labels with class weights and smoothing */
+    int share_of_0;           /* whether, with smoothing > 0, some w_c smoothing / C may be 0 in the dtype */
 } fbp_cross_entropy;
 
 /* Errors whose outputs do not interact, by the names of fastbp's functions */
@@ -91,9 +91,9 @@ enum {
 };
 typedef struct {
     int kind;               /* one of these */
-    const void *pos_weight; /* of FBP_SIGMOID_CROSS_ENTROPY: p (O), by which the terms in t are multiplied; or NULL */
-    double smoothing;       /* of the same:  (1 - smoothing) t + smoothing / 2  takes the place of t */
-    double parameter;       /* of an error that has one */
+    const void *pos_weight; /* p (O) or NULL: factors of the terms in t of FBP_SIGMOID_CROSS_ENTROPY */
+    double smoothing;       /* of FBP_SIGMOID_CROSS_ENTROPY:  (1 - smoothing) t + smoothing / 2  replaces t */
+    double parameter;       /* of errors that have one: see errors.def */
 } fbp_error;
 
 #define REAL void
@@ -107,9 +107,9 @@ typedef struct {
 /* The primitives in use for elements of 4 (float32) or 8 (float64) bytes. */
 const fbp_kernels *fbp_kernels_for(size_t element_size);
 
-/* Instruction sets, best first: the name of number i if this CPU can run it, "" if it can not, NULL past the end. */
+/* Instruction sets, best first: the name of number i if this CPU can run it, "" if it cannot, NULL past the end */
 const char *fbp_isa_name(int i);
-/* The one in use; and choosing one by name: 0, or -1 if it is unknown or this CPU can not run it. */
+/* The name of the instruction set in use; make another one the one in use: 0, or -1 if it is unknown or this CPU cannot run it */
 const char *fbp_isa(void);
 int fbp_use_isa(const char *name);
 

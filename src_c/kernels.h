@@ -1,5 +1,5 @@
-/* The table of one instruction set and dtype: a file in variants/ names them and includes this once. Where it names FBP_TABLE_ON_TILES
- * as well, there is a second table: that of a machine with a tile unit, with other matrix products and the same of everything else. */
+/* The table of one instruction set and dtype, which a file in variants/ names before it includes this. If the file also defines
+ * FBP_TABLE_ON_TILES, there is a second table for a machine with a tile unit, which differs in the matrix products alone. */
 #include "math/elementary.h"
 #include "rows/row.h"
 #include "rows/activations.h"
@@ -14,7 +14,7 @@
 #include "gemm/gemm.h"
 #include "gemm/product.h"
 
-/* The functions above take pointers to real; those of the table take void pointers and pass them on. */
+/* Wrappers with void pointers around the functions above, which take pointers to real */
 #define REAL void
 #define FBP_KERNEL(result, name, parameters, arguments) static result name##_of_table parameters { return name arguments; }
 #include "kernels.def"

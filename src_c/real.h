@@ -1,4 +1,4 @@
-/* What the bodies in simd/, math/, rows/ and gemm/ know of the dtype they are compiled for. */
+/* The dtype that simd/, math/, rows/ and gemm/ are compiled for */
 #include <float.h>
 #include <math.h>
 #include <string.h>
@@ -19,15 +19,15 @@ typedef double real;
 #define SQRT sqrt
 #endif
 
-/* `generic` is there to be right anywhere and quick to compile: one body of each function, with its loops, takes a twentieth of the time, and
- * runs about as fast, since a compiler that must keep vectors in memory gains little by unrolling. */
+/* `generic` must be correct everywhere and quick to compile. Without inlining and unrolling it compiles 20 times as fast and runs
+ * about as fast, since unrolling gains little if vectors are kept in memory. */
 #if defined(__GNUC__)
 #ifdef FBP_GENERIC
 #define ALWAYS_INLINE inline
 #else
 #define ALWAYS_INLINE inline __attribute__((always_inline))
 #endif
-#if defined(FBP_LOOPS_STAY) || defined(FBP_GENERIC) /* for the sanitizers, which would check every access in every copy of a loop: minutes of compilation */
+#if defined(FBP_LOOPS_STAY) || defined(FBP_GENERIC) /* FBP_LOOPS_STAY: unrolled loops take the sanitizers minutes to compile */
 #define UNROLL
 #define UNROLL_FOUR
 #else

@@ -34,7 +34,7 @@ _OPENING, _CLOSING = set("([{"), set(")]}")
 _STATUS = {"return", "except", "?"}  # before -1
 _EITHER_WAY = re.compile(r"v_(add|mul|max|eq)|_mm\d*_(add|mul|max)_\w+|f?min|f?max|minimum|maximum|smaller")
 _SPARED_IN_C = re.compile(
-    r"\w*(PREFETCH|prefetch|ask_for|_on_tiles)\w*|ask(s|ed)|\w*(SPINS|spins)|\w*_core|_?[sS]tatic_assert|assert"
+    r"\w*(PREFETCH|prefetch|ask_for|_on_tiles)\w*|\w*(SPINS|spins)|\w*_core|_?[sS]tatic_assert|assert"
 )
 _SPARED_IN_PYTHON = {"raise", "from", "import", "cimport", "assert", "except", "ctypedef"}
 

@@ -34,7 +34,7 @@ cdef extern from "fastbp.h" nogil:
         const void *bias
         const void *slope
         fbp_size slope_row
-        int accumulate, in_pieces
+        int accumulate, pieces
         const fbp_update *update
         void *state[4]
 
@@ -62,10 +62,10 @@ cdef extern from "fastbp.h" nogil:
         void (*softmax_backward_row)(fbp_size C, const void *g, const void *y, void *d) noexcept nogil
 
         void (*softmax_cross_entropy_rows)(fbp_size N, fbp_size C, const void *z, fbp_size z_row, const int64_t *labels,
-                                           const double *weights, double divisor, const fbp_cross_entropy *how, void *slope,
+                                           const double *weights, double divisor, const fbp_cross_entropy *options, void *slope,
                                            void *e, void *d, fbp_size d_row, double *errors) noexcept nogil
         double (*softmax_cross_entropy_row)(fbp_size C, const void *z, const void *t, fbp_size label,
-                                            const fbp_cross_entropy *how, double scale, void *slope, void *e,
+                                            const fbp_cross_entropy *options, double scale, void *slope, void *e,
                                             void *d) noexcept nogil
         double (*elementwise_error_row)(fbp_size O, const void *z, const void *t, const fbp_error *error, double scale,
                                         void *d) noexcept nogil
@@ -80,7 +80,7 @@ cdef extern from "fastbp.h" nogil:
                                const void *B, fbp_size B_row, fbp_size B_column, const fbp_epilogue *epilogue,
                                void *scratch, void *C, fbp_size C_row) noexcept nogil
         int (*product_in_pieces)(fbp_size M, fbp_size N, fbp_size K) noexcept nogil
-        fbp_size (*matrix_product_scratch)(fbp_size M, fbp_size N, fbp_size K, int in_pieces) noexcept nogil
+        fbp_size (*matrix_product_scratch)(fbp_size M, fbp_size N, fbp_size K, int pieces) noexcept nogil
         fbp_size (*tile_columns)() noexcept nogil
         fbp_size (*tile_depth)() noexcept nogil
         double (*column_sums)(fbp_size N, fbp_size O, const void *x, fbp_size x_row, int accumulate, void *sums) noexcept nogil

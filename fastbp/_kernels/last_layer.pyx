@@ -35,21 +35,21 @@ cdef void set_logits(Product *p, const LastLayer *layer, Py_ssize_t rows, const 
                      char *z) noexcept nogil:
     """Z (rows, C) = X W + b; in pieces or not, like the others, as with all rows at once"""
     set_forward_product(p, &layer.dense, rows, x, x_row, FBP_IDENTITY, z, layer.rows.C)
-    p.epilogue.in_pieces = layer.in_pieces
+    p.epilogue.pieces = layer.pieces
 
 
 cdef void set_grad_w(Product *p, const LastLayer *layer, Py_ssize_t rows, const char *x, Py_ssize_t x_row, const char *delta,
                      bint first) noexcept nogil:
     """dW (I, C) = Xᵀ δ, or its transpose (C, I) = δᵀ X; from the second block on added to what stands there"""
     set_gradient_product(p, &layer.dense, rows, x, x_row, delta, layer.rows.C, layer.transposed, layer.grad_w, layer.grad_w_row)
-    p.epilogue.accumulate, p.epilogue.in_pieces = not first, layer.in_pieces
+    p.epilogue.accumulate, p.epilogue.pieces = not first, layer.pieces
 
 
 cdef void set_grad_x(Product *p, const LastLayer *layer, Py_ssize_t rows, const char *delta, char *out, Py_ssize_t out_row,
                      const char *slope) noexcept nogil:
     """dX (rows, I) = δ Wᵀ, or (δ Wᵀ) ⊙ f'"""
     set_recursion_product(p, &layer.dense, rows, delta, layer.rows.C, layer.activation, slope, layer.dense.inputs, out, out_row)
-    p.epilogue.in_pieces = layer.in_pieces
+    p.epilogue.pieces = layer.pieces
 
 
 # -- blocks and their work space ---------------------------------------------------------------------------------------------
@@ -359,7 +359,7 @@ def linear_softmax_cross_entropy(const real[:, :] inputs, const real[:, :] weigh
         layer.dense.bias, layer.grad_bias = <const char *>&bias[0], <char *>&grad_bias[0]
 
     layer.read = rows_read(layer)
-    layer.in_pieces = layer.rows.k.product_in_pieces(layer.rows.N, layer.rows.C, layer.dense.inputs)
+    layer.pieces = layer.rows.k.product_in_pieces(layer.rows.N, layer.rows.C, layer.dense.inputs)
     cdef Py_ssize_t least = plus(bytes_of(layer, 1, layer.read < layer.rows.N), LINE)
     if max_memory < least:
         raise ValueError(f"max_memory: got {max_memory}, expected at least {least} bytes, for the logits of one row of "

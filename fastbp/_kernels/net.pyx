@@ -45,7 +45,7 @@ cdef LastLayer last_layer_of(const Net *net, const Batch *batch, char *to) noexc
     memset(&l, 0, sizeof(LastLayer))
     l.rows, l.dense = rows_of(net, batch), layer.dense
     l.read, l.reads_all = batch.x.rows, True
-    l.in_pieces = net.k.product_in_pieces(batch.x.rows, layer.dense.outputs, layer.dense.inputs)
+    l.pieces = net.k.product_in_pieces(batch.x.rows, layer.dense.outputs, layer.dense.inputs)
     set_inputs(net, net.depth - 1, batch.x, &l.x, &l.x_row)
     l.grad_w, l.grad_w_row, l.grad_bias = to + layer.weight, layer.dense.outputs, to + layer.bias
     if net.depth > 1:
@@ -109,7 +109,7 @@ cdef void make_plan(Net *net, Py_ssize_t rows, int n_threads) noexcept nogil:
 
 cdef Py_ssize_t scratch_of(const Net *net, Product *p) noexcept nogil:
     """Of the product in pieces or not: with a row less it may be the other."""
-    p.epilogue.in_pieces = True
+    p.epilogue.pieces = True
     return product_scratch(p, net.most_threads)
 
 
@@ -141,7 +141,7 @@ cdef Py_ssize_t lay_out_last(Net *net, char *base, Py_ssize_t rows) noexcept nog
     memset(&none, 0, sizeof(none))
     none.x.rows = min(rows, most_rows(net))
     whole = last_layer_of(net, &none, net.w)
-    whole.in_pieces = True
+    whole.pieces = True
     last.a = last.z = last.delta = take(base, &net.used, lay_out_blocks(&whole, most_rows(net), NULL, &blocks))
     return block_scratch(&whole, none.x.rows, net.most_threads)
 

@@ -21,7 +21,7 @@ cdef inline void set_product(Product *p, const fbp_kernels *k, Py_ssize_t elemen
                              Py_ssize_t K) noexcept nogil:
     memset(p, 0, sizeof(Product))
     p.k, p.element, p.M, p.N, p.K, p.C_row = k, element, M, N, K, N
-    p.epilogue.activation, p.epilogue.in_pieces = FBP_IDENTITY, k.product_in_pieces(M, N, K)
+    p.epilogue.activation, p.epilogue.pieces = FBP_IDENTITY, k.product_in_pieces(M, N, K)
 
 # Multiply-adds, counted by how long they take; nanoseconds that the product takes one thread; bytes of scratch for a number of
 # threads; the product on a team at once, or with looks at pending signals on its way.

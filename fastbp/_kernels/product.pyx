@@ -27,7 +27,7 @@ cdef Py_ssize_t LONG_SUM = 256 * 1024  # terms that are added at a time; a multi
 cdef double operations(const Product *p) noexcept nogil:
     """Multiply-adds; those in pieces, which are twice as fast, count half."""
     cdef double number = <double>p.M * p.N * p.K
-    return number / 2 if p.epilogue.in_pieces else number
+    return number / 2 if p.epilogue.pieces else number
 
 
 cdef double product_work(const Product *p) noexcept nogil:
@@ -96,7 +96,7 @@ cdef Product part_of(const Product *p, Py_ssize_t start, Py_ssize_t length) noex
 
 cdef Py_ssize_t thread_scratch(const Product *p) noexcept nogil:
     """Bytes of scratch of each thread, whatever the pieces"""
-    return whole_lines(times(p.k.matrix_product_scratch(p.M, p.N, p.K, p.epilogue.in_pieces), p.element))
+    return whole_lines(times(p.k.matrix_product_scratch(p.M, p.N, p.K, p.epilogue.pieces), p.element))
 
 
 cdef Py_ssize_t product_scratch(const Product *p, int threads) noexcept nogil:

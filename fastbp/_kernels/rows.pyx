@@ -103,14 +103,14 @@ cdef inline char *of_thread(const Rows *r, char *rows, int thread) noexcept nogi
     return NULL if rows == NULL else rows + thread * row_bytes(r)
 
 
-cdef inline fbp_cross_entropy options(const Rows *r, const Scratch *s) noexcept nogil:
+cdef inline fbp_cross_entropy options_of(const Rows *r, const Scratch *s) noexcept nogil:
     return fbp_cross_entropy(s.weight, r.smoothing, r.lse_square_scale * class_unit(r), r.softcap, s.weight_sum.rounded,
                              s.weight_sum.lost, s.share_of_0)
 
 
 cdef double softmax_cross_entropy_row(const Rows *r, const Scratch *s, Py_ssize_t n, double scale, int thread) noexcept nogil:
-    cdef fbp_cross_entropy how = options(r, s)
-    return r.k.softmax_cross_entropy_row(r.C, r.z + n * r.z_row, target(r, n), 0, &how, scale, of_thread(r, s.slopes, thread),
+    cdef fbp_cross_entropy options = options_of(r, s)
+    return r.k.softmax_cross_entropy_row(r.C, r.z + n * r.z_row, target(r, n), 0, &options, scale, of_thread(r, s.slopes, thread),
                                          of_thread(r, s.exponentials, thread), r.d + n * r.d_row)
 
 
@@ -131,7 +131,7 @@ cdef void take_labels(const Rows *r, const Scratch *s, Py_ssize_t start, Py_ssiz
 
 
 cdef void softmax_cross_entropy_rows(const Rows *r, const Scratch *s, Piece p) noexcept nogil:
-    cdef fbp_cross_entropy how = options(r, s)
+    cdef fbp_cross_entropy options = options_of(r, s)
     cdef bint plain = r.smoothing == 0 and r.lse_square_scale == 0 and r.softcap == 0 and not s.weight_of_0
     cdef int64_t labels[BLOCK]
     cdef double *errors
@@ -147,7 +147,7 @@ cdef void softmax_cross_entropy_rows(const Rows *r, const Scratch *s, Piece p) n
         rows, errors = min(BLOCK, p.stop - start), s.errors + start
         take_labels(r, s, start, rows, labels)
         r.k.softmax_cross_entropy_rows(rows, r.C, r.z + start * r.z_row, r.z_row // r.element, labels,
-                                       errors if s.weighted else NULL, p.divisor, NULL if plain else &how,
+                                       errors if s.weighted else NULL, p.divisor, NULL if plain else &options,
                                        of_thread(r, s.slopes, p.thread), of_thread(r, s.exponentials, p.thread),
                                        r.d + start * r.d_row, r.d_row // r.element, errors)
         start += rows

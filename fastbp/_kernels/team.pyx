@@ -21,7 +21,7 @@ cdef extern from "threads/pool.h" nogil:
     void fbp_prepare_for_forks()
     bint fbp_is_forked()
     void fbp_add_core(fbp_cores *cores, int core)
-    void fbp_begin(uintptr_t main_thread, int chosen, int most, int count, const fbp_cores *fixed)
+    void fbp_begin(uintptr_t main_thread, int chosen, int ceiling, int count, const fbp_cores *fixed)
     int fbp_get_num_threads()
 
 cdef double POLL_WORK = 2e7  # nanoseconds of work between two looks at pending signals

@@ -1,37 +1,40 @@
 /* Matrix products of float32 on the tile unit of Intel's AMX, which multiplies tiles of bfloat16 and adds in float32.
  *
- * A. Three pieces of 8 bits are a float32: x = x₁ + x₂ + x₃, where x₁ is x rounded to bfloat16, x₂ the rest rounded, x₃ what is left
- *    then. Of the nine products of the pieces of a and b six are formed,
+ * A. A float32 is the sum of three pieces of 8 bits: x = x₁ + x₂ + x₃, where x₁ is x rounded to bfloat16, x₂ the remainder
+ *    rounded, and x₃ the remainder of that. Six of the nine products of the pieces of a and b are formed,
  *
  *        a b ≈ a₁ b₁ + a₁ b₂ + a₂ b₁ + a₂ b₂ + a₁ b₃ + a₃ b₁,    where |x₂| <= 2⁻⁸ |x|, |x₃| <= 2⁻¹⁶ |x|,
  *
- *    so what is left out is at most 2⁻²³ |a b|, and 2⁻²⁷ on the average, of either sign. A tile adds 32 terms by themselves before it adds
- *    them to a sum: it rounds less often than a chain of multiply-adds. (Henry, Tang & Heinecke, "Leveraging the bfloat16
+ *    which omits at most 2⁻²³ |a b|, and 2⁻²⁷ on average, of either sign. A tile adds 32 terms among themselves before it adds
+ *    them to a sum, so it rounds less often than a chain of multiply-adds. (Henry, Tang & Heinecke, "Leveraging the bfloat16
  *    artificial intelligence datatype for higher-precision computations", ARITH 2019.)
- * B. The unit takes numbers below 2⁻¹²⁶ for 0, pieces and sums, and pieces near the largest number overflow. Elements of C for which that
- *    could matter are sums in the ordinary way: see in_range() and mend_sums().
- * C. Packing takes the vector unit about a third of the time of the sums. So it goes on between the instructions of the tile
- *    unit, which waits for nobody: a sixth of a unit after each four products, and so does what follows the tile before.
- * D. An element of C is the same operations on the same numbers whatever tile it is in: cuts of rows and columns change no bit.
+ * B. The unit flushes pieces and sums below 2⁻¹²⁶ to 0, and pieces near the largest number overflow. Elements of C for which that
+ *    could matter are computed by the ordinary product: see in_range() and mend_sums().
+ * C. Packing takes the vector unit about a third of the time of the sums. It is interleaved with the instructions of the tile
+ *    unit, which run in the background: a sixth of a packing unit after each four products. So is the epilogue of the previous
+ *    tile.
+ * D. An element of C is computed by the same operations on the same numbers in any tile: divisions of rows and columns change no
+ *    bit.
  */
 #include <float.h>
 #include <immintrin.h>
 
-/* A panel is up to SIDE lines, rows of A or columns of B, in groups of 16, by blocks of STEPS steps of k: for each block three pieces of
- * each group, tiles of 16 rows of 64 bytes. A row of them is a line's 32 steps in A, and two steps of 16 lines in B. Steps i and
- * i + 16 of a block stand side by side, low half first, in one 32-bit unit: one vector operation makes units of two vectors. */
+/* A panel is up to SIDE lines, rows of A or columns of B, in groups of 16, cut into blocks of STEPS steps of k. A block has three
+ * pieces of each group; a piece is a tile of 16 rows of 64 bytes. In A a row of a tile is 32 steps of one line, in B it is two
+ * steps of 16 lines. Steps i and i + 16 of a block share a 32-bit word, low half first, so that one vector operation makes it
+ * from two vectors. */
 enum {
     GROUP = 16, STEPS = 32, SIDE = 2 * GROUP, PIECES = 3, TILE_BYTES = 1024,
     STEP_BYTES = PIECES * (int)sizeof(uint16_t), /* of one step of one line */
-    KEPT = 256 * 512,                            /* lines · steps of packed panels that are kept in the L2 cache, most of it */
-    KEPT_PANELS = 32,                            /* and how many at most */
-    ROWS_AT_ONCE = 4                             /* of a tile, for what follows its sums */
+    KEPT = 256 * 512,                            /* lines · steps of packed panels kept in the L2 cache, most of it */
+    KEPT_PANELS = 32,                            /* the largest number of kept panels */
+    ROWS_AT_ONCE = 4                             /* rows of a tile whose epilogue runs at a time */
 };
 
 static double whole(fbp_size size, int unit) { return (double)((size + unit - 1) / unit * unit); }
 
-/* Whether pieces pay: the time of the tile unit, of packing, and of what follows the sums, in multiply-adds of the vector unit that take
- * as long; the factors are measured. */
+/* Whether pieces are faster: the time of the tile unit, of packing and of the epilogue, in units of a multiply-add of the vector
+ * unit. The factors are measured. */
 static int pieces_pay(fbp_size M, fbp_size N, fbp_size K)
 {
     const double m = whole(M, GROUP), n = whole(N, GROUP), k = whole(K, STEPS), sums = (double)M * (double)N;
@@ -70,46 +73,46 @@ static void release_tiles(void) { __asm__ volatile("tilerelease" ::); }
 
 /* -- packing -------------------------------------------------------------------------------------------------------------- */
 
-/* A panel that is being packed, a unit of 16 lines and 32 steps at a time */
+/* A panel that is being packed, in units of 16 lines and 32 steps */
 typedef struct {
-    int by_line;  /* a row of a tile is one line: A */
+    int is_a; /* of A, where a row of a tile is one line; else of B */
     int groups;
     fbp_size lines, K, x_line, x_k;
     const real *x;
     char *to;
     fbp_size unit, units;
-    __m512i most[2][GROUP]; /* of a group, 16 bits by 16: the largest magnitudes of first pieces, by line (A), or of all lines (B) */
-    __m512i least[2][GROUP]; /* 32 by 32: twice the smallest magnitudes that are not 0, as integers, less 1 */
-    real square[2][STEPS * GROUP]; /* of the units that are packed at a time */
+    __m512i largest[2][GROUP];     /* by group, in 16-bit lanes: the largest first pieces, for each line of A, all of B */
+    __m512i smallest[2][GROUP];    /* likewise in 32-bit lanes: the bits of the smallest magnitudes but 0, times 2, minus 1 */
+    real square[2][STEPS * GROUP]; /* scratch for the units packed at a time */
 } panel;
 
-/* One of A and B: its lines are the rows of A, or the columns of B. */
+/* A or B; a line is a row of A, or a column of B. */
 typedef struct {
     const real *x;
-    fbp_size lines, line, step; /* how many, and the distances of lines and of steps of k */
+    fbp_size lines, line, step; /* number of lines; strides of lines and of steps of k */
 } operand;
 
-/* The panel from `line` on, of the steps [k, k + depth) */
-static void begin_panel(panel *p, const operand *o, int by_line, fbp_size line, fbp_size k, fbp_size depth, char *to)
+/* The panel from `line` on, over the steps [k, k + depth) */
+static void begin_panel(panel *p, const operand *o, int is_a, fbp_size line, fbp_size k, fbp_size depth, char *to)
 {
-    p->by_line = by_line;
+    p->is_a = is_a;
     p->lines = smaller(SIDE, o->lines - line), p->K = depth;
     p->groups = p->lines > GROUP ? 2 : 1;
     p->x = o->x + line * o->line + k * o->step, p->x_line = o->line, p->x_k = o->step;
     p->to = to;
     p->unit = 0;
     p->units = p->groups * ((depth + STEPS - 1) / STEPS);
-    memset(p->most, 0, sizeof p->most);
-    memset(p->least, 0xff, sizeof p->least);
+    memset(p->largest, 0, sizeof p->largest);
+    memset(p->smallest, 0xff, sizeof p->smallest);
 }
 
-/* One unit: where it comes from and goes to, and how much of it there is */
+/* One unit: its source, its destination, and its size within the matrix */
 typedef struct {
     fbp_size lines, steps, x_line, x_k, apart;
     const real *x;
     real *square;
     char *to;
-    __m512i *most, *least;
+    __m512i *largest, *smallest;
 } unit;
 
 static ALWAYS_INLINE unit next_unit(panel *p)
@@ -117,28 +120,29 @@ static ALWAYS_INLINE unit next_unit(panel *p)
     const fbp_size block = p->groups == 2 ? p->unit / 2 : p->unit, g = p->groups == 2 ? p->unit % 2 : 0;
     const unit u = {
         .lines = p->lines - g * GROUP, .steps = p->K - block * STEPS, .x_line = p->x_line, .x_k = p->x_k,
-        .apart = p->groups * TILE_BYTES, .x = p->x + g * GROUP * p->x_line + block * STEPS * p->x_k, .square = p->square[p->unit % 2],
-        .to = p->to + (block * PIECES * p->groups + g) * TILE_BYTES, .most = p->most[g],
-        .least = p->least[g],
+        .apart = p->groups * TILE_BYTES, .x = p->x + g * GROUP * p->x_line + block * STEPS * p->x_k,
+        .square = p->square[p->unit % 2], .to = p->to + (block * PIECES * p->groups + g) * TILE_BYTES, .largest = p->largest[g],
+        .smallest = p->smallest[g],
     };
     p->unit++;
-    if (u.x_k == 1 && u.x_line > PAGE && u.steps >= 2 * STEPS) { /* no processor foresees lines so far apart: ask for the next block */
+    if (u.x_k == 1 && u.x_line > PAGE && u.steps >= 2 * STEPS) { /* lines so far apart defeat the prefetcher */
         const real *next = u.x + STEPS;
-        for (int i = 0; i < GROUP && i < u.lines; i++) PREFETCH_LATER(next + i * u.x_line), PREFETCH_LATER(next + i * u.x_line + W);
+        for (int i = 0; i < GROUP && i < u.lines; i++)
+            PREFETCH_LATER(next + i * u.x_line), PREFETCH_LATER(next + i * u.x_line + W);
     }
     return u;
 }
 
-/* Units of two vectors, to three tiles `apart` */
 static ALWAYS_INLINE __m512i twice_less_1(vec x)
 {
     const __m512i bits = _mm512_castps_si512(x);
-    return _mm512_add_epi32(_mm512_add_epi32(bits, bits), _mm512_set1_epi32(-1)); /* of 0 the largest number */
+    return _mm512_add_epi32(_mm512_add_epi32(bits, bits), _mm512_set1_epi32(-1)); /* 0 becomes the largest number */
 }
-static ALWAYS_INLINE void split(vec low, vec high, char *to, fbp_size apart, __m512i *most, __m512i *least)
+/* The three pieces of two vectors, to tiles `apart` bytes from each other */
+static ALWAYS_INLINE void split(vec low, vec high, char *to, fbp_size apart, __m512i *largest, __m512i *smallest)
 {
     const __m512i half = _mm512_set1_epi32(0x8000), upper = _mm512_set1_epi32((int)0xffff0000);
-    *least = _mm512_min_epu32(*least, _mm512_min_epu32(twice_less_1(low), twice_less_1(high)));
+    *smallest = _mm512_min_epu32(*smallest, _mm512_min_epu32(twice_less_1(low), twice_less_1(high)));
     UNROLL for (int piece = 0; piece < PIECES; piece++, to += apart) {
         __m512i l = _mm512_castps_si512(low), h = _mm512_castps_si512(high);
         if (piece < 2) { /* the last piece is exact */
@@ -148,125 +152,127 @@ static ALWAYS_INLINE void split(vec low, vec high, char *to, fbp_size apart, __m
             high = v_sub(high, _mm512_castsi512_ps(h));
         }
         const __m512i units = _mm512_mask_blend_epi16(0xAAAAAAAA, _mm512_srli_epi32(l, 16), h);
-        if (piece == 0) *most = _mm512_max_epu16(*most, _mm512_and_si512(units, _mm512_set1_epi16(0x7fff)));
+        if (piece == 0) *largest = _mm512_max_epu16(*largest, _mm512_and_si512(units, _mm512_set1_epi16(0x7fff)));
         _mm512_storeu_si512(to, units);
     }
 }
 
-/* `left` elements at p, or none */
+/* Up to `left` elements at p, the rest 0; all 0 unless `is_there` */
 static ALWAYS_INLINE vec there(int is_there, const real *p, fbp_size left)
 {
     return is_there && left > 0 ? load_at(p, left, 0) : v_all(0);
 }
 
-/* Sixth 0 … 5 of a unit. `turned`: the lines of A are columns in memory, or those of B are rows; then squares of 16 x 16 are transposed. */
-static ALWAYS_INLINE void pack_sixth(int by_line, int turned, int sixth, const unit *u)
+/* Sixth 0 … 5 of a unit. `transposed`: A is column-major, or B is; then squares of 16 x 16 are transposed. */
+static ALWAYS_INLINE void pack_sixth(int is_a, int transposed, int sixth, const unit *u)
 {
-    if (turned && sixth < 2 && (by_line ? u->x_line : u->x_k) != 1) { /* neither is a run in memory */
+    if (transposed && sixth < 2 && (is_a ? u->x_line : u->x_k) != 1) { /* not contiguous along either axis */
         for (int i = 0; i < GROUP; i++)
             for (int j = sixth * W; j < sixth * W + W; j++)
-                u->square[by_line ? 2 * W * i + j : 2 * W * (j % W) + W * (j / W) + i] =
+                u->square[is_a ? 2 * W * i + j : 2 * W * (j % W) + W * (j / W) + i] =
                     i < u->lines && j < u->steps ? u->x[i * u->x_line + j * u->x_k] : 0;
-    } else if (turned && sixth < 2) {
-        const fbp_size line = by_line ? u->x_k : u->x_line, left = by_line ? u->lines : u->steps - sixth * W;
-        const fbp_size count = by_line ? u->steps - sixth * W : u->lines;
+    } else if (transposed && sixth < 2) {
+        const fbp_size line = is_a ? u->x_k : u->x_line, left = is_a ? u->lines : u->steps - sixth * W;
+        const fbp_size count = is_a ? u->steps - sixth * W : u->lines;
         const real *x = u->x + sixth * W * u->x_k; /* x_k is 1 if lines are rows */
         vec square[W];
         UNROLL for (int i = 0; i < W; i++) square[i] = there(i < count, x + i * line, left);
         transpose(square);
         UNROLL for (int i = 0; i < W; i++) v_store(u->square + (2 * i + sixth) * W, square[i]);
-    } else if (turned) {
+    } else if (transposed) {
         UNROLL for (int i = 4 * sixth - 8; i < 4 * sixth - 4; i++)
-            split(v_load(u->square + 2 * i * W), v_load(u->square + (2 * i + 1) * W), u->to + i * 64, u->apart, u->most + i * by_line,
-                  u->least + i * by_line);
+            split(v_load(u->square + 2 * i * W), v_load(u->square + (2 * i + 1) * W), u->to + i * 64, u->apart,
+                  u->largest + i * is_a, u->smallest + i * is_a);
     } else {
         const int from = (8 * sixth + 1) / 3, to = (8 * sixth + 9) / 3; /* 0, 3, 5, 8, 11, 13, 16 */
-        const fbp_size line = by_line ? u->x_line : u->x_k, further = by_line ? W : W * line;
+        const fbp_size line = is_a ? u->x_line : u->x_k, further = is_a ? W : W * line;
         UNROLL for (int i = from; i < to; i++) {
             const real *x = u->x + i * line;
-            if (!by_line && line > PAGE) { /* no processor foresees rows so far apart: ask for those of the next block */
+            if (!is_a && line > PAGE) { /* rows so far apart defeat the prefetcher: prefetch those of the next block */
                 PREFETCH_LATER(x + STEPS * line);
                 PREFETCH_LATER(x + further + STEPS * line);
             }
-            const vec low = by_line ? there(i < u->lines, x, u->steps) : there(i < u->steps, x, u->lines);
-            const vec high = by_line ? there(i < u->lines, x + further, u->steps - W) : there(i + W < u->steps, x + further, u->lines);
-            split(low, high, u->to + i * 64, u->apart, u->most + i * by_line,
-                  u->least + i * by_line);
+            const vec low = is_a ? there(i < u->lines, x, u->steps) : there(i < u->steps, x, u->lines);
+            const vec high = is_a ? there(i < u->lines, x + further, u->steps - W)
+                                  : there(i + W < u->steps, x + further, u->lines);
+            split(low, high, u->to + i * 64, u->apart, u->largest + i * is_a, u->smallest + i * is_a);
         }
     }
 }
 
-static __attribute__((noinline)) void pack_any_sixth(int by_line, int turned, int sixth, const unit *u)
+static __attribute__((noinline)) void pack_any_sixth(int is_a, int transposed, int sixth, const unit *u)
 {
-    pack_sixth(by_line, turned, sixth, u);
+    pack_sixth(is_a, transposed, sixth, u);
 }
 
-/* A unit that is full, and where lines or steps are runs in memory, without further questions; another by a call */
-static ALWAYS_INLINE void pack_sixth_quickly(int by_line, int turned, int sixth, const unit *u)
+/* A full unit that is contiguous along one axis is packed by inlined code without tests; any other by a function call. */
+static ALWAYS_INLINE void pack_sixth_quickly(int is_a, int transposed, int sixth, const unit *u)
 {
     if (u->lines >= GROUP && u->steps >= STEPS && (u->x_line == 1 || u->x_k == 1)) {
         unit full = *u;
         full.lines = GROUP, full.steps = STEPS;
-        if (by_line == turned) full.x_line = 1;
+        if (is_a == transposed) full.x_line = 1;
         else full.x_k = 1;
-        pack_sixth(by_line, turned, sixth, &full);
+        pack_sixth(is_a, transposed, sixth, &full);
     } else {
-        pack_any_sixth(by_line, turned, sixth, u);
+        pack_any_sixth(is_a, transposed, sixth, u);
     }
 }
 
-static int is_turned(const panel *p) { return (p->by_line ? p->x_k : p->x_line) != 1; }
+static int is_transposed(const panel *p) { return (p->is_a ? p->x_k : p->x_line) != 1; }
 
-static ALWAYS_INLINE void pack_the_rest(int by_line, int turned, panel *p)
+static ALWAYS_INLINE void pack_the_rest(int is_a, int transposed, panel *p)
 {
     while (p->unit < p->units) {
         const unit u = next_unit(p);
-        UNROLL for (int sixth = 0; sixth < 6; sixth++) pack_sixth_quickly(by_line, turned, sixth, &u);
+        UNROLL for (int sixth = 0; sixth < 6; sixth++) pack_sixth_quickly(is_a, transposed, sixth, &u);
     }
 }
 
-/* Of a panel's lines the largest magnitudes, rounded to first pieces, and the smallest that are not 0, or 1; and the extremes of these */
+/* For each line of a panel the largest magnitude, rounded to its first piece, and the smallest other than 0 (1 if all are 0); for
+ * the panel the extremes of both */
 typedef struct {
-    real most_of_line[SIDE], least_of_line[SIDE], most, least;
+    real largest_of_line[SIDE], smallest_of_line[SIDE], largest, smallest;
 } extent;
 
-/* The panel to its end, the units that nothing else was done beside; and its extent */
+/* Packs the units of a panel that were not packed beside sums, and finds its extent. */
 static void end_panel(panel *p, extent *e)
 {
     enum { ONE = 0x3f800000 }; /* the bits of 1 */
-    if (p->by_line && is_turned(p)) pack_the_rest(1, 1, p);
-    else if (p->by_line) pack_the_rest(1, 0, p);
-    else if (is_turned(p)) pack_the_rest(0, 1, p);
+    if (p->is_a && is_transposed(p)) pack_the_rest(1, 1, p);
+    else if (p->is_a) pack_the_rest(1, 0, p);
+    else if (is_transposed(p)) pack_the_rest(0, 1, p);
     else pack_the_rest(0, 0, p);
-    __m512i most = _mm512_setzero_si512(), least = _mm512_set1_epi32(ONE);
+    __m512i largest = _mm512_setzero_si512(), smallest = _mm512_set1_epi32(ONE);
     for (int g = 0; g < p->groups; g++) {
-        __m512i *m = p->most[g], *l = p->least[g];
-        if (p->by_line) {
+        __m512i *m = p->largest[g], *l = p->smallest[g];
+        if (p->is_a) {
             transpose((vec *)m);
             transpose((vec *)l);
             for (int i = 1; i < GROUP; i++) *m = _mm512_max_epu16(*m, m[i]), *l = _mm512_min_epu32(*l, l[i]);
         }
         const mask some = _mm512_cmp_epu32_mask(*l, _mm512_set1_epi32(-1), _MM_CMPINT_NE);
-        const __m512i one = _mm512_set1_epi32(1), smallest = _mm512_add_epi32(_mm512_srli_epi32(*l, 1), one);
-        const __m512i least_of_lines = _mm512_mask_mov_epi32(_mm512_set1_epi32(ONE), some, smallest);
-        /* the 32 bits of a line: the larger of its halves; in the order of such numbers as integers, NaN is the largest. One that is not 0
-         * may be smaller than any first piece. */
+        const __m512i one = _mm512_set1_epi32(1), magnitudes = _mm512_add_epi32(_mm512_srli_epi32(*l, 1), one);
+        const __m512i smallest_of_lines = _mm512_mask_mov_epi32(_mm512_set1_epi32(ONE), some, magnitudes);
+        /* The largest magnitude of a line is the larger of its two halves; compared as integers, NaN is the largest. A line that
+         * is not all 0 gets at least the smallest subnormal, since its first pieces may all be 0. */
         const __m512i halves = _mm512_slli_epi32(_mm512_max_epu16(*m, _mm512_srli_epi32(*m, 16)), 16);
-        const __m512i most_of_lines = _mm512_max_epi32(halves, _mm512_maskz_mov_epi32(some, one));
-        v_store(e->most_of_line + g * GROUP, _mm512_castsi512_ps(most_of_lines));
-        v_store(e->least_of_line + g * GROUP, _mm512_castsi512_ps(least_of_lines));
-        most = _mm512_max_epi32(most, most_of_lines), least = _mm512_min_epi32(least, least_of_lines);
+        const __m512i largest_of_lines = _mm512_max_epi32(halves, _mm512_maskz_mov_epi32(some, one));
+        v_store(e->largest_of_line + g * GROUP, _mm512_castsi512_ps(largest_of_lines));
+        v_store(e->smallest_of_line + g * GROUP, _mm512_castsi512_ps(smallest_of_lines));
+        largest = _mm512_max_epi32(largest, largest_of_lines), smallest = _mm512_min_epi32(smallest, smallest_of_lines);
     }
-    const int bits[] = {_mm512_reduce_max_epi32(most), _mm512_reduce_min_epi32(least)};
-    memcpy(&e->most, bits, sizeof bits);
+    const int bits[] = {_mm512_reduce_max_epi32(largest), _mm512_reduce_min_epi32(smallest)};
+    memcpy(&e->largest, bits, sizeof bits);
 }
 
 /* -- sums ------------------------------------------------------------------------------------------------------------------ */
 
-/* A tile of C, up to SIDE x SIDE: what follows its sums is done some rows at a time, while the sums of the next tile are formed. */
+/* A tile of C, up to SIDE x SIDE. Its epilogue runs some rows at a time, while the sums of the next tile are formed. */
 typedef struct {
-    fbp_size rows, n, done; /* of so many rows what follows is done, */
-    fbp_size asked;         /* and so many are asked for */
+    fbp_size rows, n;
+    fbp_size done;       /* rows whose epilogue has run */
+    fbp_size prefetched; /* rows of C that were prefetched */
     tile t;
     int buffered;
     const fbp_epilogue *e;
@@ -274,7 +280,7 @@ typedef struct {
     real *C, *sums;
 } ending;
 
-/* `vectors` is a constant where this is inlined: 2 of them whole, or 0, as many as there are. */
+/* `vectors` is a compile-time constant: 2 whole vectors, or 0 for any number of columns. */
 static ALWAYS_INLINE void store_sums(int vectors, fbp_size rows, const real *sums, tile t)
 {
     const fbp_size columns = vectors ? vectors * W : t.n, to_columns = vectors ? vectors * W : t.to_n, width = width_of(columns);
@@ -304,15 +310,15 @@ static __attribute__((noinline)) void end_rows(ending *d)
     if (d->buffered) finish_tile(rows, d->n, sums, d->e, d->row + i, d->column, d->C + i * d->C_row, d->C_row);
 }
 
-/* Some rows of C, and of their state, where they are so far apart that no processor foresees them */
-static ALWAYS_INLINE void ask_for_far_rows(ending *d)
+/* Prefetches some rows of C and of the update's state, if rows are too far apart for the hardware prefetcher. */
+static ALWAYS_INLINE void prefetch_far_rows(ending *d)
 {
-    if (d->C_row <= PAGE || d->asked >= d->rows) return;
-    for (int i = 0; i < ROWS_AT_ONCE; i++) ask_for_rows(&d->t, d->asked + i);
-    d->asked += ROWS_AT_ONCE;
+    if (d->C_row <= PAGE || d->prefetched >= d->rows) return;
+    for (int i = 0; i < ROWS_AT_ONCE; i++) prefetch_rows_of_c(&d->t, d->prefetched + i);
+    d->prefetched += ROWS_AT_ONCE;
 }
 
-/* Tiles 0 … 3 of C, 4 and 5 of A, 6 and 7 of B; the second ones where there are two groups */
+/* Tile registers 0 … 3 hold C, 4 and 5 A, 6 and 7 B; 5 and 7 are the second groups. */
 #define LOAD_A(piece)                                                                                                          \
     do {                                                                                                                       \
         TILE_LOAD(4, a + (piece)*a_groups * TILE_BYTES);                                                                       \
@@ -329,12 +335,12 @@ static ALWAYS_INLINE void ask_for_far_rows(ending *d)
         if (b_groups > 1) TILE_MULTIPLY(1, 4, 7);                                                                              \
         if (a_groups > 1) TILE_MULTIPLY(2, 5, 6);                                                                              \
         if (a_groups > 1 && b_groups > 1) TILE_MULTIPLY(3, 5, 7);                                                              \
-        for (int i = 0; i < packs; i++) pack_sixth_quickly(by_line, turned, sixth, &u[i]);                                     \
+        for (int i = 0; i < packs; i++) pack_sixth_quickly(is_a, transposed, sixth, &u[i]);                                     \
     } while (0)
 
-/* A block of a tile's sums; beside it up to two units of a panel, what follows some rows of the tile before, and the wish for some of
- * its own. All integers are constants where this is inlined. */
-static ALWAYS_INLINE void add_block(int a_groups, int b_groups, int packs, int by_line, int turned, const char *a, const char *b,
+/* Adds a block to a tile's sums; meanwhile packs up to two units of a panel, runs the epilogue of some rows of the previous tile,
+ * and prefetches some rows of this one. All integers are compile-time constants. */
+static ALWAYS_INLINE void add_block(int a_groups, int b_groups, int packs, int is_a, int transposed, const char *a, const char *b,
                                     panel *p, ending *before, ending *now)
 {
     unit u[2];
@@ -345,63 +351,63 @@ static ALWAYS_INLINE void add_block(int a_groups, int b_groups, int packs, int b
     LOAD_B(1);
     MULTIPLY(1);
     end_rows(before);
-    ask_for_far_rows(now);
+    prefetch_far_rows(now);
     LOAD_A(1);
     MULTIPLY(2);
     LOAD_B(0);
     MULTIPLY(3);
     end_rows(before);
-    ask_for_far_rows(now);
+    prefetch_far_rows(now);
     LOAD_A(2);
     MULTIPLY(4);
     LOAD_A(0);
     MULTIPLY(5);
     end_rows(before);
-    ask_for_far_rows(now);
+    prefetch_far_rows(now);
 }
 
-/* All blocks, with so many units of p, evenly */
-static ALWAYS_INLINE void add_blocks(int a_groups, int b_groups, int by_line, int turned, fbp_size blocks, const char *a,
+/* Adds all blocks, and packs `units` units of p, evenly distributed over them. */
+static ALWAYS_INLINE void add_blocks(int a_groups, int b_groups, int is_a, int transposed, fbp_size blocks, const char *a,
                                      const char *b, panel *p, fbp_size units, ending *before, ending *now)
 {
     fbp_size share = blocks - 1;
     for (fbp_size k = 0; k < blocks; k++, a += a_groups * PIECES * TILE_BYTES, b += b_groups * PIECES * TILE_BYTES) {
         share += units;
         if (share >= 2 * blocks) {
-            add_block(a_groups, b_groups, 2, by_line, turned, a, b, p, before, now);
+            add_block(a_groups, b_groups, 2, is_a, transposed, a, b, p, before, now);
             share -= 2 * blocks;
         } else if (share >= blocks) {
-            add_block(a_groups, b_groups, 1, by_line, turned, a, b, p, before, now);
+            add_block(a_groups, b_groups, 1, is_a, transposed, a, b, p, before, now);
             share -= blocks;
         } else {
-            add_block(a_groups, b_groups, 0, by_line, turned, a, b, p, before, now);
+            add_block(a_groups, b_groups, 0, is_a, transposed, a, b, p, before, now);
         }
     }
 }
 
-/* So many units of p, at most, fit beside `blocks` blocks, if its lines or steps are runs in memory */
-static fbp_size units_beside(const panel *p, fbp_size most, fbp_size blocks)
+/* The number of units of p, up to number `limit`, to pack beside `blocks` blocks; 0 if p is not contiguous along either axis */
+static fbp_size units_beside(const panel *p, fbp_size limit, fbp_size blocks)
 {
-    const fbp_size left = p->x_line != 1 && p->x_k != 1 ? 0 : smaller(p->units, most) - p->unit;
+    const fbp_size left = p->x_line != 1 && p->x_k != 1 ? 0 : smaller(p->units, limit) - p->unit;
     return left < 0 ? 0 : smaller(2 * blocks, left);
 }
 
-/* A tile's sums, and beside them units of a panel up to `most`, as far as they fit */
-static void form_sums(fbp_size blocks, const char *a, const char *b, panel *p, fbp_size most, ending *before, ending *now)
+/* Forms the sums of a tile, and packs units of a panel up to number `limit` beside them, as far as they fit. */
+static void form_sums(fbp_size blocks, const char *a, const char *b, panel *p, fbp_size limit, ending *before, ending *now)
 {
     const int a_groups = now->rows > GROUP ? 2 : 1, b_groups = now->n > GROUP ? 2 : 1;
-    const fbp_size units = units_beside(p, most, blocks), row = width_of(now->n) * (fbp_size)sizeof(real);
+    const fbp_size units = units_beside(p, limit, blocks), row = width_of(now->n) * (fbp_size)sizeof(real);
     char *sums = (char *)now->sums;
     TILE_ZERO(0);
     TILE_ZERO(1);
     TILE_ZERO(2);
     TILE_ZERO(3);
     if (a_groups == 2 && b_groups == 2) {
-        if (p->by_line && is_turned(p))
+        if (p->is_a && is_transposed(p))
             add_blocks(2, 2, 1, 1, blocks, a, b, p, units, before, now);
-        else if (p->by_line)
+        else if (p->is_a)
             add_blocks(2, 2, 1, 0, blocks, a, b, p, units, before, now);
-        else if (is_turned(p))
+        else if (is_transposed(p))
             add_blocks(2, 2, 0, 1, blocks, a, b, p, units, before, now);
         else
             add_blocks(2, 2, 0, 0, blocks, a, b, p, units, before, now);
@@ -421,39 +427,42 @@ static void form_sums(fbp_size blocks, const char *a, const char *b, panel *p, f
 
 /* -- what the pieces cannot hold ------------------------------------------------------------------------------------------- */
 
-/* Whether all sums over two panels are as exact as float32's own. Nothing overflows. No piece is lost: the last bit of a number from
- * 2⁻¹⁰² on is 2⁻¹²⁵ at least. And what a sum loses below 2⁻¹²⁶ is little beside the smallest product. No NaN or inf is in range. */
+/* Whether all sums over two panels are as exact as those of float32. Then nothing overflows; no piece is lost, since the last bit
+ * of a number >= 2⁻¹⁰² is at least 2⁻¹²⁵; what a sum loses below 2⁻¹²⁶ is small beside the smallest product; and no number is NaN
+ * or inf. */
 #define EXACT_FROM 0x1p-102f
 #define LEAST_PRODUCT 0x1p-92f
 #define MOST_PRODUCT 0x1p100f
 #define MOST_FACTOR 0x1p126f
 static int in_range(const extent *a, const extent *b)
 {
-    return a->least >= EXACT_FROM && b->least >= EXACT_FROM && a->least * b->least >= LEAST_PRODUCT &&
-           a->most * b->most <= MOST_PRODUCT && a->most <= MOST_FACTOR && b->most <= MOST_FACTOR;
+    return a->smallest >= EXACT_FROM && b->smallest >= EXACT_FROM && a->smallest * b->smallest >= LEAST_PRODUCT &&
+           a->largest * b->largest <= MOST_PRODUCT && a->largest <= MOST_FACTOR && b->largest <= MOST_FACTOR;
 }
 
-/* Which sums of row i may not stay, one bit for each from column j on. It is decided by the two lines of a sum and by itself, so no cut
- * changes a bit. A term a b loses at most three pieces of a times b, three of b times a, and some eight products and sums, each of these
- * pieces, products and sums below 2⁻¹²⁶. Beside a sum 2²⁴ times as large as what K terms lose, that is less than a rounding. */
+/* A mask of the sums of row i, from column j on, that must be computed again. It depends on the two lines of a sum and on the sum
+ * alone, so divisions change no bit. A term a b loses at most three pieces of a times b, three pieces of b times a, and some
+ * eight products and sums, where each piece, product and sum is below 2⁻¹²⁶. Compared with a sum 2²⁴ times the loss of K terms,
+ * that is less than a rounding. */
 static mask at_least(vec a, vec b) { return _mm512_cmp_ps_mask(a, b, _CMP_GE_OQ); }
 static mask sums_lost(const ending *d, fbp_size K, fbp_size i, fbp_size j, const extent *of_a, const extent *of_b)
 {
-    const vec most_a = v_all(of_a->most_of_line[i]), least_a = v_all(of_a->least_of_line[i]), zero = v_all(0);
-    const vec most_b = v_load(of_b->most_of_line + j), least_b = v_load(of_b->least_of_line + j), largest = v_all(FLT_MAX);
-    const vec sum = v_abs(v_load(d->sums + i * width_of(d->n) + j)), most = v_max(most_a, most_b);
-    const vec lost = v_mul(v_all((real)K * 0x1p-101f), v_fma(v_all(4), most, v_all(8))); /* 2⁻¹²⁶ 2²⁵ */
-    const mask finite = at_least(largest, most_a) & at_least(largest, most_b);
-    const mask empty = finite & (v_eq(most_a, zero) | v_eq(most_b, zero));
-    const mask low = finite & at_least(v_all(MOST_PRODUCT), v_mul(most_a, most_b)) & at_least(v_all(MOST_FACTOR), most);
-    const mask whole = at_least(least_a, v_all(EXACT_FROM)) & at_least(least_b, v_all(EXACT_FROM)) &
-                       at_least(v_mul(least_a, least_b), v_all(LEAST_PRODUCT));
+    const vec largest_a = v_all(of_a->largest_of_line[i]), smallest_a = v_all(of_a->smallest_of_line[i]), zero = v_all(0);
+    const vec largest_b = v_load(of_b->largest_of_line + j), smallest_b = v_load(of_b->smallest_of_line + j);
+    const vec greatest = v_all(FLT_MAX);
+    const vec sum = v_abs(v_load(d->sums + i * width_of(d->n) + j)), largest = v_max(largest_a, largest_b);
+    const vec lost = v_mul(v_all((real)K * 0x1p-101f), v_fma(v_all(4), largest, v_all(8))); /* 2⁻¹²⁶ 2²⁵ */
+    const mask finite = at_least(greatest, largest_a) & at_least(greatest, largest_b);
+    const mask empty = finite & (v_eq(largest_a, zero) | v_eq(largest_b, zero));
+    const mask low = finite & at_least(v_all(MOST_PRODUCT), v_mul(largest_a, largest_b)) & at_least(v_all(MOST_FACTOR), largest);
+    const mask whole = at_least(smallest_a, v_all(EXACT_FROM)) & at_least(smallest_b, v_all(EXACT_FROM)) &
+                       at_least(v_mul(smallest_a, smallest_b), v_all(LEAST_PRODUCT));
     return (mask)~(empty | (low & (whole | at_least(sum, lost)))) & first_lanes(smaller(W, d->n - j));
 }
 
-/* Of panels that are not in range: what may be lost becomes a sum in the ordinary way. */
-static void mend_sums(const ending *d, fbp_size K, const real *a, fbp_size a_line, fbp_size a_k, const extent *of_a, const real *b,
-                      fbp_size b_line, fbp_size b_k, const extent *of_b, real *scratch)
+/* For panels that are not in range: replaces sums that may have lost too much by those of the ordinary product. */
+static void mend_sums(const ending *d, fbp_size K, const real *a, fbp_size a_line, fbp_size a_k, const extent *of_a,
+                      const real *b, fbp_size b_line, fbp_size b_k, const extent *of_b, real *scratch)
 {
     real ordinary[SIDE * SIDE];
     const fbp_size width = width_of(d->n);
@@ -463,16 +472,18 @@ static void mend_sums(const ending *d, fbp_size K, const real *a, fbp_size a_lin
         for (fbp_size j = 0; j < d->n; j += W) {
             const mask lost = sums_lost(d, K, i, j, of_a, of_b);
             if (!lost) continue;
-            if (!multiplied) multiply_ordinarily(d->rows, d->n, K, a, a_line, a_k, b, b_k, b_line, &plain, scratch, ordinary, width);
+            if (!multiplied)
+                multiply_ordinarily(d->rows, d->n, K, a, a_line, a_k, b, b_k, b_line, &plain, scratch, ordinary, width);
             multiplied = 1;
-            v_store(d->sums + i * width + j, v_select(lost, load_at(ordinary + i * width + j, d->n - j, 0), v_load(d->sums + i * width + j)));
+            v_store(d->sums + i * width + j,
+                    v_select(lost, load_at(ordinary + i * width + j, d->n - j, 0), v_load(d->sums + i * width + j)));
         }
     }
 }
 
 /* -- the product ----------------------------------------------------------------------------------------------------------- */
 
-/* Bytes of a packed panel, how many are kept, and elements of scratch, which grow with each size */
+/* Bytes of a packed panel; the number of kept panels; elements of scratch, which grow with M, N and K */
 static fbp_size panel_bytes(fbp_size depth) { return (depth + STEPS - 1) / STEPS * STEPS * SIDE * STEP_BYTES; }
 static fbp_size kept_panels(fbp_size depth) { return smaller(KEPT_PANELS, KEPT * STEP_BYTES / panel_bytes(depth)); }
 static fbp_size pieces_scratch(fbp_size M, fbp_size N, fbp_size K)
@@ -482,7 +493,8 @@ static fbp_size pieces_scratch(fbp_size M, fbp_size N, fbp_size K)
     return bytes / (fbp_size)sizeof(real) + ordinary_scratch(SIDE, K);
 }
 
-/* The shorter of A and B, rows or columns, is packed whole and kept, as far as it has room; each panel of the other passes by. */
+/* The operand with fewer lines is packed and kept, as many panels as fit; the panels of the other are packed one after another
+ * and pass by. */
 static void multiply_pieces(fbp_size M, fbp_size N, fbp_size K, const real *A, fbp_size A_row, fbp_size A_column, const real *B,
                             fbp_size B_row, fbp_size B_column, const fbp_epilogue *e, real *scratch, real *C, fbp_size C_row)
 {
@@ -490,11 +502,11 @@ static void multiply_pieces(fbp_size M, fbp_size N, fbp_size K, const real *A, f
     const int keeps_a = M <= N;
     const operand kept = keeps_a ? a : b, passing = keeps_a ? b : a;
     const fbp_size full_depth = (block_of(K, DEEPEST) + STEPS - 1) / STEPS * STEPS;
-    const fbp_size bytes = panel_bytes(full_depth), most = SIDE * kept_panels(full_depth);
+    const fbp_size bytes = panel_bytes(full_depth), kept_lines = SIDE * kept_panels(full_depth);
     const int plain_update = e->update && is_plain_sgd(e->update, e->state);
     const int follows = e->activation != FBP_IDENTITY || (e->update && !plain_update);
     char *packed[2] = {(char *)scratch, (char *)scratch + bytes}, *packed_kept = packed[1] + bytes;
-    real *ordinary = (real *)(packed_kept + (smaller(kept.lines, most) + SIDE - 1) / SIDE * bytes);
+    real *ordinary = (real *)(packed_kept + (smaller(kept.lines, kept_lines) + SIDE - 1) / SIDE * bytes);
     real sums[2][SIDE * SIDE];
     extent of_kept[KEPT_PANELS], of_passing;
     panel next_kept, next_passing;
@@ -508,24 +520,27 @@ static void multiply_pieces(fbp_size M, fbp_size N, fbp_size K, const real *A, f
     for (fbp_size k = 0; k < K; k += full_depth) {
         const fbp_size depth = smaller(full_depth, K - k), blocks = (depth + STEPS - 1) / STEPS;
         const int adds = k > 0 || e->accumulate || plain_update, buffered = follows && k + depth == K;
-        for (fbp_size first = 0; first < kept.lines; first += most) {
-            const fbp_size lines = smaller(most, kept.lines - first), panels = (lines + SIDE - 1) / SIDE;
-            const fbp_size wide = (lines + SIDE - GROUP - 1) / SIDE; /* panels of two groups: beside others nothing is packed */
+        for (fbp_size first = 0; first < kept.lines; first += kept_lines) {
+            const fbp_size lines = smaller(kept_lines, kept.lines - first), panels = (lines + SIDE - 1) / SIDE;
+            const fbp_size wide = (lines + SIDE - GROUP - 1) / SIDE; /* panels of two groups; nothing is packed beside others */
             begin_panel(&next_kept, &kept, keeps_a, first, k, depth, packed_kept);
             for (fbp_size line = 0; line < passing.lines; line += SIDE, round++) {
                 const char *passes = packed[round % 2];
                 end_panel(&next_passing, &of_passing);
-                const int ends = line + SIDE >= passing.lines; /* and what passes next is the first panel again */
-                const fbp_size next_k = ends && first + most >= kept.lines ? k + full_depth : k;
+                const int ends = line + SIDE >= passing.lines; /* the next panel to pass is the first one again */
+                const fbp_size next_k = ends && first + kept_lines >= kept.lines ? k + full_depth : k;
                 const int more = next_k < K;
                 if (more)
-                    begin_panel(&next_passing, &passing, !keeps_a, ends ? 0 : line + SIDE, next_k, smaller(full_depth, K - next_k),
+                    begin_panel(&next_passing, &passing, !keeps_a, ends ? 0 : line + SIDE, next_k,
+                                smaller(full_depth, K - next_k),
                                packed[(round + 1) % 2]);
                 for (fbp_size i = 0; i < panels; i++, turn = !turn) {
                     const int first_round = line == 0, last = i + 1 == panels;
                     if (first_round) {
                         end_panel(&next_kept, &of_kept[i]);
-                        if (!last) begin_panel(&next_kept, &kept, keeps_a, first + (i + 1) * SIDE, k, depth, packed_kept + (i + 1) * bytes);
+                        if (!last)
+                            begin_panel(&next_kept, &kept, keeps_a, first + (i + 1) * SIDE, k, depth,
+                                        packed_kept + (i + 1) * bytes);
                     }
                     const fbp_size row = keeps_a ? first + i * SIDE : line, column = keeps_a ? line : first + i * SIDE;
                     const fbp_size n = smaller(SIDE, N - column), at = row * C_row + column, width = width_of(n);
@@ -537,17 +552,20 @@ static void multiply_pieces(fbp_size M, fbp_size N, fbp_size K, const real *A, f
                             .n = n, .C = C + at, .C_row = C_row, .e = e, .at = at,
                             .factor = plain_update ? (real)-e->update->learning_rate : 1, .base_row = adds ? C_row : 0,
                             .base = adds ? C + at : e->bias ? (const real *)e->bias + column : NULL,
-                            .to = buffered ? sums[turn] : C + at, .to_row = buffered ? width : C_row, .to_n = buffered ? width : n,
+                            .to = buffered ? sums[turn] : C + at, .to_row = buffered ? width : C_row,
+                            .to_n = buffered ? width : n,
                         },
                     };
                     const char *keeps = packed_kept + i * bytes;
                     const int keeping = first_round && !last;
-                    const fbp_size share = first_round || i + 1 >= wide ? next_passing.units : next_passing.units * (i + 1) / wide;
+                    const fbp_size share =
+                        first_round || i + 1 >= wide ? next_passing.units : next_passing.units * (i + 1) / wide;
                     form_sums(blocks, keeps_a ? keeps : passes, keeps_a ? passes : keeps, keeping ? &next_kept : &next_passing,
                               keeping ? next_kept.units : more ? share : 0, before, now);
                     if (!in_range(&of_kept[i], &of_passing))
-                        mend_sums(now, depth, A + row * A_row + k * A_column, A_row, A_column, keeps_a ? &of_kept[i] : &of_passing,
-                                  B + column * B_column + k * B_row, B_column, B_row, keeps_a ? &of_passing : &of_kept[i], ordinary);
+                        mend_sums(now, depth, A + row * A_row + k * A_column, A_row, A_column,
+                                  keeps_a ? &of_kept[i] : &of_passing, B + column * B_column + k * B_row, B_column, B_row,
+                                  keeps_a ? &of_passing : &of_kept[i], ordinary);
                 }
             }
         }

@@ -1,25 +1,25 @@
-/* Matrix product C (M, N) = A (M, K) B (K, N) with any strides of A and B, and what follows it fused into the store of a tile.
+/* Matrix product C (M, N) = A (M, K) B (K, N) with any strides of A and B, and its epilogue fused into the store of a tile.
  *
- * The loops are those of BLIS (F. G. Van Zee & R. A. van de Geijn, ACM TOMS 41, 2015) without the outermost: blocks of depth, of
- * rows of A, panels of columns of B; a tile of C in registers. A block of A stays in the L2 cache, a panel of B near it while the
- * rows of A pass by. Packing a panel of B again for each block of A costs 1/ROWS of the work, and spares a buffer for all of B.
- * Each element is the sum over k in order, DEPTH terms at a time, whatever the blocking of rows and columns: any division of C
- * over threads gives the same bits.
+ * The loops are those of BLIS (F. G. Van Zee & R. A. van de Geijn, ACM TOMS 41, 2015) without the outermost: blocks of K, blocks
+ * of rows of A, panels of columns of B; a tile of C in registers. A block of A stays in the L2 cache, and a panel of B near it
+ * while the block passes by. A panel of B is packed again for each block of A, which costs 1/ROWS of the work and saves a buffer
+ * for all of B. An element of C is the sum over k in order, DEPTH terms at a time, for any blocking of rows and columns: any
+ * division of C over threads gives the same bits.
  *
- * That is the ordinary way. On a tile unit, large products of float32 go in pieces: amx.h; product.h tells which.
+ * On a tile unit large products of float32 are formed from pieces instead: amx.h; product.h chooses.
  */
 #include "tiles.h"
 
 enum { TILE_COLUMNS = TILE_VECTORS * W };
 
-/* A tile reads `rows` lines of A and TILE_COLUMNS columns of B at each step of k, where they stand or from a packed copy:
+/* At each step of k a tile reads `rows` lines of A and TILE_COLUMNS columns of B, in place or from a packed copy:
  *
- *   A by line   a[line · a_stride + k]     its rows are runs in memory, as in X W and δ Wᵀ, and it is read where it stands
- *   A by step   a[k · a_stride + line]     its columns are runs, as in Xᵀ δ; and every packed panel: one stream for the prefetcher
- *   B           b[k · b_stride + column]   in packed panels the last columns are filled up with zeros
+ *   A row-major      a[line · a_stride + k]     in place, as in X W and δ Wᵀ
+ *   A column-major   a[k · a_stride + line]     in place, as in Xᵀ δ; and every packed panel, one stream for the prefetcher
+ *   B                b[k · b_stride + column]   packed panels are padded with columns of zeros
  */
 
-/* x (W, W) is transposed: log2 W rounds, each of which merges the lines of one half with those of the other. */
+/* Transpose x (W, W) in log2 W rounds, each of which interleaves the two halves of the rows. */
 static ALWAYS_INLINE void transpose(vec x[W])
 {
     for (int round = 1; round < W; round *= 2) {
@@ -31,7 +31,7 @@ static ALWAYS_INLINE void transpose(vec x[W])
     }
 }
 
-/* One panel by step of k, from lines that are neighbours */
+/* One column-major panel, from lines that are adjacent in memory */
 static ALWAYS_INLINE void pack_neighbours(fbp_size count, fbp_size K, int width, const real *x, fbp_size x_k, real *panel)
 {
     for (fbp_size k = 0; k < K; k++, x += x_k, panel += width) {
@@ -39,7 +39,7 @@ static ALWAYS_INLINE void pack_neighbours(fbp_size count, fbp_size K, int width,
     }
 }
 
-/* One panel by step of k, from lines whose steps of k are neighbours: squares of W x W are transposed; width = n W. */
+/* One column-major panel, from lines that are contiguous in k: squares of W x W are transposed; `width` is a multiple of W. */
 static ALWAYS_INLINE void pack_square(fbp_size lines, fbp_size steps, const real *x, fbp_size x_line, int width, real *panel)
 {
     vec square[W];
@@ -60,7 +60,7 @@ static void pack_transposed(fbp_size count, fbp_size K, int width, const real *x
     }
 }
 
-/* One panel by step of k, from any strides */
+/* One column-major panel, from any strides */
 static void pack_any(fbp_size count, fbp_size K, int width, const real *x, fbp_size x_line, fbp_size x_k, real *panel)
 {
     for (fbp_size k = 0; k < K; k++)
@@ -80,7 +80,7 @@ static void pack(fbp_size count, fbp_size K, int width, const real *x, fbp_size 
         pack_any(count, K, width, x, x_line, x_k, panel);
 }
 
-/* Panels of TILE_ROWS lines of A, in rows of whole vectors */
+/* Panels of TILE_ROWS lines of A, padded to whole vectors */
 enum { A_ROOM = (TILE_ROWS + W - 1) / W * W };
 static void pack_a(fbp_size rows, fbp_size K, const real *A, fbp_size A_row, fbp_size A_column, real *panels)
 {
@@ -88,12 +88,15 @@ static void pack_a(fbp_size rows, fbp_size K, const real *A, fbp_size A_row, fbp
         pack(smaller(TILE_ROWS, rows - i), K, A_ROOM, A + i * A_row, A_row, A_column, panels);
 }
 
-/* A tile may go in paces of PACE steps. After each, `at_once` rows of the next panel of B are copied. They may be pages apart, which no
- * processor foresees; so each is asked for AHEAD rows before, and no tile waits for it. And ASK rows of C are asked for, if they are many or have
- * a state: all at the beginning are more lines than a core can wait for, and the sums would wait with them. */
-enum { PACE = 32, AHEAD = 4, ASK = 2, HIGH = TILE_ROWS > 8, DEEP = TILE_ROWS / ASK * PACE };
+/* A paced tile pauses every PACE steps, to do two things that should overlap with its sums:
+ *
+ *   It copies `rows_per_pace` rows of the next panel of B. They may be pages apart, out of reach of the hardware prefetcher, so
+ *   each is prefetched COPY_AHEAD rows before.
+ *   It prefetches PREFETCHED_ROWS rows of C, if a tile is high or the update has state. Prefetching all at once would exceed
+ *   the line fill buffers and stall the sums. */
+enum { PACE = 32, COPY_AHEAD = 4, PREFETCHED_ROWS = 2, HIGH = TILE_ROWS > 8, DEEP = TILE_ROWS / PREFETCHED_ROWS * PACE };
 typedef struct {
-    fbp_size left, row, at_once; /* rows still to come, and their distance */
+    fbp_size left, row, rows_per_pace; /* left: rows still to copy; row: their stride */
     const real *from;
     real *to;
 } copying;
@@ -101,29 +104,29 @@ typedef struct {
 static ALWAYS_INLINE void copy_rows(copying *c, fbp_size rows)
 {
     for (c->left -= rows; rows > 0; rows--, c->from += c->row, c->to += TILE_COLUMNS) {
-        UNROLL for (int j = 0; j < TILE_COLUMNS; j += CACHE_LINE) PREFETCH(c->from + AHEAD * c->row + j);
+        UNROLL for (int j = 0; j < TILE_COLUMNS; j += CACHE_LINE) PREFETCH(c->from + COPY_AHEAD * c->row + j);
         UNROLL for (int j = 0; j < TILE_COLUMNS; j += W) v_store(c->to + j, v_load(c->from + j));
     }
 }
 
-/* What becomes of a tile's sums S: `to` = base + factor S, or S where there is no base; n columns of them, and to a buffer whole vectors. */
+/* How a tile's sums S are stored: `to` = base + factor S, or S if base is NULL */
 typedef struct {
-    fbp_size n;
+    fbp_size n; /* columns */
     const real *base;
-    fbp_size base_row; /* 0 for a bias, which is that of every row */
+    fbp_size base_row; /* 0 if base is a bias, the same for every row */
     real factor;
-    real *to;
-    fbp_size to_row, to_n;
-    real *C; /* where the tile of C begins: its lines are asked for beforehand, */
+    real *to; /* C or a buffer */
+    fbp_size to_row, to_n; /* to_n: n, or whole vectors in a buffer */
+    real *C; /* the tile of C, to be prefetched */
     fbp_size C_row;
-    const fbp_epilogue *e; /* and those of the optimizer's state, `at` elements from its start */
-    fbp_size at;
+    const fbp_epilogue *e;
+    fbp_size at; /* offset of the tile in C and in the state vectors of e */
     copying *next;
 } tile;
 
 static ALWAYS_INLINE void store_tile(int rows, int vectors, int whole, vec acc[TILE_ROWS][TILE_VECTORS], const tile *given)
 {
-    const tile t = *given; /* a copy: no store to C could change it */
+    const tile t = *given; /* a local copy, since a store to C might alias *given */
     if (t.base) {
         const vec factor = v_all(t.factor);
         UNROLL for (int i = 0; i < rows; i++)
@@ -135,24 +138,24 @@ static ALWAYS_INLINE void store_tile(int rows, int vectors, int whole, vec acc[T
             store_at(t.to + i * t.to_row + j * W, acc[i][j], whole ? W : t.to_n - j * W);
 }
 
-/* Line i of A at this step of k. Addresses are base + {0, 1, 2, 4} strides or base + 3 strides, so five lines share a base, and the
- * fourteen of a tile need five registers; by fourteen offsets, the compiler would move them out of the way of the sums. */
+/* Line i of A at this step of k. An x86 address scales the stride by 1, 2 or 4; with 3 strides in a register five lines share a
+ * base, and the fourteen lines of a tile need five registers. Fourteen pointers would be spilled. */
 enum { LINES = 5, BASES = (TILE_ROWS + LINES - 1) / LINES };
-static ALWAYS_INLINE const real *line_of(const char *const base[BASES], fbp_size stride, fbp_size three, int i)
+static ALWAYS_INLINE const real *a_row_at(const char *const base[BASES], fbp_size stride, fbp_size three, int i)
 {
     return (const real *)(base[i / LINES] + (i % LINES == 3 ? three : i % LINES * stride));
 }
 
-static ALWAYS_INLINE void ask_for_row(int vectors, const tile *t, fbp_size i)
+static ALWAYS_INLINE void prefetch_row_of_c(int vectors, const tile *t, fbp_size i)
 {
     PREFETCH_TO_WRITE(t->C + i * t->C_row);
     if (vectors > 1) PREFETCH_TO_WRITE(t->C + i * t->C_row + t->n - 1);
 }
 
-/* Row i of C, and of its state */
-static ALWAYS_INLINE void ask_for_rows(const tile *t, fbp_size i)
+/* Row i of C, and of the state of its update */
+static ALWAYS_INLINE void prefetch_rows_of_c(const tile *t, fbp_size i)
 {
-    ask_for_row(TILE_VECTORS, t, i);
+    prefetch_row_of_c(TILE_VECTORS, t, i);
     UNROLL for (int s = 0; s < FBP_STATES; s++) {
         if (!t->e->state[s]) continue;
         const real *row = (const real *)t->e->state[s] + t->at + i * t->C_row;
@@ -161,14 +164,14 @@ static ALWAYS_INLINE void ask_for_rows(const tile *t, fbp_size i)
     }
 }
 
-/* S = a (rows, K) b (K, n). The first four are constants where this is inlined, so that the tile is rows x vectors registers. */
-static ALWAYS_INLINE void multiply_tile(int rows, int vectors, int by_line, int paced, fbp_size K, const real *a, fbp_size a_stride,
-                                        const real *b, fbp_size b_stride, const tile *t)
+/* S = a (rows, K) b (K, n). The first four arguments are compile-time constants: the tile is rows x vectors registers. */
+static ALWAYS_INLINE void multiply_tile(int rows, int vectors, int row_major, int paced, fbp_size K, const real *a,
+                                        fbp_size a_stride, const real *b, fbp_size b_stride, const tile *t)
 {
     vec acc[TILE_ROWS][TILE_VECTORS];
-    const int asks = paced && (HIGH || t->e->state[0]);
-    fbp_size asked = 0;
-    if (!asks) UNROLL for (int i = 0; i < rows; i++) ask_for_row(vectors, t, i);
+    const int prefetches = paced && (HIGH || t->e->state[0]);
+    fbp_size prefetched = 0;
+    if (!prefetches) UNROLL for (int i = 0; i < rows; i++) prefetch_row_of_c(vectors, t, i);
     UNROLL for (int i = 0; i < rows; i++)
         UNROLL for (int j = 0; j < vectors; j++)
             acc[i][j] = v_all(0);
@@ -182,7 +185,7 @@ static ALWAYS_INLINE void multiply_tile(int rows, int vectors, int by_line, int 
             UNROLL for (int j = 0; j < vectors; j++)
                 v_b[j] = v_load(b + j * W);
             UNROLL for (int i = 0; i < rows; i++) {
-                vec v_a = v_all(by_line ? *line_of(base, stride, three, i) : a[i]);
+                vec v_a = v_all(row_major ? *a_row_at(base, stride, three, i) : a[i]);
                 UNROLL for (int j = 0; j < vectors; j++)
                     acc[i][j] = v_fma(v_a, v_b[j], acc[i][j]);
             }
@@ -190,9 +193,10 @@ static ALWAYS_INLINE void multiply_tile(int rows, int vectors, int by_line, int 
             UNROLL for (int i = 0; i < BASES; i++) base[i] += sizeof(real);
         }
         if (paced) {
-            if (asks && asked < rows) UNROLL for (int i = 0; i < ASK; i++) ask_for_rows(t, asked + i);
-            asked += ASK;
-            copy_rows(t->next, smaller(t->next->at_once, t->next->left));
+            if (prefetches && prefetched < rows)
+                UNROLL for (int i = 0; i < PREFETCHED_ROWS; i++) prefetch_rows_of_c(t, prefetched + i);
+            prefetched += PREFETCHED_ROWS;
+            copy_rows(t->next, smaller(t->next->rows_per_pace, t->next->left));
         }
     }
     if (t->n == vectors * W)
@@ -201,17 +205,17 @@ static ALWAYS_INLINE void multiply_tile(int rows, int vectors, int by_line, int 
         store_tile(rows, vectors, 0, acc, t);
 }
 
-/* A tile of few columns is one vector wide. */
+/* A tile of at most W columns is one vector wide. */
 static fbp_size width_of(fbp_size n) { return n > W ? TILE_COLUMNS : W; }
 
-static ALWAYS_INLINE void tile_of_height(int rows, int by_line, fbp_size K, const real *a, fbp_size a_stride, const real *b,
+static ALWAYS_INLINE void tile_of_height(int rows, int row_major, fbp_size K, const real *a, fbp_size a_stride, const real *b,
                                          fbp_size b_stride, const tile *t)
 {
-    if (rows == TILE_ROWS && (t->next->left > 0 || (K >= DEEP && !by_line && t->n > W && (HIGH || t->e->state[0]))))
+    if (rows == TILE_ROWS && (t->next->left > 0 || (K >= DEEP && !row_major && t->n > W && (HIGH || t->e->state[0]))))
         multiply_tile(rows, TILE_VECTORS, 0, 1, K, a, a_stride, b, b_stride, t);
-    else if (by_line && t->n > W)
+    else if (row_major && t->n > W)
         multiply_tile(rows, TILE_VECTORS, 1, 0, K, a, a_stride, b, b_stride, t);
-    else if (by_line)
+    else if (row_major)
         multiply_tile(rows, 1, 1, 0, K, a, a_stride, b, b_stride, t);
     else if (t->n > W)
         multiply_tile(rows, TILE_VECTORS, 0, 0, K, a, a_stride, b, b_stride, t);
@@ -219,43 +223,43 @@ static ALWAYS_INLINE void tile_of_height(int rows, int by_line, fbp_size K, cons
         multiply_tile(rows, 1, 0, 0, K, a, a_stride, b, b_stride, t);
 }
 
-/* As many of the `rows` rows from a and t->C on as there is code for a tile of; returns how many. */
-static int compute_tile(fbp_size rows, int by_line, fbp_size K, const real *a, fbp_size a_stride, const real *b, fbp_size b_stride,
-                        const tile *t)
+/* A tile of the largest height there is code for, at most `rows`; returns its height. */
+static int compute_tile(fbp_size rows, int row_major, fbp_size K, const real *a, fbp_size a_stride, const real *b,
+                        fbp_size b_stride, const tile *t)
 {
     enum { EIGHT = TILE_ROWS > 8 ? 8 : TILE_ROWS };
     assert(rows > 0 && t->n > 0 && t->n <= TILE_COLUMNS);
     if (rows >= TILE_ROWS) {
-        tile_of_height(TILE_ROWS, by_line, K, a, a_stride, b, b_stride, t);
+        tile_of_height(TILE_ROWS, row_major, K, a, a_stride, b, b_stride, t);
         return TILE_ROWS;
     }
     if (rows >= EIGHT) {
-        tile_of_height(EIGHT, by_line, K, a, a_stride, b, b_stride, t);
+        tile_of_height(EIGHT, row_major, K, a, a_stride, b, b_stride, t);
         return EIGHT;
     }
     if (rows >= 4) {
-        tile_of_height(4, by_line, K, a, a_stride, b, b_stride, t);
+        tile_of_height(4, row_major, K, a, a_stride, b, b_stride, t);
         return 4;
     }
     if (rows >= 2) {
-        tile_of_height(2, by_line, K, a, a_stride, b, b_stride, t);
+        tile_of_height(2, row_major, K, a, a_stride, b, b_stride, t);
         return 2;
     }
-    tile_of_height(1, by_line, K, a, a_stride, b, b_stride, t);
+    tile_of_height(1, row_major, K, a, a_stride, b, b_stride, t);
     return 1;
 }
 
-/* A length is cut into equal blocks, not into full ones and a thin rest; `most` is the largest. */
-static fbp_size block_of(fbp_size length, fbp_size most)
+/* The length of equal blocks, none longer than `largest`: full blocks might leave a thin remainder. */
+static fbp_size block_of(fbp_size length, fbp_size largest)
 {
-    fbp_size blocks = (length + most - 1) / most;
+    fbp_size blocks = (length + largest - 1) / largest;
     return length == 0 ? 0 : (length + blocks - 1) / blocks;
 }
 
-/* How many rows of A there are in a block, at most */
+/* The largest number of rows in a block of A */
 static fbp_size most_rows(fbp_size depth) { return depth > DEPTH ? ROWS / 2 / TILE_ROWS * TILE_ROWS : ROWS; }
 
-/* Elements of a packed block of A, and of the scratch that multiply_ordinarily needs: that, and two panels of B */
+/* Elements of a packed block of A; elements of the scratch of multiply_ordinarily(): a block of A and two panels of B */
 static fbp_size packed_block(fbp_size rows, fbp_size depth)
 {
     return (smaller(rows, most_rows(depth)) + TILE_ROWS - 1) / TILE_ROWS * A_ROOM * depth;
@@ -266,12 +270,12 @@ static fbp_size ordinary_scratch(fbp_size M, fbp_size K)
     return 2 * smaller(K, DEEPEST) * TILE_COLUMNS + (usual > deep ? usual : deep);
 }
 
-/* The unit in which threads divide the columns of C, and the largest K of an update */
+/* The unit in which threads divide the columns of C; the largest K of an update */
 static fbp_size tile_columns(void) { return TILE_COLUMNS; }
 static fbp_size tile_depth(void) { return DEEPEST; }
 
-/* What follows the sums, from a buffer in the L1 cache, in rows of whole vectors, to the tile of C at (row, column): C = f(sums), or
- * sums ⊙ f'(slope), or C updated by the sums */
+/* The epilogue of the tile of C at (row, column), from sums in a buffer in the L1 cache with rows of whole vectors: C = f(sums),
+ * or C = sums ⊙ f'(slope), or an update of C by the sums. */
 static ALWAYS_INLINE void finish_tile(fbp_size rows, fbp_size n, real *sums, const fbp_epilogue *e, fbp_size row, fbp_size column,
                                       real *C, fbp_size C_row)
 {
@@ -291,16 +295,17 @@ static ALWAYS_INLINE void finish_tile(fbp_size rows, fbp_size n, real *sums, con
     }
 }
 
-static void multiply_ordinarily(fbp_size M, fbp_size N, fbp_size K, const real *A, fbp_size A_row, fbp_size A_column, const real *B,
-                                fbp_size B_row, fbp_size B_column, const fbp_epilogue *e, real *scratch, real *C, fbp_size C_row)
+static void multiply_ordinarily(fbp_size M, fbp_size N, fbp_size K, const real *A, fbp_size A_row, fbp_size A_column,
+                                const real *B, fbp_size B_row, fbp_size B_column, const fbp_epilogue *e, real *scratch, real *C,
+                                fbp_size C_row)
 {
-    const int by_line = A_column == 1 && N <= FEW_PANELS * TILE_COLUMNS && A_row % PAGE != 0;
-    const int by_step = A_row == 1 && N <= MORE_PANELS * TILE_COLUMNS;
+    const int row_major = A_column == 1 && N <= FEW_PANELS * TILE_COLUMNS && A_row % PAGE != 0;
+    const int column_major = A_row == 1 && N <= MORE_PANELS * TILE_COLUMNS;
     const int b_stands = B_column == 1 && M <= (B_row < PAGE ? FEW_TILES : 1) * TILE_ROWS;
-    const int copies_b = B_column == 1 && B_row >= PAGE && !b_stands && !by_line;
+    const int copies_b = B_column == 1 && B_row >= PAGE && !b_stands && !row_major;
     const fbp_size full_depth = block_of(K, A_row == 1 ? DEEPEST : DEPTH);
     const fbp_size block_rows = (block_of(M, most_rows(full_depth)) + TILE_ROWS - 1) / TILE_ROWS * TILE_ROWS;
-    const fbp_size a_stride = by_line ? A_row : by_step ? A_column : A_ROOM;
+    const fbp_size a_stride = row_major ? A_row : column_major ? A_column : A_ROOM;
     const int plain_update = e->update && is_plain_sgd(e->update, e->state);
     const int follows = e->activation != FBP_IDENTITY || (e->update && !plain_update);
     real *packed_b = scratch, *other_b = packed_b + full_depth * TILE_COLUMNS, *packed_a = other_b + full_depth * TILE_COLUMNS;
@@ -315,7 +320,7 @@ static void multiply_ordinarily(fbp_size M, fbp_size N, fbp_size K, const real *
         for (fbp_size row = 0; row < M; row += block_rows) {
             const fbp_size rows = smaller(block_rows, M - row), tiles = (rows + TILE_ROWS - 1) / TILE_ROWS;
             const real *a_block = A + row * A_row + k * A_column;
-            if (!by_line && !by_step) pack_a(rows, depth, a_block, A_row, A_column, packed_a);
+            if (!row_major && !column_major) pack_a(rows, depth, a_block, A_row, A_column, packed_a);
             copying next = {.left = 0};
             int copied = 0;
             for (fbp_size j = 0; j < N; j += TILE_COLUMNS) {
@@ -334,19 +339,20 @@ static void multiply_ordinarily(fbp_size M, fbp_size N, fbp_size K, const real *
                 copied = copies_b && j + 2 * TILE_COLUMNS <= N;
                 if (copied)
                     next = (copying){
-                        .left = depth, .row = B_row, .at_once = (PACE + tiles - 1) / tiles,
+                        .left = depth, .row = B_row, .rows_per_pace = (PACE + tiles - 1) / tiles,
                         .from = B + k * B_row + j + TILE_COLUMNS, .to = other_b,
                     };
                 for (fbp_size i = 0; i < rows;) {
                     const fbp_size at = (row + i) * C_row + j, width = width_of(n);
                     const tile t = {
-                        .n = n, .factor = factor, .base_row = adds ? C_row : 0, .C = C + at, .C_row = C_row, .e = e, .at = at, .next = &next,
+                        .n = n, .factor = factor, .base_row = adds ? C_row : 0,
+                        .C = C + at, .C_row = C_row, .e = e, .at = at, .next = &next,
                         .base = adds ? C + at : e->bias ? (const real *)e->bias + j : NULL,
                         .to = buffered ? buffer : C + at, .to_row = buffered ? width : C_row, .to_n = buffered ? width : n,
                     };
-                    const real *a = by_line || by_step ? a_block + i * A_row
+                    const real *a = row_major || column_major ? a_block + i * A_row
                                                        : packed_a + i / TILE_ROWS * depth * A_ROOM + i % TILE_ROWS;
-                    const int height = compute_tile(rows - i, by_line, depth, a, a_stride, b, b_stride, &t);
+                    const int height = compute_tile(rows - i, row_major, depth, a, a_stride, b, b_stride, &t);
                     if (buffered) finish_tile(height, n, buffer, e, row + i, j, C + at, C_row);
                     i += height;
                 }
@@ -356,8 +362,8 @@ static void multiply_ordinarily(fbp_size M, fbp_size N, fbp_size K, const real *
     } while (k < K);
 }
 
-/* sums_o = Σ_n x_no, in the order of n, or with `accumulate` what stands there + Σ_n x_no: rows in parts give the same bits. Returns
- * Σ |x_no|, roughly, and not a finite number if not all x_no are. */
+/* sums_o = Σ_n x_no in the order of n, added to sums_o with `accumulate`, so that parts of the rows give the same bits as all at
+ * once. Returns Σ |x_no|, roughly; inf or NaN if any x_no is. */
 static double column_sums(fbp_size N, fbp_size O, const real *x, fbp_size x_row, int accumulate, real *sums)
 {
     assert(N >= 0 && are_elements(sums, O) && (N == 0 || are_elements(x, O)) && apart_from_rows(O, sums, N, O, x, x_row));
@@ -383,7 +389,7 @@ static double column_sums(fbp_size N, fbp_size O, const real *x, fbp_size x_row,
     return (double)v_sum(v_add(v_add(magnitude[0], magnitude[1]), v_add(magnitude[2], magnitude[3])));
 }
 
-/* The machine's peak, for comparison: 12 independent chains of multiply-adds in registers. Returns the number of operations. */
+/* The peak rate of a core: 12 independent chains of multiply-adds in registers. Returns the number of operations. */
 static double multiply_adds(int64_t repetitions)
 {
     assert(repetitions >= 0);
@@ -396,7 +402,7 @@ static double multiply_adds(int64_t repetitions)
         UNROLL for (int i = 0; i < CHAINS; i++)
             chain[i] = v_fma(chain[i], a, b);
     for (int i = 1; i < CHAINS; i++) chain[0] = v_add(chain[0], chain[i]);
-    volatile real kept = v_sum(chain[0]); /* or the compiler would drop the loop */
+    volatile real kept = v_sum(chain[0]); /* keeps the compiler from dropping the loop */
     (void)kept;
     return 2.0 * CHAINS * W * (double)repetitions;
 }

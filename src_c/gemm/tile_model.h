@@ -1,6 +1,6 @@
-/* The tile unit in the words of AVX-512, for tests on machines that have none: what Intel's manual says of tdpbf16ps. Numbers below 2⁻¹²⁶
- * count as 0, those that come in and those that go out; the even terms of a sum are one chain of multiply-adds, the odd ones another, and
- * their sum is added to the tile. */
+/* The tile unit emulated in AVX-512 for tests on machines without one, after Intel's description of tdpbf16ps: inputs and results
+ * below 2⁻¹²⁶ are flushed to 0; the even terms of a sum are one chain of multiply-adds, the odd terms another, and the sum of
+ * both is added to the tile. */
 static _Thread_local amx_tile model_tiles[8];
 
 static __m512 flushed(__m512 x)

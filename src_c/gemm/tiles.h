@@ -1,7 +1,7 @@
-/* The table of tile sizes: a tile of C is TILE_ROWS x (TILE_VECTORS · W) and stays in registers, with room left for a row of B
- * and a broadcast element of A. DEPTH terms of the sum are added at a time: deep enough that the loads and stores of C vanish, and
- * where a tile is small in bytes, so that a panel of B stays in the L1 cache; DEEPEST terms of Xᵀ δ, since its update needs a finished
- * sum. ROWS · DEPTH elements of A, half as many rows of deeper sums, fill about half an L2 cache.
+/* Tile sizes. A tile of C, TILE_ROWS x (TILE_VECTORS · W), stays in registers, beside a row of B and a broadcast element of A.
+ * DEPTH terms of the sums are added at a time: enough to amortize the loads and stores of C, and few enough to keep a panel of a
+ * narrow B in the L1 cache. Xᵀ δ adds DEEPEST terms, since an update needs complete sums. ROWS · DEPTH elements of A, with half
+ * as many rows for deeper sums, fill about half an L2 cache.
  *
  *               registers   TILE_ROWS  TILE_VECTORS   in use       a panel of B
  *   avx512          32          14          2         28 + 2 + 1   64 KB in float32, 32 KB in float64; amx as well, see amx.h
@@ -25,7 +25,8 @@ enum { DEPTH = 256 };
 enum { DEPTH = 2048 / sizeof(real) };
 #endif
 
-/* An operand is read where it stands if it is read so few times, once for each panel of B or tile of A, that a packed copy does not
- * pay: A by line, A by step, and B. Where each step of k in B is on a page of its own, a copy pays for the second tile already; and
- * lines of A that are whole pages apart are packed at once, since they push each other out of the L1 cache. */
+/* An operand is read in place if it is read too few times for a packed copy to pay: row-major A for up to FEW_PANELS panels of B,
+ * column-major A for MORE_PANELS, B for FEW_TILES tiles of A. If each row of B is on a page of its own, a copy pays from the
+ * second tile on. If the rows of A are a multiple of a page apart, A is always packed, since they map to the same set of the L1
+ * cache. */
 enum { FEW_PANELS = 8, MORE_PANELS = 16, FEW_TILES = 10 };

@@ -1,6 +1,6 @@
-/* Which instruction sets are compiled in, in the order in which they are chosen: FBP_ISA(name, whose primitives for float64, can this
- * machine run it). What stands behind another one that any such machine can run is chosen only by its name: `amx`, whose speed is that of
- * a unit which the neighbours on a rented machine may slow down to a quarter, so that nobody can foresee it. */
+/* The instruction sets that are compiled in, in the order of choice: FBP_ISA(name, set whose float64 primitives it uses, whether
+ * this machine can run it). `amx` comes after `avx512`, which every machine with AMX can run, so it is chosen by name alone:
+ * other tenants of a shared machine may slow the tile unit down to a quarter of its speed. */
 #if defined(__x86_64__) && defined(__GNUC__)
 #define FBP_X86
 #include "permission.h"

@@ -1,6 +1,6 @@
-/* The tiles of AMX: whether there are any, and whether this process may use them. A system must know of their 8 KB to save them with a
- * thread's registers, and Linux wants to be asked for that: once for the process, whose threads and children may then, too. It is asked at
- * the first product that wants tiles and not before, since from then on it refuses signal stacks without room for them. */
+/* The tiles of AMX: whether the machine has them, and whether this process may use them. Linux saves their 8 KB with a thread's
+ * registers only for a process that has requested it; the permission holds for its threads and children. It is requested at the
+ * first product on tiles, since from then on Linux refuses signal stacks without room for the tiles. */
 #ifndef FASTBP_PERMISSION_H
 #define FASTBP_PERMISSION_H
 
@@ -28,7 +28,7 @@ static inline int fbp_has_tiles(void)
 static inline int fbp_may_use_tiles(void)
 {
     enum { REQUEST = 0x1023, TILE_DATA = 18 }; /* asm/prctl.h */
-    static int answer; /* 0 not asked yet, 1 yes, -1 no; threads that ask at once get the same one */
+    static int answer; /* 0 unknown, 1 yes, -1 no; concurrent requests have the same answer */
     int known = __atomic_load_n(&answer, __ATOMIC_RELAXED);
     if (!known) {
         known = syscall(SYS_arch_prctl, REQUEST, TILE_DATA) == 0 ? 1 : -1;

@@ -74,7 +74,8 @@ static ALWAYS_INLINE void v_exp_tails(int n, const vec *x, vec *k, vec *r, vec *
         UNROLL for (int j = 0; j < n; j++) p[j] = v_fma(p[j], r[j], v_all(EXP_TAIL[i]));
 }
 
-/* y_j = e^(y_j) for y_j <= EXP_MAX: 2^k (1 + r (1 + r EXP_TAIL)). Far below, where r is nonsense, v_ldexp knows what 2^k makes of it. */
+/* y_j = e^(y_j) for y_j <= EXP_MAX: 2^k (1 + r (1 + r EXP_TAIL)). Far below, where r is nonsense, v_ldexp knows what 2^k makes of
+ * it. */
 static ALWAYS_INLINE void v_exp_each(int n, vec *y)
 {
     const vec one = v_all(1);
@@ -84,8 +85,8 @@ static ALWAYS_INLINE void v_exp_each(int n, vec *y)
         UNROLL for (int j = 0; j < n; j++) y[j] = v_fma(y[j], r[j], one);
     UNROLL for (int j = 0; j < n; j++) y[j] = v_ldexp(y[j], k[j]);
 }
-/* y_j = 2^(scale y_j) for scale > 0, y_j <= 0: the remainder of a whole number takes one operation, where that of k ln 2 takes two.
- * It is held with its sign turned, s = k - scale y, and so are the coefficients: 2^-s = 1 + s (-EXP2_TAIL(-s)). */
+/* y_j = 2^(scale y_j) for scale > 0, y_j <= 0: the remainder of a whole number takes one operation, where that of k ln 2 takes
+ * two. It is held with its sign turned, s = k - scale y, and so are the coefficients: 2^-s = 1 + s (-EXP2_TAIL(-s)). */
 static ALWAYS_INLINE void v_exp2_each(int n, vec scale, vec *y)
 {
     enum { TERMS = sizeof EXP2_TAIL / sizeof EXP2_TAIL[0] };
@@ -109,8 +110,8 @@ static ALWAYS_INLINE vec v_exp_below(vec x)
 }
 static ALWAYS_INLINE vec v_exp(vec x) { return v_exp_below(v_min(v_all(EXP_MAX), x)); }
 
-/* y = e^x with x = a - b, and what that difference lost in rounding (D. E. Knuth, The Art of Computer Programming 2, 4.2.2, theorem B)
- * brought back: without it the relative error grows like |x| eps. Promised, and paid for, in float64 only. */
+/* y = e^x with x = a - b, and what that difference lost in rounding (D. E. Knuth, The Art of Computer Programming 2, 4.2.2,
+ * theorem B) brought back: without it the relative error grows like |x| eps. Promised, and paid for, in float64 only. */
 static ALWAYS_INLINE vec v_regain(vec a, vec b, vec x, vec y)
 {
 #ifdef FBP_FLOAT32
@@ -122,8 +123,8 @@ static ALWAYS_INLINE vec v_regain(vec a, vec b, vec x, vec y)
 #endif
 }
 
-/* y_j = e^(y_j) - 1 for low <= y_j <= 0, exact for tiny ones as well: 2^k p + (2^k - 1) with p = e^r - 1; and e^(y_j) = 2^k p + 2^k
- * to exponential_j */
+/* y_j = e^(y_j) - 1 for low <= y_j <= 0, exact for tiny ones as well: 2^k p + (2^k - 1) with p = e^r - 1; and e^(y_j) = 2^k p +
+ * 2^k to exponential_j */
 static ALWAYS_INLINE void v_expm1_each(int n, real low, vec *y, vec *exponential)
 {
     vec k[IN_STEP], r[IN_STEP], p[IN_STEP];
@@ -218,8 +219,8 @@ static ALWAYS_INLINE void v_far_tanh_each(int n, const vec *x, vec *minus_tanh, 
     }
 }
 
-/* x_j = tanh(x_j inverse), and tanh² - 1, minus its slope. Up to x² = 0.3 a polynomial in x² gives
- * tanh x, and tanh² - 1 loses nothing yet; the vectors are seldom in which a lane needs more. What a lane gives depends on it alone. */
+/* x_j = tanh(x_j inverse), and tanh² - 1, minus its slope. Up to x² = 0.3 a polynomial in x² gives tanh x, and tanh² - 1 loses
+ * nothing yet; the vectors are seldom in which a lane needs more. What a lane gives depends on it alone. */
 static ALWAYS_INLINE void v_softcap_each(int n, vec inverse, vec *z, vec *minus_slope)
 {
     enum { TERMS = sizeof TANH_TAIL / sizeof TANH_TAIL[0] };

@@ -1,5 +1,5 @@
-/* Labels become addresses, and they stay the caller's: another thread, or the handler of a signal, may overwrite them during a call,
- * after they were checked. So they are copied first, and the copies are what is looked at and used. */
+/* Labels are used as indices, but another thread or a signal handler may overwrite the caller's array after it was checked. So
+ * labels are copied first, and the copy is checked and used. */
 #ifndef FASTBP_LABELS_H
 #define FASTBP_LABELS_H
 
@@ -15,7 +15,7 @@
 #define FBP_NOT_READ_AGAIN()
 #endif
 
-/* Whether all of them are in [0, classes); `copy` is theirs. */
+/* Copies the labels to `copy`; whether all are in [0, classes) */
 static inline int fbp_take_labels(fbp_size count, fbp_size classes, const int64_t *labels, int64_t *copy)
 {
     assert(count >= 0 && classes > 0);

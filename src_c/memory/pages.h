@@ -1,6 +1,6 @@
-/* Where a work space begins in the memory that was allocated for it: on a cache line, or a large space on a large page, of which the system
- * is asked to make it. In pages of 4 KB its rows are on more pages than a processor remembers: to look them up takes up to a
- * fifth of the time of large matrix products. malloc asks for nothing, NumPy does for its arrays from 4 MB on. */
+/* Alignment of work spaces: to a cache line, or for a large space to a large page, which is then requested from the system. With
+ * pages of 4 KB, TLB misses take up to a fifth of the time of large matrix products. malloc requests no large pages; NumPy does
+ * for arrays from 4 MB on. */
 #ifndef FASTBP_PAGES_H
 #define FASTBP_PAGES_H
 
@@ -9,16 +9,16 @@
 #include <stdint.h>
 
 enum { FBP_LINE = 64, FBP_LARGE_PAGE = 2 << 20 };
-#define FBP_MOST_BYTES (PTRDIFF_MAX - FBP_LINE) /* of a space: room for the rest of its last line, and malloc fails */
+#define FBP_MOST_BYTES (PTRDIFF_MAX - FBP_LINE) /* the largest space: malloc fails, and rounding up to lines does not overflow */
 
 #if defined(__linux__)
 #include <sys/mman.h>
 #endif
 #if defined(MADV_HUGEPAGE)
-/* Whole pages only: what is asked for is never more than the space. */
+/* Requests large pages for the whole large pages of a space. */
 static inline void fbp_ask_for_large_pages(char *start, size_t bytes)
 {
-    (void)!madvise(start, bytes / FBP_LARGE_PAGE * FBP_LARGE_PAGE, MADV_HUGEPAGE); /* a wish */
+    (void)!madvise(start, bytes / FBP_LARGE_PAGE * FBP_LARGE_PAGE, MADV_HUGEPAGE); /* may be refused */
 }
 static inline size_t fbp_space_alignment(size_t bytes) { return bytes < FBP_LARGE_PAGE ? FBP_LINE : FBP_LARGE_PAGE; }
 #else
@@ -26,7 +26,7 @@ static inline void fbp_ask_for_large_pages(char *start, size_t bytes) { (void)st
 static inline size_t fbp_space_alignment(size_t bytes) { return (void)bytes, (size_t)FBP_LINE; }
 #endif
 
-/* How much to allocate for a space of so many bytes; what lies outside it is never touched. */
+/* The bytes to allocate for a space of `bytes` bytes; the rest is never touched. */
 static inline size_t fbp_space_room(size_t bytes) { return bytes + fbp_space_alignment(bytes); }
 
 static inline char *fbp_space_start(char *memory, size_t bytes)

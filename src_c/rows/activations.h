@@ -1,6 +1,6 @@
 /* Activations: elementwise f(x) and g ⊙ f'. Outputs may be inputs throughout. */
 
-/* y = f(x), and f' as a function of the output a = f(z), or of z itself: see activations.def */
+/* y = f(x), and f' computed from the output a = f(z) or from z: see activations.def */
 
 static ALWAYS_INLINE vec v_identity(vec x) { return x; }
 static ALWAYS_INLINE void activate_identity(fbp_size n, const real *x, real *y) { map(n, x, y, v_identity); }
@@ -53,7 +53,7 @@ static ALWAYS_INLINE vec v_selu_slope(vec a)
     return v_select(v_lt(v_all(0), a), v_all((real)SELU_SCALE), v_add(v_all((real)SELU_BELOW), a));
 }
 
-/* Their slopes are in math/elementary.h, too. */
+/* gelu, silu, mish: math/elementary.h has their slopes as well */
 static ALWAYS_INLINE void activate_gelu(fbp_size n, const real *x, real *y) { map(n, x, y, v_gelu); }
 static ALWAYS_INLINE void activate_silu(fbp_size n, const real *x, real *y) { map(n, x, y, v_silu); }
 static ALWAYS_INLINE void activate_mish(fbp_size n, const real *x, real *y) { map(n, x, y, v_mish); }
@@ -99,8 +99,8 @@ static ALWAYS_INLINE void times_slope(vec (*slope)(vec), const slope_rows *given
     }
 }
 
-static void activate_backward_rows(int kind, fbp_size rows, fbp_size n, const real *g, fbp_size g_row, const real *a, fbp_size a_row,
-                                   real *d, fbp_size d_row)
+static void activate_backward_rows(int kind, fbp_size rows, fbp_size n, const real *g, fbp_size g_row, const real *a,
+                                   fbp_size a_row, real *d, fbp_size d_row)
 {
     const slope_rows p = {rows, n, g, g_row, a, a_row, d, d_row};
     switch (kind) { /* one loop per kind, each with its slope inlined */

@@ -1,9 +1,9 @@
-/* Errors whose outputs do not interact: the row's error is a sum over its O outputs. For each of ../errors.def its terms: those of
- * some outputs, whose gradients go to d, scaled. */
+/* Errors whose outputs do not interact: the error of a row is a sum over its O outputs. For each error of ../errors.def a
+ * function computes the terms of n vectors of outputs, and writes their scaled gradients to d. */
 typedef struct {
-    const real *z, *t, *pos_weight; /* the logits or outputs, the targets, the weights of t = 1 or NULL */
-    real keep, uniform;             /* smoothing: t becomes keep t + uniform, 1 - t likewise */
-    double parameter;               /* of an error that has one; 1 - τ, too, is rounded once */
+    const real *z, *t, *pos_weight; /* logits or outputs; targets; weights of t = 1, or NULL */
+    real keep, uniform;             /* smoothing replaces t by keep t + uniform, and 1 - t likewise */
+    double parameter;               /* δ or τ; a double, so that 1 - τ is rounded once */
     real scale;
     real *d;
 } output_row;
@@ -12,8 +12,8 @@ typedef struct {
  *
  *   E = Q log1p(e) + |z| (A if z > 0 else B)         dE/dz = A - Q s  if z > 0,  Q s - B  else, which is (A - B)/2 at 0
  *
- * A parameter above 0 is the most that an output's E counts, of which dE/dz knows nothing.
- * It is y - t for p = 1, exact in both tails, and the same bits with the sign turned for (z, t) and (-z, 1 - t). */
+ * A parameter above 0 is the most that E counts for an output; dE/dz is not limited.
+ * For p = 1, dE/dz = y - t, exact in both tails, and negated bit for bit if (z, t) becomes (-z, 1 - t). */
 static ALWAYS_INLINE void sigmoid_cross_entropy_terms(const void *row, int n, fbp_size i, fbp_size left, vec *term)
 {
     const output_row *r = row;
@@ -23,7 +23,7 @@ static ALWAYS_INLINE void sigmoid_cross_entropy_terms(const void *row, int n, fb
     v_exp_each(n, e);
     UNROLL for (int j = 0; j < n; j++, i += W, left -= W) {
         vec z = load_at(r->z + i, left, 0), t = load_at(r->t + i, left, 0), A = v_sub(one, t), B = t;
-        if (r->uniform != 0) { /* mirrored, not 1 - the other, so that both keep the same bits */
+        if (r->uniform != 0) { /* symmetric, unlike B = 1 - A, to keep the bits of (z, t) and (-z, 1 - t) the same */
             A = v_fma(A, v_all(r->keep), v_all(r->uniform));
             B = v_fma(B, v_all(r->keep), v_all(r->uniform));
         }
@@ -32,7 +32,7 @@ static ALWAYS_INLINE void sigmoid_cross_entropy_terms(const void *row, int n, fb
         mask positive = v_lt(zero, z);
         vec wrong = v_select(positive, A, B), miss = v_fma(v_negative(Q), v_div(e[j], v_add(one, e[j])), wrong);
         vec delta = v_select(positive, miss, v_negative(miss));
-        if (r->uniform != 0) /* without smoothing Q is exact; at 0, on neither side, it would be rounded before it is halved */
+        if (r->uniform != 0) /* at 0, Q s would round Q before halving it; without smoothing Q is exact */
             delta = v_select(v_eq(z, zero), v_mul(v_all((real)0.5), v_sub(A, B)), delta);
         store_at(r->d + i, v_mul(delta, v_all(r->scale)), left);
         vec far = v_select(v_eq(wrong, zero), zero, v_mul(v_abs(z), wrong)); /* 0 · inf = 0 */
@@ -70,7 +70,7 @@ static ALWAYS_INLINE void sigmoid_squared_error_terms(const void *row, int n, fb
 }
 
 /* E = μ - t - t ln(μ/t) with μ = e^z, half the Poisson deviance (μ where t = 0, NaN where t < 0),  dE/dz = μ - t.
- * Near its zero, for r = z - ln t small, nothing is left of that difference: there E = t (e^r - 1 - r) = t r² EXP_TAIL(r). */
+ * For small r = z - ln t these terms cancel, and E = t (e^r - 1 - r) = t r² EXP_TAIL(r) is used. */
 static ALWAYS_INLINE void poisson_deviance_terms(const void *row, int n, fbp_size i, fbp_size left, vec *term)
 {
     const output_row *r = row;
@@ -88,7 +88,7 @@ static ALWAYS_INLINE void poisson_deviance_terms(const void *row, int n, fbp_siz
     }
 }
 
-/* With r = y - t and c = r brought within ±δ:  E = c (r - ½ c), which is ½ r² for |r| <= δ and δ (|r| - ½ δ) beyond;  dE/dy = c */
+/* With r = y - t and c = r clipped to ±δ:  E = c (r - ½ c), which is ½ r² for |r| <= δ and δ (|r| - ½ δ) beyond;  dE/dy = c */
 static ALWAYS_INLINE void huber_terms(const void *row, int n, fbp_size i, fbp_size left, vec *term)
 {
     const output_row *r = row;
@@ -120,7 +120,7 @@ static ALWAYS_INLINE output_row row_of(const real *z, const real *t, const fbp_e
     return (output_row){z, t, error->pos_weight, keep, uniform, error->parameter, (real)scale, d};
 }
 
-/* A function for each, so that its loops are those of its terms alone */
+/* One function for each error, so that its terms are inlined into the loops */
 typedef double (*error_of_row)(fbp_size O, const real *z, const real *t, const fbp_error *error, double scale, real *d);
 #define FBP_ERROR(NUMBER, name, largest_target, parameter)                                                                     \
     static double name##_row(fbp_size O, const real *z, const real *t, const fbp_error *error, double scale, real *d)          \

@@ -1,17 +1,17 @@
-/* Cross-entropy of a row of many logits, which is read from memory once. It goes by in blocks, and an exponential is relative to the
- * largest logit so far, M:  e_c = e^(z_c - M). Most blocks have no new maximum, so a row falls into few parts of one M each; the sum of a
- * part and the gain of its gradient take the factor e^(M - m) once m, the maximum of the row, is known. The maximum of a block is found
- * while the one before it is computed, be that the last of the row before. rest, Σ_{c ≠ argmax} e^(z_c - m), and what is made of it are
- * those of softmax_cross_entropy.h.
+/* Cross-entropy of a row of many logits, read from memory once, block by block. The exponentials of a block are relative to the
+ * largest logit so far, M:  e_c = e^(z_c - M). Most blocks have no new maximum, so a row has few parts, each with one M. Once the
+ * maximum m of the row is known, the factor e^(M - m) corrects the sum of a part and the gain of its gradient. The maximum of a
+ * block is found while the block before it, perhaps the last of the previous row, is computed. softmax_cross_entropy.h derives
+ * errors and gradients from m and rest = Σ_{c ≠ argmax} e^(z_c - m).
  */
 
-/* The targets that act are u_c = w_c (keep t_c + uniform), and at a label more. With labels t = 0, and Σ u but for the label is that of
- * every row. Where these functions are inlined, the form is a constant, and so is whether the logits are `capped`:
+/* The effective targets are u_c = w_c (keep t_c + uniform), plus keep w_c at a label. With labels t = 0, and the sum of u without
+ * that of the label is the same for every row. The form, and whether the logits are `capped`, are compile-time constants:
  *
- *   LABEL   u_c = 0       UNIFORM   u_c = uniform       BY_CLASS   u_c = w_c uniform, none of them 0       OF_ROW   whatever there is */
+ *   LABEL   u_c = 0       UNIFORM   u_c = uniform       BY_CLASS   u_c = w_c uniform, all nonzero       OF_ROW   any u_c */
 enum { LABEL, UNIFORM, BY_CLASS, OF_ROW };
 typedef struct {
-    const real *t, *w; /* (C); in the form OF_ROW either may be NULL */
+    const real *t, *w; /* (C); with OF_ROW either may be NULL */
     real keep, uniform;
 } targets;
 static ALWAYS_INLINE vec target_at(int form, const targets *u, fbp_size i, fbp_size left)
@@ -22,46 +22,48 @@ static ALWAYS_INLINE vec target_at(int form, const targets *u, fbp_size i, fbp_s
     return form == BY_CLASS || u->w ? v_mul(v, load_at(u->w + i, left, 0)) : v;
 }
 
-/* The gradient of a row, of which the first `done` elements are there: d_c = (e_c gain - u_c) slope_c, with what is constant in the
- * row scaled, but delta_top and delta_label at a single maximum and at the label, if there are any. e may be d. If not, d is stored
- * past the caches: nobody reads it soon, and such a store does not ask for what stood there before; and while it waits for memory the
- * next row is computed, which may take the place of e and of the slopes, behind `done`. */
+/* The gradient of a row:  d_c = (e_c gain - u_c) slope_c, all scaled, except for delta_top at a single maximum and delta_label at
+ * the label. The first `done` elements are written. e may be d. If e is not d, d is written by non-temporal stores, since nobody
+ * reads it soon and an ordinary store would first load the old line. While these stores wait for memory the next row is computed,
+ * and may overwrite e and the slopes before element `done`. */
 enum { MOST_PARTS = 256 };
 typedef struct {
     fbp_size C, done;
     targets minus_u;
     const real *slope, *e;
-    real *d, *top, *label, delta_top, delta_label;
-    int part, parts;                /* the one that `done` is in, and how many there are */
-    fbp_size start[MOST_PARTS + 1]; /* of each, and C */
-    double factor[MOST_PARTS];      /* the maximum, and then e^(M - m) */
-    double rest[MOST_PARTS];        /* Σ e_c, of all but the last */
+    real *d, *top, *label, delta_top, delta_label; /* top, label: addresses in d, or NULL */
+    int part, parts;                /* the part of element `done`, the number of parts */
+    fbp_size start[MOST_PARTS + 1]; /* first element of each part, then C */
+    double factor[MOST_PARTS];      /* M of each part, replaced by e^(M - m) in join_parts() */
+    double rest[MOST_PARTS];        /* Σ e_c of each part but the last */
     real gain[MOST_PARTS];
 } gradient_row;
-static ALWAYS_INLINE void gradient_step(int form, int capped, int n, int past, const targets *minus_u, vec gain, const real *e,
-                                        const real *slope, real *d, fbp_size i, fbp_size left)
+static ALWAYS_INLINE void gradient_step(int form, int capped, int n, int streamed, const targets *minus_u, vec gain,
+                                        const real *e, const real *slope, real *d, fbp_size i, fbp_size left)
 {
     UNROLL for (int j = 0; j < n; j++, i += W, left -= W) {
         const vec y = load_at(e + i, left, 0);
         vec delta = form == LABEL ? v_mul(y, gain) : v_fma(y, gain, target_at(form, minus_u, i, left));
         if (capped) delta = v_mul(delta, load_at(slope + i, left, 0));
-        if (past) v_stream(d + i, delta);
+        if (streamed) v_stream(d + i, delta);
         else store_at(d + i, delta, left);
     }
 }
 
-/* The elements from d on up to an aligned one */
+/* The number of elements from d to the next aligned vector */
 static fbp_size unaligned(const real *d) { return (fbp_size)(-(uintptr_t)d % (W * sizeof(real)) / sizeof(real)); }
 
-/* Within a part: whole steps, from element `done` on, as long as it is before `until`, or by element; returns what is done then. */
-static ALWAYS_INLINE fbp_size gradient_steps(int form, int capped, int past, const gradient_row *g, fbp_size done, fbp_size until, fbp_size end)
+/* The gradient from element `done` to `until` at least, in whole steps, or to `end`, the end of the part; returns the new
+ * `done`. */
+static ALWAYS_INLINE fbp_size gradient_steps(int form, int capped, int streamed, const gradient_row *g, fbp_size done,
+                                             fbp_size until, fbp_size end)
 {
     const targets minus_u = g->minus_u;
     const vec gain = v_all(g->gain[g->part]);
     const real *e = g->e, *slope = g->slope;
     real *d = g->d;
     for (; done < until && done + IN_STEP * W <= end; done += IN_STEP * W)
-        gradient_step(form, capped, IN_STEP, past, &minus_u, gain, e, slope, d, done, IN_STEP * W);
+        gradient_step(form, capped, IN_STEP, streamed, &minus_u, gain, e, slope, d, done, IN_STEP * W);
     if (done >= until) return done;
     for (; done < end; done += W) gradient_step(form, capped, 1, 0, &minus_u, gain, e, slope, d, done, end - done);
     return end;
@@ -72,34 +74,33 @@ static ALWAYS_INLINE void align_gradient(int form, int capped, gradient_row *g)
     g->done = gradient_steps(form, capped, 1, g, g->done, end, end);
 }
 
-/* All before element `until` at least */
-static ALWAYS_INLINE void gradient_until(int form, int capped, int past, gradient_row *g, fbp_size until)
+/* The gradient up to element `until` at least, over any number of parts */
+static ALWAYS_INLINE void gradient_until(int form, int capped, int streamed, gradient_row *g, fbp_size until)
 {
     while (g->done < until) {
         const fbp_size end = g->start[g->part + 1];
-        g->done = gradient_steps(form, capped, past, g, g->done, until, end);
+        g->done = gradient_steps(form, capped, streamed, g, g->done, until, end);
         if (g->done < end || end == g->C) break;
         g->part++;
-        if (past) align_gradient(form, capped, g);
+        if (streamed) align_gradient(form, capped, g);
     }
 }
-static ALWAYS_INLINE void finish_gradient(int form, int capped, int past, gradient_row *g)
+static ALWAYS_INLINE void finish_gradient(int form, int capped, int streamed, gradient_row *g)
 {
-    gradient_until(form, capped, past, g, g->C);
+    gradient_until(form, capped, streamed, g, g->C);
     if (g->top) *g->top = g->delta_top;
     if (g->label) *g->label = g->delta_label;
     g->top = g->label = NULL;
 }
 
-/* The next block to come, and its maximum. NULL where there is none. */
+/* The block after the current one, NULL if there is none, and its maximum */
 typedef struct { const real *z; real max; } next_block;
 
-/* A row of logits z (C), or what a softcap makes of it: x = tanh(z inverse) takes the place of z, and e^(z'_c - m) is
- * 2^(to_power (x_c - max x)), and e^(unit (x_c - max x)). The exponentials go to e, which may be z, and minus the slopes, x² - 1, to
- * minus_slope. */
+/* A row of logits z (C). A softcap replaces z by x = tanh(z inverse), and e^(z'_c - m) = e^(unit (x_c - max x)) by
+ * 2^(to_power (x_c - max x)). The exponentials go to e, which may be z; the negative slopes, x² - 1, go to minus_slope. */
 typedef struct {
     fbp_size C;
-    const real *z, *following; /* the row after this one, if it will be read, or NULL */
+    const real *z, *following; /* this row; the next row, or NULL if it is not read */
     double unit;
     vec inverse, to_power;
     real *minus_slope, *e;
@@ -112,14 +113,14 @@ static real first_lane(vec a)
     return lanes[0];
 }
 
-/* e^(unit (a - b)), and what that difference lost in rounding brought back as in v_regain */
+/* e^(unit (a - b)), corrected for the rounding of a - b like v_regain() */
 static double exp_of_difference(double unit, double a, double b)
 {
     const double x = a - b, minus_b = x - a, lost = (a - (x - minus_b)) - (b + minus_b), y = exp(unit * x);
     return y > 0 ? y + y * unit * lost : y;
 }
 
-/* x_c and minus the slope there, of one logit, in every lane */
+/* One logit in every lane: x_c, and the negative slope */
 typedef struct { vec x, minus_slope; } logit;
 static ALWAYS_INLINE logit logit_of(int capped, const logit_row *r, real z)
 {
@@ -128,12 +129,19 @@ static ALWAYS_INLINE logit logit_of(int capped, const logit_row *r, real z)
     return l;
 }
 
-/* Sums over a row: e_c but at maxima; the number of these; in the forms BY_CLASS and OF_ROW w_c or u_c there, and in OF_ROW u_c elsewhere;
- * and u_c (x_c - m), where the sum of differences alone may overflow. The last maximum is element `step` + `lane`. */
+/* Sums over a row:
+ *
+ *   rest      e_c, without the maxima
+ *   ties      the number of maxima
+ *   top       at maxima: w_c with BY_CLASS, u_c with OF_ROW
+ *   others    elsewhere: u_c with OF_ROW
+ *   deficit   u_c (x_c - m); the differences are weighted first, since their own sum may overflow
+ *
+ * The last maximum is element `step` + `lane`. */
 typedef struct { vec rest, ties, top, others, deficit; } block_sums;
 typedef struct { double rest, ties, top, others, deficit; logit maximum; fbp_size step; vec lane; } row_sums;
-static ALWAYS_INLINE void add_to_sums(int form, int capped, int n, const logit_row *r, fbp_size i, fbp_size left, const targets *u,
-                                      vec maximum, block_sums *s, row_sums *all)
+static ALWAYS_INLINE void add_to_sums(int form, int capped, int n, const logit_row *r, fbp_size i, fbp_size left,
+                                      const targets *u, vec maximum, block_sums *s, row_sums *all)
 {
     static const real number[] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
     const vec zero = v_all(0), one = v_all(1);
@@ -182,9 +190,10 @@ static ALWAYS_INLINE void terms_of(const void *w, int n, fbp_size i, fbp_size le
 }
 static double sum_of(fbp_size n, const real *w) { return sum_row(n, terms_of, w); }
 
-/* From element `start` on logits are relative to a new maximum; what was one before is none any more. One of -inf stands for the least
- * number, from which -inf has a distance. */
-static ALWAYS_INLINE void new_part(int form, int capped, const logit_row *r, const targets *u, fbp_size start, real z, row_sums *s, gradient_row *g)
+/* Begins a part at element `start`, relative to the new maximum z; the maxima before it become ordinary elements. A maximum of
+ * -inf is replaced by the least finite number, so that -inf minus the maximum is -inf, not NaN. */
+static ALWAYS_INLINE void new_part(int form, int capped, const logit_row *r, const targets *u, fbp_size start, real z,
+                                   row_sums *s, gradient_row *g)
 {
     s->maximum = logit_of(capped, r, z > -LARGEST ? z : -LARGEST);
     s->lane = v_all(0);
@@ -203,7 +212,7 @@ static ALWAYS_INLINE void new_part(int form, int capped, const logit_row *r, con
     g->parts++;
 }
 
-/* From the maxima of the parts their factors; adds their sums to those of the last part. */
+/* Computes the factors of the parts from their maxima, and adds the sums of all parts. */
 static ALWAYS_INLINE void join_parts(double unit, row_sums *s, gradient_row *g)
 {
     const int last = g->parts - 1;
@@ -215,17 +224,18 @@ static ALWAYS_INLINE void join_parts(double unit, row_sums *s, gradient_row *g)
     s->rest += s->ties - 1;
 }
 
-/* As long as two blocks, their exponentials and slopes stay in the first cache; but there are MOST_PARTS at most. They are about equal, so
- * that the maximum of one is found in the time of another. */
+/* Two blocks with their exponentials and slopes fit into the L1 cache, unless that makes more than MOST_PARTS blocks. All have
+ * about the same length, so that the search for the maximum of one fits into the time of another. */
 static fbp_size length_of_blocks(fbp_size C)
 {
     const fbp_size step = IN_STEP * W, blocks = 1 + smaller((C - 1) / (4 * BLOCK), MOST_PARTS - 1);
     return (C + blocks * step - 1) / (blocks * step) * step;
 }
 
-/* e and the slopes may be where a row still stands that is `leaving`. The parts and their maxima come to g. */
-static ALWAYS_INLINE row_sums sum_up(int form, int capped, const logit_row *r, const targets *u, gradient_row *leaving, next_block *next,
-                                     gradient_row *g)
+/* The sums of a row; its parts and their maxima go to g. If `pending` is not NULL, that gradient is finished meanwhile, always
+ * ahead of this row, which overwrites its e and slopes. */
+static ALWAYS_INLINE row_sums sum_up(int form, int capped, const logit_row *r, const targets *u, gradient_row *pending,
+                                     next_block *next, gradient_row *g)
 {
     const vec zero = v_all(0);
     const fbp_size C = r->C, length = length_of_blocks(C);
@@ -238,7 +248,8 @@ static ALWAYS_INLINE row_sums sum_up(int form, int capped, const logit_row *r, c
         if (from == 0 || max > top) new_part(form, capped, r, u, from, top = max, &sums, g);
         const vec maximum = sums.maximum.x;
         next->z = to < C ? r->z + to : r->following;
-        const fbp_size next_length = smaller(length, to < C ? C - to : C), both = next->z ? smaller(next_length, to - from) : 0;
+        const fbp_size next_length = smaller(length, to < C ? C - to : C);
+        const fbp_size both = next->z ? smaller(next_length, to - from) : 0;
         vec next_max[IN_STEP];
         start_max(next_max);
         for (fbp_size start = from; start < to; start += BLOCK) {
@@ -248,11 +259,11 @@ static ALWAYS_INLINE row_sums sum_up(int form, int capped, const logit_row *r, c
             for (; i + IN_STEP * W <= stop; i += IN_STEP * W) {
                 prefetch_next(IN_STEP, r->z, smaller(length, C), i + PAGE);
                 if (i - from + IN_STEP * W <= both) max_step(next->z + (i - from), next_max);
-                if (leaving) gradient_until(form, capped, 1, leaving, i + IN_STEP * W);
+                if (pending) gradient_until(form, capped, 1, pending, i + IN_STEP * W);
                 else if (r->e != r->z) prefetch_next(IN_STEP, r->e, C, i);
                 add_to_sums(form, capped, IN_STEP, r, i, IN_STEP * W, u, maximum, &s, &sums);
             }
-            if (leaving) gradient_until(form, capped, 1, leaving, stop);
+            if (pending) gradient_until(form, capped, 1, pending, stop);
             for (; i < stop; i += W) add_to_sums(form, capped, 1, r, i, C - i, u, maximum, &s, &sums);
             sums.rest += (double)v_sum(s.rest);
             sums.ties += (double)v_sum(s.ties);
@@ -281,7 +292,7 @@ static void set_gains(gradient_row *g, double gain)
     for (int part = 0; part < g->parts; part++) g->gain[part] = (real)(gain * g->factor[part]);
 }
 
-/* A gradient of no element */
+/* An empty gradient */
 static gradient_row *no_gradient(gradient_row *g)
 {
     g->C = g->done = g->start[0] = g->start[1] = 0;

@@ -1,4 +1,4 @@
-/* How a row is walked: W elements at a time, the last ones through a partial load, and sums in blocks. */
+/* Loops over a row: W elements at a time, the last ones through a partial load, and sums in blocks. */
 
 static ALWAYS_INLINE vec load_at(const real *p, fbp_size left, real rest)
 {
@@ -24,7 +24,7 @@ static ALWAYS_INLINE void map(fbp_size n, const real *x, real *y, vec (*f)(vec))
     for (fbp_size i = 0; i < n; i += W) store_at(y + i, f(load_at(x + i, n - i, 0)), n - i);
 }
 
-/* The same with f for n vectors at once, in step */
+/* The same where f takes n vectors at a time */
 static ALWAYS_INLINE void map_each(fbp_size n, const real *x, real *y, void (*f)(int, vec *))
 {
     vec v[IN_STEP];
@@ -41,9 +41,9 @@ static ALWAYS_INLINE void map_each(fbp_size n, const real *x, real *y, void (*f)
     }
 }
 
-/* f over the lanes of each of n vectors to y_0 … y_(n-1), with n <= W a power of 2. Each round halves the lanes of a result, and as long as
- * there are pairs of vectors their number: 3 operations for a pair, where each vector by itself would take twice log2 W. A result
- * comes from the same operations whatever n is. */
+/* y_i = f over all lanes of x_i, for n vectors; n <= W is a power of 2. Each round halves the lanes of every result and, while
+ * there are pairs of vectors, merges each pair: 3 operations for a pair, instead of 2 log2 W for each vector alone. The order of
+ * operations in a result does not depend on n. */
 static ALWAYS_INLINE void store_each(int n, vec (*f)(vec, vec), vec *x, real *y)
 {
     assert(n > 0 && W % n == 0);
@@ -71,8 +71,8 @@ static ALWAYS_INLINE vec first_lanes_of(vec a, fbp_size left, real rest)
     return left >= W ? a : v_select(v_lt(v_load(number), v_all((real)left)), a, v_all(rest));
 }
 
-/* Σ_i term(row, i). A register sums BLOCK elements, a double the blocks: the rounding error does not grow with the row. `term` gives
- * the terms of n vectors from element i on, of which `left` elements are there. */
+/* Σ_i term(row, i). A register sums BLOCK elements and a double sums the blocks, so the rounding error does not grow with the
+ * row. `terms` computes n vectors of terms from element i on; the row has `left` elements from there. */
 enum { BLOCK = 32 * W };
 typedef void (*row_terms)(const void *row, int n, fbp_size i, fbp_size left, vec *term);
 static ALWAYS_INLINE double sum_row(fbp_size n, row_terms terms, const void *row)
@@ -97,15 +97,14 @@ static ALWAYS_INLINE double sum_row(fbp_size n, row_terms terms, const void *row
 
 enum { CACHE_LINE = 64 / sizeof(real) };
 
-/* Ask for n vectors from element i on of the row after this one of `row` elements, which mostly lies right behind it: they arrive
- * while this one is computed. Behind the last row of a matrix they are asked for in vain, and no processor minds. What is read
- * meanwhile, too, is asked for a PAGE ahead. */
+/* Prefetch n vectors from element i on of the next row, assumed to follow this one of `row` elements without a gap. Past the last
+ * row of a matrix the prefetch is useless but harmless. */
 static ALWAYS_INLINE void prefetch_next(int n, const real *p, fbp_size row, fbp_size i)
 {
     UNROLL for (int at = 0; at < n * W; at += CACHE_LINE) PREFETCH_LATER(p + row + i + at);
 }
 
-/* The maximum of a row, a step at a time; NaN entries are passed over. */
+/* The maximum of a row, one step at a time, ignoring NaN */
 static ALWAYS_INLINE void start_max(vec *m)
 {
     UNROLL for (int j = 0; j < IN_STEP; j++) m[j] = v_all(-INFINITY);

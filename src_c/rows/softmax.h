@@ -1,10 +1,10 @@
 /* The softmax family over one row. Outputs may be inputs throughout. */
 
-/* Between two passes the exponentials of a short row stand in a padded array of BLOCK elements, in whole vectors: loading what a
- * partial store has just written would stall. Those of a long row stand in its output. */
+/* The exponentials of a short row are kept between two passes in an array padded to whole vectors: a load that follows a partial
+ * store to the same place would stall. The exponentials of a long row are kept in its output. */
 static ALWAYS_INLINE vec load_exp(const real *e, fbp_size left, int padded) { return padded ? v_load(e) : load_at(e, left, 0); }
 
-/* Whether any of n vectors <= 0 holds a zero: the steps of a row in which no maximum stands, nearly all, are spared asking where. */
+/* Whether any of n vectors <= 0 has a zero. Nearly all steps of a row contain no maximum, and need not look for its lane. */
 static ALWAYS_INLINE int any_zero(int n, const vec *x)
 {
     vec largest = x[0];
@@ -12,7 +12,7 @@ static ALWAYS_INLINE int any_zero(int n, const vec *x)
     return v_any(v_eq(largest, v_all(0)));
 }
 
-/* One step of the sums below: e^(z_c - m) of n vectors, all whole but perhaps the last. */
+/* One step of exp_rest(): e^(z_c - m) of n vectors, of which only the last may be partial */
 static ALWAYS_INLINE void exp_step(int n, const real *z, fbp_size left, vec maximum, vec *sum, vec *equal, real *e, int padded)
 {
     const vec zero = v_all(0), one = v_all(1);
@@ -35,9 +35,9 @@ static ALWAYS_INLINE void exp_step(int n, const real *z, fbp_size left, vec maxi
     if (e) UNROLL for (int j = 0; j < n; j++) store_at(e + j * W, y[j], padded ? W : left - j * W);
 }
 
-/* rest = Σ_{c ≠ argmax} e^(z_c - m), so that Σ_c e^(z_c - m) = 1 + rest with nothing lost however near 1 it is: entries equal to
- * the maximum m are counted, not summed, and one of them left out. e (C), where given, receives the exponentials, and may be z. NaN
- * where m is not finite. */
+/* rest = Σ_{c ≠ argmax} e^(z_c - m), so that Σ_c e^(z_c - m) = 1 + rest and a rest far below 1 keeps all its digits: entries
+ * equal to the maximum m are counted, not summed, and one of them is left out. The exponentials go to e (C), unless it is NULL; e
+ * may be z. NaN if m is not finite. */
 static ALWAYS_INLINE double exp_rest(fbp_size C, const real *z, real m, real *e, int padded)
 {
     const vec maximum = v_all(m);
@@ -58,7 +58,7 @@ static ALWAYS_INLINE double exp_rest(fbp_size C, const real *z, real m, real *e,
     return rest + (ties - 1);
 }
 
-/* y_c = e^(z_c - m) / Σ; NaN throughout for a row without a finite maximum */
+/* y_c = e^(z_c - m) / Σ; all NaN if the maximum is not finite */
 static ALWAYS_INLINE void softmax_through(fbp_size C, const real *z, real *y, real *e, int padded)
 {
     real m = row_max(C, z);
@@ -93,7 +93,7 @@ static void log_softmax_row(fbp_size C, const real *z, real *y)
         store_at(y + i, v_sub(v_sub(load_at(z + i, C - i, 0), maximum), log_sum), C - i);
 }
 
-/* m + ln Σ; of a row without a finite maximum: NaN if it holds one, else that maximum */
+/* m + ln Σ; if the maximum is not finite, NaN for a row with a NaN, else the maximum */
 static double logsumexp_row(fbp_size C, const real *z)
 {
     assert(are_elements(z, C));

@@ -72,8 +72,8 @@ static inline vec pow2(vec k)
     __m256i bits = AS_INT(v_add(k, v_all(ROUNDER)));
     return AS_REAL(INT(add)(INT(slli)(bits, MANTISSA_BITS), AS_INT(v_all(1))));
 }
-/* In two steps, so that only the last one may leave the normal range; and none where the result is 0 anyway, since processors take
- * many times as long for an underflow. */
+/* In two steps, so that only the last one may leave the normal range; and none where the result is 0 anyway, since processors
+ * take many times as long for an underflow. */
 static inline vec v_ldexp(vec a, vec k)
 {
     a = v_select(v_lt(k, v_all(LEAST_POWER)), v_all(0), a);

@@ -52,8 +52,8 @@ static inline real real_of(integer b) { real x; memcpy(&x, &b, sizeof x); return
 
 /* 2^k for whole k that give a normal number: k moved into the exponent field by adding ROUNDER */
 static inline real pow2(real k) { return real_of((bits_of(k + ROUNDER) << MANTISSA_BITS) + bits_of(1)); }
-/* In two steps, so that only the last one may leave the normal range; and none where the result is 0 anyway, since processors take
- * many times as long for an underflow. */
+/* In two steps, so that only the last one may leave the normal range; and none where the result is 0 anyway, since processors
+ * take many times as long for an underflow. */
 static inline vec v_ldexp(vec a, vec k)
 {
     EACH_LANE {

@@ -1,11 +1,11 @@
-/* On which core a thread runs, and on which it may run. Where the system does not tell, core -1 and no cores at all, and no
- * thread can be moved. */
+/* The core a thread runs on, and its affinity. On systems other than Linux the core is -1, the set of cores is empty, and threads
+ * are not moved. */
 #ifndef FASTBP_CORE_H
 #define FASTBP_CORE_H
 
 #if defined(__linux__)
 #ifndef _GNU_SOURCE
-#define _GNU_SOURCE /* for the cores of a thread */
+#define _GNU_SOURCE /* for cpu_set_t */
 #endif
 #include <sched.h>
 #include <time.h>
@@ -15,8 +15,7 @@ typedef cpu_set_t fbp_cores;
 
 static inline int fbp_core(void) { return sched_getcpu(); }
 
-/* Move the calling thread to another core than this one, if it may use another: the system does so at once. It may use the same
- * cores afterwards as before. */
+/* Moves the calling thread off this core at once, if it may use another. Its affinity is unchanged afterwards. */
 static inline void fbp_leave_core(int core)
 {
     cpu_set_t allowed, others;
@@ -27,13 +26,13 @@ static inline void fbp_leave_core(int core)
     if (sched_setaffinity(0, sizeof others, &others) == 0) sched_setaffinity(0, sizeof allowed, &allowed);
 }
 
-/* The cores of the main thread, whichever thread asks; returns how many. */
+/* The affinity of the main thread, from any thread; returns the number of cores. */
 static inline int fbp_main_cores(fbp_cores *cores)
 {
     return sched_getaffinity(getpid(), sizeof *cores, cores) == 0 ? CPU_COUNT(cores) : 0;
 }
 
-/* The calling thread may use these cores from now on. */
+/* Sets the affinity of the calling thread. */
 static inline void fbp_use_cores(const fbp_cores *cores) { sched_setaffinity(0, sizeof *cores, cores); }
 
 static inline int fbp_same_cores(const fbp_cores *a, const fbp_cores *b) { return CPU_EQUAL(a, b); }
@@ -43,7 +42,7 @@ static inline void fbp_add_core(fbp_cores *cores, int core)
     if (core >= 0 && core < CPU_SETSIZE) CPU_SET(core, cores);
 }
 
-/* Seconds since some time, in a hundredth of what asking for the cores takes. */
+/* Monotonic seconds; a hundred times cheaper than reading an affinity */
 static inline long fbp_seconds(void)
 {
     struct timespec now;

@@ -1,12 +1,12 @@
-/* How many threads a call takes that does not say, and which cores they may use. One extension holds this state.
+/* The default number of threads of a call, and the cores they may use. One extension holds this state.
  *
- * The number: a limit that was set (threadpoolctl does), else OMP_NUM_THREADS, else the cores that the process may use or the
- * processor time that its control group grants, whichever is less. A limit set in the main thread holds for all threads that
- * have none of their own; set in another thread it holds there alone, so that threads which set and restore limits at the same
- * time do not restore each other's.
+ * The number is a limit that was set (by threadpoolctl, for instance), else OMP_NUM_THREADS, else the smallest of the number of
+ * cores in the affinity, the CPU quota of the control group, and OMP_THREAD_LIMIT. A limit set in the main thread is the default
+ * of all threads; a limit set in another thread holds for that thread alone, so threads that set and restore limits at the same
+ * time do not interfere.
  *
- * The cores are those of the main thread. They are looked at once a second: a helper takes over what has changed since. Where
- * OpenMP libraries bind the main thread to a core, that tells nothing of the process: then fbp_begin is told the cores, and they
+ * The cores are the affinity of the main thread. It is read once a second, and helpers follow its changes. If an OpenMP library
+ * has bound the main thread to a core, its affinity says nothing about the process: fbp_begin is then given the cores, and they
  * stay. */
 #ifndef FASTBP_COUNTS_H
 #define FASTBP_COUNTS_H
@@ -19,7 +19,7 @@
 #define FBP_EXPORT __attribute__((visibility("default")))
 #endif
 
-/* What threadpoolctl finds and calls. */
+/* Found and called by threadpoolctl */
 FBP_EXPORT int fbp_get_num_threads(void);
 FBP_EXPORT void fbp_set_num_threads(int threads);
 
@@ -27,18 +27,18 @@ FBP_EXPORT void fbp_set_num_threads(int threads);
 
 static struct {
     uintptr_t main_thread;
-    int chosen; /* OMP_NUM_THREADS, 0 if it says nothing */
-    int most;   /* where it says nothing; 0 if there is no such limit */
-    int fixed;  /* whether the cores stay as they are */
+    int chosen;  /* OMP_NUM_THREADS, or 0 */
+    int ceiling; /* the CPU quota or OMP_THREAD_LIMIT, whichever is less, or 0 */
+    int fixed;   /* whether the cores never change */
     fbp_cores cores;
-    pthread_mutex_t lock; /* of the cores */
-    _Atomic uint32_t changes; /* of the cores; 0 while they are unknown */
-    _Atomic int count;        /* of the cores */
-    _Atomic long looked;      /* at the cores, in seconds */
-    _Atomic int limit;        /* of all threads, 0 if there is none */
+    pthread_mutex_t lock;     /* protects `cores` */
+    _Atomic uint32_t changes; /* generation of `cores`; 0 while they are unknown */
+    _Atomic int count;        /* number of cores */
+    _Atomic long looked;      /* when the affinity was read last, in seconds */
+    _Atomic int limit;        /* default limit of all threads, or 0 */
 } fbp_machine = {.lock = PTHREAD_MUTEX_INITIALIZER, .count = 1};
 
-static _Thread_local int fbp_limit; /* of this thread, 0 if it has none of its own */
+static _Thread_local int fbp_limit; /* limit of this thread alone, or 0 */
 
 static void fbp_set_cores(const fbp_cores *cores, int count)
 {
@@ -51,13 +51,14 @@ static void fbp_set_cores(const fbp_cores *cores, int count)
     pthread_mutex_unlock(&fbp_machine.lock);
 }
 
-/* Before anything else. There are `count` cores: those of `fixed`, which stay, or, if it is NULL, those that the system tells. */
-static void fbp_begin(uintptr_t main_thread, int chosen, int most, int count, const fbp_cores *fixed)
+/* To be called first. The cores are `fixed`, `count` of them, for good; if `fixed` is NULL, the affinity of the main thread, and
+ * `count` if that is unknown. */
+static void fbp_begin(uintptr_t main_thread, int chosen, int ceiling, int count, const fbp_cores *fixed)
 {
     fbp_cores cores;
     fbp_machine.main_thread = main_thread;
     fbp_machine.chosen = chosen;
-    fbp_machine.most = most;
+    fbp_machine.ceiling = ceiling;
     fbp_machine.fixed = fixed != NULL;
     atomic_store(&fbp_machine.count, count);
     atomic_store(&fbp_machine.looked, fbp_seconds());
@@ -67,7 +68,7 @@ static void fbp_begin(uintptr_t main_thread, int chosen, int most, int count, co
         fbp_set_cores(&cores, fbp_main_cores(&cores));
 }
 
-/* See whether the cores have changed, if this is another second than that of the last look. */
+/* Reads the affinity again, at most once a second. */
 static void fbp_look(void)
 {
     fbp_cores cores;
@@ -77,7 +78,7 @@ static void fbp_look(void)
     fbp_set_cores(&cores, fbp_main_cores(&cores));
 }
 
-/* Let the calling thread use the cores of the process, if they have changed since `seen`. */
+/* Lets the calling thread use the cores of the process, if they have changed since generation `seen`. */
 static void fbp_follow_cores(uint32_t *seen)
 {
     if (*seen == atomic_load(&fbp_machine.changes)) return;
@@ -93,10 +94,10 @@ static int fbp_default_threads(void)
     if (fbp_machine.chosen > 0) return fbp_machine.chosen;
     fbp_look();
     const int count = atomic_load_explicit(&fbp_machine.count, memory_order_relaxed);
-    return fbp_machine.most > 0 && fbp_machine.most < count ? fbp_machine.most : count;
+    return fbp_machine.ceiling > 0 && fbp_machine.ceiling < count ? fbp_machine.ceiling : count;
 }
 
-/* Of a thread without a limit of its own. */
+/* The number for threads without a limit of their own */
 static int fbp_threads_of_all(void)
 {
     const int limit = atomic_load_explicit(&fbp_machine.limit, memory_order_relaxed);
@@ -105,7 +106,7 @@ static int fbp_threads_of_all(void)
 
 int fbp_get_num_threads(void) { return fbp_limit > 0 ? fbp_limit : fbp_threads_of_all(); }
 
-/* What would hold without it is no limit: so whoever restores a number goes on to follow what comes later. */
+/* Setting the default clears the limit: code that saves and restores a number keeps following later changes of the default. */
 void fbp_set_num_threads(int threads)
 {
     if (threads < 1) threads = 1;
@@ -117,7 +118,7 @@ void fbp_set_num_threads(int threads)
 
 #else
 
-static void fbp_begin(uintptr_t main_thread, int chosen, int most, int count, const fbp_cores *fixed) {}
+static void fbp_begin(uintptr_t main_thread, int chosen, int ceiling, int count, const fbp_cores *fixed) {}
 int fbp_get_num_threads(void) { return 1; }
 void fbp_set_num_threads(int threads) { (void)threads; }
 

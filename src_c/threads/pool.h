@@ -1,8 +1,8 @@
-/* The teams of a process. A call hires one and gives it back; its helpers stay, asleep, for the next call, and end when none
- * has come for some seconds. Calls at the same time, from several threads, have teams of their own.
+/* The thread pool of a process. A call takes a team from the pool and gives it back; the helpers of the team then sleep until the
+ * next call, and end if none comes for some seconds. Concurrent calls from several threads have separate teams.
  *
- * The child of a fork has none of the helpers. Its calls have no team, and a call that was under way, when a signal handler
- * forked, goes on alone: it takes no lock that a helper may have held. */
+ * The child of a fork has no helpers: its calls run on one thread. A call in progress when a signal handler forked goes on alone
+ * in the child, and takes no lock that a helper may have held. */
 #ifndef FASTBP_POOL_H
 #define FASTBP_POOL_H
 
@@ -19,12 +19,12 @@
 #endif
 
 typedef struct fbp_crew {
-    fbp_team team; /* first: a team is the crew that it belongs to */
+    fbp_team team; /* first member: the address of a team is that of its crew */
     struct fbp_crew *next;
     int helpers;
     int hired;
-    _Atomic int ended; /* no longer in the pool; the last helper frees it */
-    uint32_t counted;  /* tasks, in fbp_pool.tasks */
+    _Atomic int ended; /* removed from the pool; its last helper frees it */
+    uint32_t counted;  /* tasks of this crew that are in fbp_pool.tasks */
 } fbp_crew;
 
 typedef struct {
@@ -34,13 +34,13 @@ typedef struct {
 
 static struct {
     pthread_mutex_t lock;
-    fbp_crew *first; /* of all crews */
-    int threads;     /* of the team that was given back last */
-    uint32_t tasks;  /* that all teams have shared out before they were given back */
-    int forked;      /* whether this process has none of the helpers */
+    fbp_crew *first; /* list of all crews */
+    int threads;     /* size of the team that was given back last */
+    uint32_t tasks;  /* number of tasks of all teams, as of when they were given back */
+    int forked;      /* whether this process is a child without helpers */
 } fbp_pool = {.lock = PTHREAD_MUTEX_INITIALIZER};
 
-/* Take the crew out of the pool if it is idle: all its helpers end. Returns whether they do. */
+/* Removes a crew from the pool if it is idle, and ends its helpers. Returns whether the crew has ended. */
 static int fbp_dissolve(fbp_crew *crew)
 {
     pthread_mutex_lock(&fbp_pool.lock);
@@ -63,7 +63,7 @@ static void fbp_free_crew(fbp_crew *crew)
     free(crew);
 }
 
-/* A helper of a crew that has ended goes. */
+/* A helper leaves a crew that has ended; the last one frees it. */
 static void fbp_leave(fbp_crew *crew)
 {
     pthread_mutex_lock(&fbp_pool.lock);
@@ -85,7 +85,7 @@ static void *fbp_help(void *given)
     return NULL;
 }
 
-/* One more thread for the crew. It takes no signals: they are for the threads of the program. */
+/* Adds a thread to the crew. It blocks all signals, which belong to the threads of the program. */
 static int fbp_add_helper(fbp_crew *crew)
 {
     fbp_helper *helper = malloc(sizeof *helper);
@@ -121,7 +121,7 @@ static fbp_crew *fbp_new_crew(void)
     return crew;
 }
 
-/* The first crew that is idle, so that those behind it end, or a new one; NULL if there is no memory for it. */
+/* The first idle crew, so that later ones time out; a new crew if none is idle; NULL if there is no memory for it. */
 static fbp_crew *fbp_idle_crew(void)
 {
     pthread_mutex_lock(&fbp_pool.lock);
@@ -134,8 +134,7 @@ static fbp_crew *fbp_idle_crew(void)
     return crew;
 }
 
-/* A team of `threads` threads, or of as many as the system grants; NULL if it has no memory for any, and in the child of a
- * fork. */
+/* A team of `threads` threads, or as many as the system grants; NULL without memory for it, and in the child of a fork. */
 static fbp_team *fbp_hire(int threads)
 {
     assert(threads > 0);
@@ -161,7 +160,7 @@ static void fbp_give_back(fbp_team *team)
     pthread_mutex_unlock(&fbp_pool.lock);
 }
 
-/* The threads of the team that was given back last, and how many tasks all teams have shared out so far. */
+/* The size of the team that was given back last, and the number of tasks of all teams so far */
 static void fbp_last_team(int *threads, uint32_t *tasks)
 {
     pthread_mutex_lock(&fbp_pool.lock);
@@ -189,7 +188,7 @@ static void fbp_after_fork_in_child(void)
     for (fbp_crew *crew = fbp_pool.first; crew; crew = crew->next) crew->team.threads = 1;
 }
 
-/* Before the first team. */
+/* To be called before the first team */
 static void fbp_prepare_for_forks(void) { pthread_atfork(fbp_before_fork, fbp_after_fork, fbp_after_fork_in_child); }
 
 static int fbp_is_forked(void) { return fbp_pool.forked; }

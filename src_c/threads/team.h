@@ -1,18 +1,17 @@
-/* A team: the thread that made a call, and others at its service. The first, number 0, shares out one task after another; each
- * takes the next part that nobody has taken.
+/* A team: the calling thread, number 0, and its helpers. Thread 0 shares one task after another; each thread takes the next part
+ * that nobody has taken.
  *
- * Nobody waits for a thread that has not come: a task is over when its parts are, whoever did them. So a core that is busy
- * with something else costs no more than its help. A thread without work spins for 0.1 ms, so that it is there for the next
- * task and the next step of a loop, then it sleeps. It should not spin for longer: on a busy core that is time it does not
- * have when work comes. Thread 0, which waits for the last part, first spins, then yields its core, and then sleeps for
- * moments: a thread of a lower priority that has the part would not get the core otherwise.
+ * A task ends when all its parts are done, whoever did them, so a helper on a busy core is not waited for. An idle helper spins
+ * for 0.1 ms, long enough for the next task of a loop, then sleeps on a condition variable; spinning longer would waste the time
+ * slice of a busy core. Thread 0, waiting for the last part, spins, then yields, then naps: a thread of lower priority that has
+ * the part would not get the core otherwise.
  *
- * The system may wake a thread on the core of the one that woke it, and leave both there for tens of milliseconds, taking
- * turns. So each looks where thread 0 runs, and goes elsewhere. */
+ * The scheduler may wake a helper on the core of the thread that woke it, and let both share it for tens of milliseconds. So each
+ * helper checks where thread 0 runs, and moves off that core. */
 #ifndef FASTBP_TEAM_H
 #define FASTBP_TEAM_H
 
-#include "core.h" /* first: it asks the system headers for more */
+#include "core.h" /* first: it defines _GNU_SOURCE */
 
 #include <assert.h>
 #include <stddef.h>
@@ -30,15 +29,15 @@ typedef void (*fbp_part)(const void *task, ptrdiff_t i, int thread);
 #include <time.h>
 
 typedef struct {
-    int threads; /* of this call */
+    int threads; /* size of the team in this call */
     fbp_part part;
     const void *task;
-    _Atomic uint64_t open;        /* number of the task, threads, parts that nobody has taken: one word, changed as a whole */
-    _Atomic ptrdiff_t unfinished; /* parts */
-    _Atomic uint32_t generation;  /* counts tasks */
-    _Atomic int core;             /* on which thread 0 runs */
-    _Atomic int asleep;
-    pthread_mutex_t mutex; /* of the sleepers */
+    _Atomic uint64_t open;        /* one word: number of the task, threads, parts that nobody has taken */
+    _Atomic ptrdiff_t unfinished; /* parts that are not done */
+    _Atomic uint32_t generation;  /* number of tasks so far */
+    _Atomic int core;             /* the core of thread 0 */
+    _Atomic int asleep;           /* helpers waiting for `wake` */
+    pthread_mutex_t mutex;
     pthread_cond_t wake;
 } fbp_team;
 
@@ -62,7 +61,8 @@ static inline void fbp_pause(void)
 #endif
 }
 
-/* Do parts of the task until all are taken. The task may be read once a part of it is taken: until that is finished it stays. */
+/* Does parts of the task until all are taken. The task is only read by a thread that has taken a part: until the part is done,
+ * the task exists. */
 static inline void fbp_take_parts(fbp_team *team, int thread)
 {
     uint64_t open = atomic_load(&team->open);
@@ -74,12 +74,12 @@ static inline void fbp_take_parts(fbp_team *team, int thread)
     }
 }
 
-/* There is a new task: whoever sleeps wakes. */
+/* Announces a new task, and wakes the sleeping helpers. */
 static inline void fbp_team_wake(fbp_team *team)
 {
     atomic_fetch_add(&team->generation, 1);
     if (atomic_load(&team->asleep) == 0) return;
-    pthread_mutex_lock(&team->mutex); /* who is about to sleep sleeps now */
+    pthread_mutex_lock(&team->mutex); /* a helper about to wait has released the mutex, and waits */
     pthread_mutex_unlock(&team->mutex);
     pthread_cond_broadcast(&team->wake);
 }
@@ -104,14 +104,14 @@ static inline void fbp_team_share(fbp_team *team, fbp_part part, const void *tas
     while (atomic_load(&team->unfinished) > 0) nanosleep(&(struct timespec){0, FBP_NAP}, NULL);
 }
 
-/* The clock of fbp_team_serve. */
-#if defined(__APPLE__) /* has no other for condition variables */
+/* The clock of the condition variable */
+#if defined(__APPLE__) /* the only one for condition variables */
 #define FBP_CLOCK CLOCK_REALTIME
 #else
 #define FBP_CLOCK CLOCK_MONOTONIC
 #endif
 
-/* For the others: help with the task there is, then wait for the next one; returns 0 if none came for `patience` ms. */
+/* For helpers: help with the current task, then wait for the next one; returns 0 if none came within `patience` ms. */
 static inline int fbp_team_serve(fbp_team *team, int thread, int patience)
 {
     const uint32_t seen = atomic_load(&team->generation);
@@ -129,7 +129,7 @@ static inline int fbp_team_serve(fbp_team *team, int thread, int patience)
     until.tv_nsec %= 1000000000;
     int late = 0;
     pthread_mutex_lock(&team->mutex);
-    atomic_fetch_add(&team->asleep, 1); /* before the last look at the generation: one of the two sees the other */
+    atomic_fetch_add(&team->asleep, 1); /* before `generation` is read: a new task is seen here, or fbp_team_wake sees `asleep` */
     while (atomic_load(&team->generation) == seen && !late)
         late = pthread_cond_timedwait(&team->wake, &team->mutex, &until) == ETIMEDOUT;
     atomic_fetch_sub(&team->asleep, 1);

@@ -1,5 +1,5 @@
-/* Calls that break what a primitive assumes. Without an argument: a line for each. With a number: that call, which ends the program
- * with status BROKEN where there are assertions; number 0 breaks nothing. */
+/* Calls that break what a primitive assumes. Without an argument: a line for each. With a number: that call, which ends the
+ * program with status BROKEN where there are assertions; number 0 breaks nothing. */
 #include "threads/team.h" /* first: it asks the system headers for more */
 
 #include "fastbp.h"

@@ -1,15 +1,16 @@
 /* Every primitive of kernels.def, on every instruction set that this CPU can run, against its formula in long double.
  *
  * A. A line of LINES, near the end, tells which primitive is called on which inputs, what must come out, and how exactly.
- * B. An error is counted in eps (the spacing of the dtype's numbers at 1) times the size of what was rounded: of the result itself
- *    where nothing cancels, of the terms where something does; or in the smallest positive number, `tiny`, where that is more.
- *    NaN must be NaN, and an infinity that infinity.
+ * B. An error is counted in eps (the spacing of the dtype's numbers at 1) times the size of what was rounded: of the result
+ *    itself where nothing cancels, of the terms where something does; or in the smallest positive number, `tiny`, where that is
+ *    more. NaN must be NaN, and an infinity that infinity.
  * C. Inputs and outputs lie in memory full of NaN, at odd offsets. A number read from outside an input, or left unwritten, spoils
  *    the result; one written outside an output is seen.
  * D. A second run gives the same bits; so does one in place, or one of a product in parts, where the comments in src_c allow it.
  *
  * Usage: test_kernels [points [dtype [isa]]], with so many points in a sweep of an elementary function over all its arguments;
- * 200000 unless told. With less than 100000 there are fewer rows and products as well; with less than 10000, for an emulator, few.
+ * 200000 unless told. With less than 100000 there are fewer rows and products as well; with less than 10000, for an emulator,
+ * few.
  */
 #include <float.h>
 #include <math.h>
@@ -34,7 +35,7 @@
 #define LAMBDA_ALPHA 1.7580993408473768599402175208123L
 #define FOLLOWING 8.0L  /* more than the bound of any activation or slope, which comes on top */
 
-/* -- the dtype and the instruction set under test ----------------------------------------------------------------------------- */
+/* -- the dtype and the instruction set under test ---------------------------------------------------------------------------- */
 typedef long double exact;
 typedef struct { const char *name; size_t size; exact eps, tiny, largest, range; } dtype; /* range: beyond it e^x is 0 or inf */
 static const dtype DTYPES[] = {{"float32", sizeof(float), FLT_EPSILON, FLT_TRUE_MIN, FLT_MAX, 110},
@@ -56,7 +57,7 @@ static void put(void *p, fbp_size i, exact x)
     else ((double *)p)[i] = (double)x;
 }
 
-/* -- a problem: one call, and what must come out ------------------------------------------------------------------------------ */
+/* -- a problem: one call, and what must come out ----------------------------------------------------------------------------- */
 enum { INPUTS = 4, OUTPUTS = 3, LONGEST = 1 << 18, LONGEST_ROW = 5000 };
 enum primitive {
 #define FBP_KERNEL(result, name, parameters, arguments) is_##name,
@@ -82,7 +83,7 @@ static exact in[INPUTS][LONGEST];
 static estimate want[OUTPUTS][LONGEST];
 static const estimate ANYTHING = {0, 0, INFINITY};
 
-/* -- the formulas ------------------------------------------------------------------------------------------------------------- */
+/* -- the formulas ------------------------------------------------------------------------------------------------------------ */
 static exact sigmoid(exact x) { return x < 0 ? expl(x) / (1 + expl(x)) : 1 / (1 + expl(-x)); }
 static exact softplus(exact x) { return x > 0 ? x + log1pl(expl(-x)) : log1pl(expl(x)); }
 static exact density(exact x) /* φ(x); the exponential magnifies what x² loses */
@@ -120,8 +121,8 @@ static estimate activation(int kind, int slope, exact x)
     return (estimate){(slope ? 1 : x) * (y + term), (slope ? 1 : x) * (y + fabsl(term)) * lost, 1 + fabsl(x)};
 }
 
-/* The parts of the softmax of z (n): gap_c = m - z_c, e_c = exp(-gap_c), rest = Σ_{c ≠ top} e_c; all NaN without a finite maximum.
- * An error of blur_c eps in a gap is one relative to e_c: the gap is rounded, and after a softcap so are z_c and m. */
+/* The parts of the softmax of z (n): gap_c = m - z_c, e_c = exp(-gap_c), rest = Σ_{c ≠ top} e_c; all NaN without a finite
+ * maximum. An error of blur_c eps in a gap is one relative to e_c: the gap is rounded, and after a softcap so are z_c and m. */
 static struct { fbp_size top; exact m, rest, rest_size, log, log_size, gap[LONGEST_ROW], e[LONGEST_ROW], blur[LONGEST_ROW]; } row;
 static void analyse(fbp_size n, const exact *z, double cap)
 {
@@ -199,7 +200,9 @@ static void expect_elements(problem *p)
         estimate d = {0, 0, 2}, f, term = {0, 0, 0};
         switch (p->id) {
         case is_activate: d = activation(o.kind, 0, z); break;
-        case is_activate_backward: f = activation(o.kind, 1, t), d = (estimate){z * f.value, z * f.size, f.floor * grown(z)}; break;
+        case is_activate_backward:
+            f = activation(o.kind, 1, t), d = (estimate){z * f.value, z * f.size, f.floor * grown(z)};
+            break;
         case is_softmax_row: d = softmax(i); break;
         case is_log_softmax_row: d.value = -row.gap[i] - row.log, d.size = row.gap[i] + row.log_size; break;
         case is_softmax_backward_row: d.value = t * (z - mean), d.size = t * (fabsl(z) + mean_size); break;
@@ -312,7 +315,7 @@ static void expect_update(problem *p) /* its size is that of the same formulas w
         exact next = m, next_size = fabsl(m), step = 0, step_size = 0, root; /* what is divided by, or has the sign */
         switch (p->o.kind) {
         case FBP_UPDATE_sgd:
-            if (mu != 0) next = mu * m + g, next_size = mu * fabsl(m) + g_size; /* else there is none, and nothing may be written */
+            if (mu != 0) next = mu * m + g, next_size = mu * fabsl(m) + g_size; /* else there is no state to write */
             step = mu == 0 ? g : p->o.nesterov ? g + mu * next : next;
             step_size = mu == 0 ? g_size : p->o.nesterov ? g_size + mu * next_size : next_size;
             break;
@@ -370,7 +373,7 @@ static void expect_product(problem *p)
 }
 static void expect_yes(problem *p) { p->result = (estimate){1, 0, 0}; }
 
-/* -- inputs ------------------------------------------------------------------------------------------------------------------- */
+/* -- inputs ------------------------------------------------------------------------------------------------------------------ */
 static double uniform(double low, double high) /* splitmix64 */
 {
     static uint64_t state;
@@ -441,7 +444,7 @@ static void spread(const problem *p)
     }
 }
 
-/* -- guarded memory ----------------------------------------------------------------------------------------------------------- */
+/* -- guarded memory ---------------------------------------------------------------------------------------------------------- */
 enum { LEAD = 3, TRAIL = 67 }; /* elements, of bytes 0xFF: a NaN that no arithmetic makes */
 typedef struct { unsigned char *start; size_t bytes; } block;
 static void *contents(block b) { return element(b.start, LEAD); }
@@ -462,15 +465,16 @@ static int intact(block b)
     return good;
 }
 
-/* -- the calls ---------------------------------------------------------------------------------------------------------------- */
-static int multiply(const problem *p, void **x, void *C, fbp_size i, fbp_size m, fbp_size j, fbp_size n) /* rows i.., columns j.. */
+/* -- the calls --------------------------------------------------------------------------------------------------------------- */
+/* Rows i.., columns j.. */
+static int multiply(const problem *p, void **x, void *C, fbp_size i, fbp_size m, fbp_size j, fbp_size n)
 {
     block scratch = place(k->matrix_product_scratch(m, n, p->K, p->o.pieces), NULL);
     const fbp_update sgd = {.rule = FBP_UPDATE_sgd, .learning_rate = 0.1, .bias = {1, 1}, .gradient_scale = 1};
     fbp_epilogue then = {
         .activation = p->o.kind, .bias = p->o.bias ? element(x[2], j) : NULL,
         .slope = p->o.slope ? element(x[3], i * p->slope_row + j) : NULL, .slope_row = p->slope_row,
-        .accumulate = p->o.add, .update = p->o.update ? &sgd : NULL, .in_pieces = p->o.pieces,
+        .accumulate = p->o.add, .update = p->o.update ? &sgd : NULL, .pieces = p->o.pieces,
     };
     k->matrix_product(m, n, p->K, element(x[0], i * p->A_row), p->A_row, p->A_column, element(x[1], j * p->B_column), p->B_row,
                       p->B_column, &then, contents(scratch), element(C, i * p->C_row + j), p->C_row);
@@ -489,12 +493,13 @@ static int close_to(double a, double b) { return fabs(a - b) <= 1e-3 * b; }
 static double call(const problem *p, void **x, void **y)
 {
     const options o = p->o;
-    fbp_cross_entropy how;
+    fbp_cross_entropy cross_entropy;
     fbp_update rates;
     double error = 0;
     static double row[LONGEST];
     void *e = p->past_caches ? row : NULL;
-    const fbp_size n = p->n, unit = k->tile_columns(), i = p->in_parts ? p->M / 2 : 0, j = p->in_parts ? p->N / 2 / unit * unit : 0;
+    const fbp_size n = p->n, unit = k->tile_columns(), i = p->in_parts ? p->M / 2 : 0;
+    const fbp_size j = p->in_parts ? p->N / 2 / unit * unit : 0;
     switch (p->id) { /* a primitive without a case is an error of compilation, by -Wall -Werror */
     case is_activate: k->activate(o.kind, n, x[0], y[0]); break;
     case is_activate_backward: k->activate_backward(o.kind, n, x[0], x[1], y[0]); break;
@@ -507,18 +512,20 @@ static double call(const problem *p, void **x, void **y)
                                       y[0], n, &error);
         return error;
     case is_softmax_cross_entropy_row:
-        how = (fbp_cross_entropy){o.weighted ? x[2] : NULL, o.smoothing, o.lse_square_scale, o.softcap, 0, 0, 0};
+        cross_entropy = (fbp_cross_entropy){o.weighted ? x[2] : NULL, o.smoothing, o.lse_square_scale, o.softcap, 0, 0, 0};
         for (fbp_size c = 0; o.weighted && c < n; c++) {
-            const exact w = get(x[2], c), sum = how.weight_sum + w;
-            how.weight_sum_lost += (double)(how.weight_sum - (double)sum + w), how.weight_sum = (double)sum;
-            how.share_of_0 |= o.smoothing != 0 && fabsl(w) * o.smoothing / n < type->tiny / type->eps;
+            const exact w = get(x[2], c), sum = cross_entropy.weight_sum + w;
+            cross_entropy.weight_sum_lost += (double)(cross_entropy.weight_sum - (double)sum + w);
+            cross_entropy.weight_sum = (double)sum;
+            cross_entropy.share_of_0 |= o.smoothing != 0 && fabsl(w) * o.smoothing / n < type->tiny / type->eps;
         }
-        return k->softmax_cross_entropy_row(n, x[0], o.rows ? x[1] : NULL, p->label, &how, o.scale, y[1], e, y[0]);
+        return k->softmax_cross_entropy_row(n, x[0], o.rows ? x[1] : NULL, p->label, &cross_entropy, o.scale, y[1], e, y[0]);
     case is_elementwise_error_row:
         return k->elementwise_error_row(n, x[0], x[1], &(fbp_error){o.kind, o.weighted ? x[2] : NULL, o.smoothing, o.parameter},
                                         o.scale, y[0]);
     case is_update:
-        rates = (fbp_update){.rule = o.kind, .learning_rate = 0.1, .rate = {0.9, 0.999, 1e-8}, .bias = {1, 1}, .gradient_scale = 1};
+        rates = (fbp_update){.rule = o.kind, .learning_rate = 0.1, .rate = {0.9, 0.999, 1e-8}, .bias = {1, 1},
+                             .gradient_scale = 1};
         rates.weight_decay = o.decay;
         if (o.kind == FBP_UPDATE_sgd) rates.rate[0] = o.momentum, rates.rate[1] = o.nesterov;
         if (o.kind == FBP_UPDATE_rmsprop) rates.rate[0] = 0.999, rates.rate[1] = 1e-8, rates.rate[2] = 0.9;
@@ -559,7 +566,7 @@ static double call(const problem *p, void **x, void **y)
     return 0;
 }
 
-/* -- the table ---------------------------------------------------------------------------------------------------------------- */
+/* -- the table --------------------------------------------------------------------------------------------------------------- */
 enum { UPDATES = 1 << INPUTS, VARIANTS = 4 };
 typedef struct {
     const char *name;
@@ -573,7 +580,8 @@ typedef struct {
 } line;
 #define LINE(name, ...) {#name, is_##name, __VA_ARGS__, 0}
 #define FUNCTION(name, KIND, bound) {name, is_activate, expect_elements, "z", 1, 1, bound, {{.kind = KIND}}, 1}
-#define SLOPE(name, KIND, inputs, bound) {name "'", is_activate_backward, expect_elements, inputs, 1, 3, bound, {{.kind = KIND}}, 0}
+#define SLOPE(name, KIND, inputs, bound) \
+    {name "'", is_activate_backward, expect_elements, inputs, 1, 3, bound, {{.kind = KIND}}, 0}
 #define ERROR(name, inputs, ...) {#name, is_elementwise_error_row, expect_elements, inputs, 1, 1, __VA_ARGS__, 0}
 #define UPDATE(name, inputs, outputs, ...) {"update, " #name, is_update, expect_update, inputs, outputs, UPDATES, __VA_ARGS__, 0}
 static const line LINES[] = {
@@ -640,7 +648,8 @@ static const line LINES[] = {
     {"matrix_product, added", is_matrix_product, expect_product, "zggt", 1, UPDATES, CHAIN, {{.add = 1}}, 0},
     {"matrix_product, update", is_matrix_product, expect_product, "zggt", 1, UPDATES, CHAIN, {{.update = 1}}, 0},
     {"matrix_product, in pieces", is_matrix_product, expect_product, "zggt", 1, 0, CHAIN, {{.pieces = 1}}, 0},
-    {"matrix_product, pieces updated", is_matrix_product, expect_product, "zggt", 1, UPDATES, CHAIN, {{.update = 1, .pieces = 1}}, 0},
+    {"matrix_product, pieces updated", is_matrix_product, expect_product, "zggt", 1, UPDATES, CHAIN,
+     {{.update = 1, .pieces = 1}}, 0},
     LINE(product_in_pieces, expect_yes, "", 0, 0, 0, {{0}}),
     LINE(column_sums, expect_product, "1g", 1, 0, CHAIN, {{0}}), /* the product of a row of ones */
     LINE(matrix_product_scratch, expect_yes, "", 0, 0, 0, {{0}}),
@@ -652,7 +661,7 @@ enum { COUNT = sizeof LINES / sizeof LINES[0], ISAS = 8 };
 typedef struct { double worst; long cases, failures; } verdict;
 static verdict verdicts[COUNT][ISAS][2];
 
-/* -- solving a problem, and the verdict --------------------------------------------------------------------------------------- */
+/* -- solving a problem, and the verdict -------------------------------------------------------------------------------------- */
 typedef struct { block out[OUTPUTS]; int outputs, clean; double result; } run;
 static run solve(const line *l, const problem *p, int shared) /* the first output lies in input `shared`, unless that is -1 */
 {
@@ -703,7 +712,8 @@ static void judge(const line *l, problem *p, int number, const char *flavour)
     for (int i = 0; i < INPUTS; i++)
         if (l->in_place >> i & 1 && !agrees(&first, solve(l, p, i))) wrong = "other bits in place";
     p->in_parts = 1;
-    if ((p->id == is_matrix_product || p->id == is_column_sums) && !agrees(&first, solve(l, p, -1))) wrong = "other bits in parts";
+    if ((p->id == is_matrix_product || p->id == is_column_sums) && !agrees(&first, solve(l, p, -1)))
+        wrong = "other bits in parts";
     p->in_parts = 0;
     p->past_caches = 1;
     if (takes_labels(p->id) && !agrees(&first, solve(l, p, -1))) wrong = "other bits past the caches";
@@ -784,7 +794,8 @@ static void products(const line *l, fbp_size points)
     static const fbp_size EDGES[] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 12, 13, 14, 15, 16, 17, 23, 24, 28, 29, 31, 32, 33, 65};
     static const fbp_size DEPTHS[] = {0, 1, 2, 7, 33};
     static const fbp_size LARGE[][3] = {{5, 9, 255}, {5, 9, 257}, {15, 3, 600}, {540, 35, 3}, {2, 4130, 3}, {150, 290, 9},
-                                        {20, 600, 35}, {70, 100, 70}, {300, 90, 65}, {35, 40, 530}, {40, 1100, 70}, {17, 1030, 35}};
+                                        {20, 600, 35}, {70, 100, 70}, {300, 90, 65}, {35, 40, 530}, {40, 1100, 70},
+                                        {17, 1030, 35}};
     const int few = points < 10000, thorough = points >= 100000;
     for (int i = 0; i < 24 * 24; i += thorough ? 1 : few ? 19 : 5) { /* no step is a divisor of what it goes through */
         const int strides = (int)uniform(0, 8), then = (int)uniform(0, 4), flavour = one_in(9) ? ONE_NAN : ORDINARY;
