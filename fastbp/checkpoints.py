@@ -15,6 +15,7 @@ from fastbp import _checks, persistence
 from fastbp.history import History
 
 if TYPE_CHECKING:
+    from fastbp.lbfgs import LBFGS
     from fastbp.optimizers import Optimizer
     from fastbp.training import Run
 
@@ -51,7 +52,9 @@ def save(path: str | os.PathLike[str], run: Run) -> None:
     persistence.write(path, _FORMAT, config, arrays)
 
 
-def _identity(network: dict[str, Any], optimizer: Optimizer, callbacks: tuple[Any, ...]) -> dict[str, Any]:
+def _identity(
+    network: dict[str, Any], optimizer: Optimizer | LBFGS, callbacks: tuple[Any, ...]
+) -> dict[str, Any]:
     """What has to be the same in the training that goes on."""
     return {
         "network": network,
@@ -106,7 +109,9 @@ def read(path: str | os.PathLike[str]) -> Saved:
         raise _damaged(path, cause) from cause
 
 
-def compare(saved: Saved, network: dict[str, Any], optimizer: Optimizer, callbacks: tuple[Any, ...]) -> None:
+def compare(
+    saved: Saved, network: dict[str, Any], optimizer: Optimizer | LBFGS, callbacks: tuple[Any, ...]
+) -> None:
     """Refuse to go on with something else than what was saved."""
     for name, expected in _identity(network, optimizer, callbacks).items():
         if saved.identity[name] != expected:

@@ -11,6 +11,7 @@ import numpy as np
 
 from fastbp import _checks
 from fastbp.batches import Arrays, Examples
+from fastbp.callbacks import Checkpoint
 from fastbp.divergence import divergence
 
 if TYPE_CHECKING:
@@ -75,8 +76,8 @@ def check(run_settings: Any, batches: Any, dropout: Any, resume: Any) -> None:
         raise ValueError(text.format("dropout", "a network without"))
     if any(run_settings.clips):
         raise ValueError(text.format("clipping", "none"))
-    if resume is not None:
-        raise ValueError(text.format("resume", "None: it keeps no state in files"))
+    if resume is not None or any(isinstance(callback, Checkpoint) for callback in run_settings.callbacks):
+        raise ValueError(text.format("a checkpoint", "none: it keeps no state in files"))
 
 
 class _Objective:

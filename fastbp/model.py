@@ -220,10 +220,8 @@ class MLP:
         self._generator = np.random.default_rng(_checks.networks.seed("seed", seed))
         self._configure(layer_sizes, activation, loss, dtype, n_threads, named, dropout, label_smoothing)
         if any(self.dropout):
-            ahead = np.random.Generator(
-                self._generator.bit_generator.jumped()
-            )  # weights are those without dropout
-            self._dropout_seed = int(ahead.integers(2**63))
+            # from a copy: the weights are those that the seed gives without dropout
+            self._dropout_seed = int(self._random_state().integers(2**63))
         self._build()
         self._draw_weights(init)
 

@@ -124,7 +124,7 @@ def fit(run: Run, saved: checkpoints.Saved | None) -> History:
     if saved is not None:
         checkpoints.restore(saved, run)
     run.tell("fit_begin")
-    if saved is None:
+    if saved is None and run.drawn != run.start:
         run.generator.bit_generator.state = run.drawn
     shown = Progress(run.epochs, run.sets.batches.n_batches) if run.settings.progress else Silence()
     try:

@@ -23,7 +23,12 @@ from fastbp.callbacks import Checkpoint, CSVLog, EarlyStopping, ReduceOnPlateau
 from fastbp.optimizers import OPTIMIZERS
 
 EPOCHS, STEPS = 6, 6 * -(-N // BATCH)
-SOME = {"SGD": [{}, {"momentum": 0.9}, {"momentum": 0.9, "nesterov": True}], "Adam": [{}, {"amsgrad": True}]}
+SOME: dict[str, list[dict[str, Any]]] = {
+    "SGD": [{}, {"momentum": 0.9}, {"momentum": 0.9, "nesterov": True}],
+    "RMSprop": [{}, {"momentum": 0.9, "centered": True}],
+    "Adam": [{}, {"amsgrad": True}],
+    "AdamW": [{}, {"amsgrad": True}],
+}
 MADE = {
     f"{kind.__name__}({', '.join(more)})": partial(kind, **more)
     for kind in sorted(OPTIMIZERS, key=lambda kind: kind.__name__)
