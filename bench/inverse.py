@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
+from typing import Protocol
 
 import numpy as np
 
@@ -50,7 +51,7 @@ class InverseProblem:
         )
 
 
-def rows(shape: StepShape, peers: Iterable[type[TorchInverse]], setting: Setting) -> list[Row]:
+def rows(shape: StepShape, peers: Iterable[type[InversePeer]], setting: Setting) -> list[Row]:
     """Check the gradients of all contestants, and measure their steps."""
     problem = InverseProblem(shape, setting.dtype, setting.threads)
     parameters = problem.network().parameters
@@ -60,7 +61,7 @@ def rows(shape: StepShape, peers: Iterable[type[TorchInverse]], setting: Setting
         wanted = judge.gradients(problem.x, problem.t).flat
         of_the_twin = _step(problem, TWIN, wanted)
 
-    def peer(kind: type[TorchInverse]) -> Entry:
+    def peer(kind: type[InversePeer]) -> Entry:
         each = kind(problem)
         return Entry(Contestant(each.name, each.step), relative(each.gradient(), wanted))
 
@@ -74,6 +75,58 @@ def _step(problem: InverseProblem, name: str, wanted: np.ndarray) -> Entry:
     net, optimizer = problem.network(), fastbp.Adam()
     residual = relative(net.gradients(problem.x, problem.t).flat, wanted)
     return Entry(Contestant(name, lambda: net.step(problem.x, problem.t, optimizer)), residual)
+
+
+class InversePeer(Protocol):
+    """What every step offers; `gradient` makes one, too."""
+
+    name: str
+    package: str
+
+    def __init__(self, problem: InverseProblem) -> None: ...
+    def step(self) -> object: ...
+    def gradient(self) -> np.ndarray: ...
+
+
+class NumpyInverse:
+    """NumPy by hand; Adam on one flat vector."""
+
+    name, package = "NumPy", "numpy"
+
+    def __init__(self, problem: InverseProblem) -> None:
+        net = problem.network()
+        self.x, self.t, self.w = problem.x, problem.t, net.parameters.copy()
+        self.m, self.v, self.g = (np.zeros_like(self.w) for _ in range(3))
+        self.layers, self.gradients, start, self.steps = [], [], 0, 0
+        for i, o in zip(problem.shape.sizes, problem.shape.sizes[1:], strict=False):
+            middle, end = start + i * o, start + (i + 1) * o
+            for flat, views in ((self.w, self.layers), (self.g, self.gradients)):
+                views.append((flat[start:middle].reshape(i, o), flat[middle:end]))
+            start = end
+
+    def step(self) -> None:
+        """Forward, backward, update."""
+        outputs = [self.x]
+        for w, b in self.layers:
+            outputs.append(outputs[-1] @ w + b)
+            if w is not self.layers[-1][0]:
+                np.tanh(outputs[-1], out=outputs[-1])
+        delta = (outputs[-1] - self.t) / len(self.x)
+        for i in range(len(self.layers) - 1, -1, -1):
+            np.matmul(outputs[i].T, delta, out=self.gradients[i][0])
+            np.sum(delta, axis=0, out=self.gradients[i][1])
+            if i:
+                delta = (delta @ self.layers[i][0].T) * (1 - outputs[i] ** 2)
+        self.steps += 1
+        self.m += 0.1 * (self.g - self.m)
+        self.v += 0.001 * (self.g * self.g - self.v)
+        corrected = np.sqrt(self.v / (1 - 0.999**self.steps)) + 1e-8
+        self.w -= 1e-3 / (1 - 0.9**self.steps) * self.m / corrected
+
+    def gradient(self) -> np.ndarray:
+        """Return that of one step."""
+        self.step()
+        return self.g
 
 
 class TorchInverse:
@@ -107,4 +160,4 @@ class TorchInverse:
         return np.concatenate([each.grad.numpy().T.ravel() for each in self.model.parameters()])
 
 
-PEERS = (TorchInverse,)
+PEERS: tuple[type[InversePeer], ...] = (NumpyInverse, TorchInverse)
