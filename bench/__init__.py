@@ -1,4 +1,5 @@
-"""Benchmarks of fastbp: `python -m bench steps`, `losses`, `linear`, `predict`, `mnist`, `sklearn`, `sweep`, `install`.
+"""Benchmarks of fastbp: `python -m bench steps`, `losses`, `linear`, `predict`, `mnist`, `sklearn`, `inverse`,
+`options`, `nielsen`, `memmap`, `sweep`, `install`.
 
 How a number comes about, and where to read it:
 
@@ -12,6 +13,7 @@ How a number comes about, and where to read it:
 5. `machine.py` measures what the machine can do at best: multiply-adds in registers, copying in memory.
 6. `race.py` puts the row together, `report.py` prints it, and a summary: how fastbp stands to the fastest peer.
 
-`sweep.py` measures fastbp alone, at all sizes from 1 on, prints the cliffs and draws the curves; `install.py`
-times the import. Each thread count runs in a process of its own, whose environment holds every library to it.
+`inverse.py` is a row of its own, a tiny network on a large batch. `options.py` measures what the options of `fit`
+cost, `nielsen.py` trains to published accuracies, `memmap.py` on a file of 4 GB. `sweep.py` measures fastbp alone, at
+all sizes from 1 on, prints the cliffs and draws the curves; `install.py` times the import. Each thread count runs in a process of its own, whose environment holds every library to it.
 """

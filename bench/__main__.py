@@ -18,7 +18,8 @@ from . import machine, shapes
 from .race import TWIN, Row, Setting
 from .timing import Plan
 
-TABLES = ("steps", "losses", "linear", "predict", "mnist", "sklearn")  # the others draw or print something else
+TABLES = ("steps", "losses", "linear", "predict", "mnist", "sklearn", "inverse")
+PROGRAMS = ("options", "nielsen", "memmap", "sweep")  # which draw or print something else
 
 
 def main() -> None:
@@ -64,7 +65,7 @@ def work(options: argparse.Namespace) -> None:
         print(report.header(facts), end="\n\n")
     run = {name: getattr(options, name) for name in ("bench", "dtype", "quick", "isa")}
     run |= {"threads": threads, "machine": facts}
-    run |= _table(options, dtype, threads) if options.bench in TABLES else _sweep(options, dtype, threads)
+    run |= _table(options, dtype, threads) if options.bench in TABLES else _program(options, dtype, threads)
     options.json.write_text(json.dumps(run))
 
 
@@ -90,18 +91,17 @@ def _table(options: argparse.Namespace, dtype: np.dtype, threads: int) -> dict[s
     return {"peaks": dataclasses.asdict(setting.peaks), "rows": saved}
 
 
-def _sweep(options: argparse.Namespace, dtype: np.dtype, threads: int) -> dict[str, Any]:
-    """Measure and print the curves."""
-    from . import sweep
-
-    print(f"sweep, {dtype.name}, {threads} thread{'s' * (threads > 1)}")
-    return {"rows": sweep.rows(shapes.select(sweep.SHAPES, options.only), dtype, threads, options.quick)}
+def _program(options: argparse.Namespace, dtype: np.dtype, threads: int) -> dict[str, Any]:
+    """Measure and print what is no table of contestants."""
+    bench = importlib.import_module(f".{options.bench}", __package__)
+    print(f"{options.bench}, {dtype.name}, {threads} thread{'s' * (threads > 1)}")
+    return {"rows": bench.rows(shapes.select(bench.SHAPES, options.only), dtype, threads, options.quick)}
 
 
 def _parser() -> argparse.ArgumentParser:
     """Return the command line."""
     parser = argparse.ArgumentParser(prog="python -m bench", description="Speed, and the residual beside it.")
-    parser.add_argument("bench", choices=(*TABLES, "sweep", "install"))
+    parser.add_argument("bench", choices=(*TABLES, *PROGRAMS, "install"))
     parser.add_argument(
         "--peers",
         nargs="?",

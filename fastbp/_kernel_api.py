@@ -36,6 +36,7 @@ class Network(Protocol):
         seed: int = 0,
         label_smoothing: float = 0.0,
     ) -> None: ...
+
     largest_error: float
     """What the error of an example, or of each logistic output, counts at most in the means that are told; or infinity. Its
     gradient is not limited."""

@@ -13,7 +13,7 @@ from fastbp import _checks
 
 __all__ = ["Arrays", "Examples", "Part", "Stream"]
 
-_CAST_BYTES = 64 * 2**20  # of examples that are cast at a time
+_CAST_BYTES = 32 * 2**20  # of examples that are cast at a time; those before them are still there
 
 
 class Examples(NamedTuple):

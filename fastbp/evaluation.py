@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["evaluate"]
 
-_LOGITS = 16 * 2**20  # bytes of them that are held at a time
+_BLOCK = 16 * 2**20  # bytes of the logits, or of the examples, that are held at a time
 
 
 def evaluate(
@@ -32,7 +32,7 @@ def evaluate(
 ) -> dict[str, float]:
     """The weighted mean error over some or all rows, by `loss` and its `options`, and its metric; NaN where weights sum to 0."""
     n = len(examples.x) if rows is None else len(rows)
-    step = max(1, _LOGITS // (n_outputs * dtype.itemsize))
+    step = max(1, _BLOCK // (max(n_outputs, examples.x.shape[1]) * dtype.itemsize))
     metric = _Accuracy(loss) if loss.metric == "accuracy" else _R2(loss)
     total = weight_sum = 0.0
     for start in range(0, n, step):

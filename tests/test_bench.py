@@ -6,6 +6,7 @@ import dataclasses
 import gzip
 import importlib.util
 import sys
+import time
 from ctypes.util import find_library
 from pathlib import Path
 
@@ -15,7 +16,22 @@ import pytest
 sys.path.append(str(Path(__file__).parents[1]))  # at the end: an installed fastbp stays the one under test
 
 import fastbp
-from bench import linear, losses, memory, mnist, peers, predict, report, step_peers, steps, sweep
+from bench import (
+    inverse,
+    linear,
+    losses,
+    memmap,
+    memory,
+    mnist,
+    nielsen,
+    options,
+    peers,
+    predict,
+    report,
+    step_peers,
+    steps,
+    sweep,
+)
 from bench.machine import Peaks
 from bench.problems import StepProblem
 from bench.race import TWIN, Row, Setting
@@ -41,6 +57,7 @@ BENCHES = [
     (losses, LossShape("sigmoid", 6, 5), peers.NumpyLoss),
     (linear, linear.LinearShape(6, 4, 5), linear.NumpyLinear),
     (predict, PredictShape((5, 7, 3), 6), predict.NumpyPredict),
+    (inverse, StepShape((4, 6, 4), 20), inverse.NumpyInverse),
 ]
 
 
@@ -174,6 +191,65 @@ def test_estimators(shape, monkeypatch):
     small = dataclasses.replace(shape, epochs=2, sizes=(shape.sizes[0], 5, shape.sizes[-1]))
     ours, theirs = sklearn.rows(small, sklearn.PEERS, setting(DTYPES[0]))
     assert ours.ours and abs(ours.accuracy - theirs.accuracy) < 0.01 and "sklearn" in ours.ratios
+
+
+# -- what is no table of contestants ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("run", nielsen.SHAPES, ids=lambda run: run.name)
+def test_his_loop_makes_the_same_update(run, backend):
+    rng = np.random.default_rng(0)
+    x, targets = rng.uniform(0, 1, (10, 5)), np.eye(3)[rng.integers(0, 3, 10)]
+    net = nielsen.network((5, 4, 3), run.loss, 0, x.dtype)
+    layers = [(w.T.copy(), b[:, None].copy()) for w, b in zip(net.weights, net.biases, strict=True)]
+    batch = list(zip(x[:, :, None], targets[:, :, None], strict=True))
+    layers = nielsen.his_update(run, layers, batch, run.decay / 50)
+    net.step(x, targets, fastbp.SGD(run.learning_rate, weight_decay=run.decay / 50))
+    for (w, b), weight, bias in zip(layers, net.weights, net.biases, strict=True):
+        assert np.allclose(w.T, weight, rtol=1e-12, atol=1e-14)
+        assert np.allclose(b[:, 0], bias, rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("run", nielsen.SHAPES[2:], ids=lambda run: run.name)
+def test_published_accuracies(run, monkeypatch, tmp_path, capsys, backend):
+    labels = np.arange(600) % 10
+    images = np.zeros((600, 2, 5))
+    images.reshape(600, 10)[np.arange(600), labels] = 255
+    for part in ("train", "t10k"):
+        (tmp_path / f"{part}-images-idx3-ubyte").write_bytes(idx(images))
+        (tmp_path / f"{part}-labels-idx1-ubyte").write_bytes(idx(labels))
+    monkeypatch.setenv("FASTBP_MNIST", str(tmp_path))
+    (row,) = nielsen.rows([run], DTYPES[0], 1, quick=True)
+    assert len(row["accuracies"][0]) == 3 and row["ratio"] > 0
+    assert f"{run.published:.2%}" in capsys.readouterr().out
+
+
+def test_published_accuracies_without_the_data(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("FASTBP_MNIST", str(tmp_path))
+    assert nielsen.rows(nielsen.SHAPES, DTYPES[0], 1, quick=True) == []
+    assert "MNIST is left out" in capsys.readouterr().out
+
+
+def test_options(capsys, backend):
+    rows = options.rows([options.EpochShape((6, 5, 3), 4, 10, 2.0)], DTYPES[0], 1, quick=True)
+    assert [row["name"] for row in rows][::10] == ["plain SGD", "all"]
+    assert rows[0]["ratio"] == 1 and all(row["seconds"] > 0 for row in rows)
+    assert "at most 2" in capsys.readouterr().out.splitlines()[-1]
+
+
+@pytest.mark.parametrize("stored", ["float32", "uint8"])
+def test_memory_maps(stored, capsys, backend):
+    (row,) = memmap.rows([memmap.MapShape(stored, 1 << 22, 64)], DTYPES[0], 1, quick=True)
+    assert row["rows"] * 64 * np.dtype(stored).itemsize == 1 << 16
+    assert f"{row['rows']} rows" in capsys.readouterr().out
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is told on Linux only")
+def test_anonymous_memory_is_seen():
+    with memmap.Watch() as watch:
+        kept = np.ones(1 << 23)
+        time.sleep(0.05)
+    assert watch.most - watch.before > 0.9 * kept.nbytes
 
 
 # -- what is derived from times --------------------------------------------------------------------------------------------------

@@ -25,7 +25,7 @@ from fastbp._kernels.memory cimport (
 from fastbp._kernels.net cimport Layer, Net, forward_work, give_back, prepare, step_work, tidy
 from fastbp._kernels.optimizer cimport Update, update_at
 from fastbp._kernels.rows cimport row_error_named
-from fastbp._kernels.step cimport Loss, deltas, forward
+from fastbp._kernels.step cimport Loss, bias_gradients, deltas, forward
 from fastbp._kernels.step cimport gradient as form_gradient
 from fastbp._kernels.team cimport Work, fbp_team, on_team
 
@@ -77,6 +77,7 @@ cdef int find_gradient(Call *c, fbp_team *team) except -1 nogil:
     cdef Loss loss
     deltas(c.net, &c.all, c.out, team, &loss)
     c.loss, c.weight = loss.mean, loss.weight
+    bias_gradients(c.net, c.all.x.rows)
     return form_gradient(c.net, &c.all, c.out, team)
 
 

@@ -16,7 +16,10 @@ cdef int forward(Net *net, Matrix x, char *out, Py_ssize_t out_row, fbp_team *te
 # used up, and its gradient stands in `to`, a vector of `count`.
 cdef int deltas(Net *net, const Batch *batch, char *to, fbp_team *team, Loss *loss) except -1 nogil
 
-# From the deltas: the gradient, to a vector of `count`, the last layer's first.
+# From the deltas: the bias gradients, to the work space.
+cdef int bias_gradients(Net *net, Py_ssize_t rows) except -1 nogil
+
+# From the deltas and bias gradients: the gradient, to a vector of `count`, the last layer's first.
 cdef int gradient(Net *net, const Batch *batch, char *to, fbp_team *team) except -1 nogil
 
 # The largest magnitude of what layer i of the network gets; NaN if any number is.

@@ -187,6 +187,14 @@ cdef double bias_gradient(const Net *net, const Layer *layer, Py_ssize_t rows, c
     return column_sums(net.k, rows, layer.dense.outputs, layer.delta, layer.dense.outputs, net.element, to)
 
 
+cdef int bias_gradients(Net *net, Py_ssize_t rows) except -1 nogil:
+    cdef Py_ssize_t i
+    for i in range(net.depth):
+        if not is_formed(net, i):
+            bias_gradient(net, &net.layers[i], rows, net.layers[i].bias_gradient)
+    return 0
+
+
 cdef int gradient(Net *net, const Batch *batch, char *to, fbp_team *team) except -1 nogil:
     cdef const Layer *layer
     cdef Product p
@@ -194,7 +202,7 @@ cdef int gradient(Net *net, const Batch *batch, char *to, fbp_team *team) except
     for i in range(net.depth - 1, -1, -1):
         layer = &net.layers[i]
         if not is_formed(net, i):
-            bias_gradient(net, layer, batch.x.rows, to + layer.bias)
+            memcpy(to + layer.bias, layer.bias_gradient, layer.dense.outputs * net.element)
             set_gradient(&p, net, i, batch.x, to + layer.weight)
             run(net, &p, team)
         elif to != net.formed:

@@ -124,7 +124,16 @@ class Optimizer:
         given = self._rates_of(self)
         if not any(map(_is_schedule, given)):
             return None
-        return np.array([self._rates_at(self.steps + i, given, dtype) for i in range(n_steps)], np.float64)
+        table, steps = np.empty((n_steps, len(given))), range(self.steps, self.steps + n_steps)
+        for column, (name, check), value in zip(table.T, self.rates.items(), given, strict=True):
+            column[:] = (
+                [check(name, value(step), dtype) for step in steps]
+                if _is_schedule(value)
+                else check(name, value, dtype)
+            )
+        if n_steps:
+            self._check_together(dict(zip(self.rates, table.min(axis=0).tolist(), strict=True)))
+        return table
 
     def _rates_at(self, step: int, given: tuple[Any, ...], dtype: np.dtype | None) -> tuple[float, ...]:
         values = [value(step) if _is_schedule(value) else value for value in given]
