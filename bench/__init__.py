@@ -15,5 +15,6 @@ How a number comes about, and where to read it:
 
 `inverse.py` is a row of its own, a tiny network on a large batch. `options.py` measures what the options of `fit`
 cost, `nielsen.py` trains to published accuracies, `memmap.py` on a file of 4 GB. `sweep.py` measures fastbp alone, at
-all sizes from 1 on, prints the cliffs and draws the curves; `install.py` times the import. Each thread count runs in a process of its own, whose environment holds every library to it.
+all sizes from 1 on, prints the cliffs and draws the curves; `install.py` times the import. Each thread count runs in a
+process of its own, whose environment holds every library to it.
 """
