@@ -144,8 +144,8 @@ static inline int is_plain_sgd(const fbp_update *u, void *const *state)
     return u->rule == FBP_UPDATE_sgd && !state[0] && !state[FBP_AVERAGE] && u->weight_decay == 0 && u->gradient_scale == 1 && u->clip <= 0;
 }
 
-static void update_rows(fbp_size rows, fbp_size n, const real *g, fbp_size g_row, const fbp_update *u, void *const *state, real *w,
-                        fbp_size w_row)
+static void update_rows(fbp_size rows, fbp_size n, const real *g, fbp_size g_row, const fbp_update *u, void *const *state,
+                        real *w, fbp_size w_row)
 {
     switch (u->rule) {
 #define FBP_UPDATE(name, states, corrected)                                                                                    \
@@ -184,7 +184,7 @@ static double largest_magnitude(fbp_size n, const real *x, real *y)
     return isnan(unordered) ? (double)unordered : (double)v_hmax(most[0]);
 }
 
-/* Σ x_i², in float64: LANES sums side by side, added in order. The parts of a vector, cut at multiples of LANES, add up to its sum. */
+/* Σ x_i², in float64: LANES sums side by side, added in order. Parts of a vector, cut at multiples of LANES, make its sum. */
 static double sum_of_squares(fbp_size n, const real *x)
 {
     assert(are_elements(x, n));
