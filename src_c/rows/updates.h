@@ -141,7 +141,8 @@ static ALWAYS_INLINE void each_parameter(int states, update_step step, fbp_size 
 /* Whether all of an update is w ← w - η g, which a matrix product does by itself */
 static inline int is_plain_sgd(const fbp_update *u, void *const *state)
 {
-    return u->rule == FBP_UPDATE_sgd && !state[0] && !state[FBP_AVERAGE] && u->weight_decay == 0 && u->gradient_scale == 1 && u->clip <= 0;
+    return u->rule == FBP_UPDATE_sgd && !state[0] && !state[FBP_AVERAGE] && u->weight_decay == 0 && u->gradient_scale == 1 &&
+           u->clip <= 0;
 }
 
 static void update_rows(fbp_size rows, fbp_size n, const real *g, fbp_size g_row, const fbp_update *u, void *const *state,
