@@ -133,7 +133,8 @@ static ALWAYS_INLINE void each_parameter(int states, update_step step, fbp_size 
             if (c.shrinks) v_w = v_mul(v_w, c.shrink);
             v_w = v_fma(c.eta, d, v_w);
             store_at(w + at, v_w, left);
-            if (average) store_at(average + at, v_fma(c.average, load_at(average + at, left, 0), v_mul(c.average_rest, v_w)), left);
+            if (average)
+                store_at(average + at, v_fma(c.average, load_at(average + at, left, 0), v_mul(c.average_rest, v_w)), left);
         }
     }
 }
