@@ -5,10 +5,9 @@
  *   w ← (1 - η λ if the decay is decoupled) w - η d
  *   average ← β average + (1 - β) w
  *
- * Where the gradient stays 0, as for a relu that is never positive, a running mean shrinks step by step, and would end as a subnormal
- * number for ever, at which an update takes 14 times as long on a Xeon. So it becomes 0 there; what it adds to a parameter vanished
- * long before. A mean of squares does where what it divides is 0 as well, or the step would be that over ε.
- */
+ * Where the gradient stays 0, as for a relu that is never positive, a running mean shrinks step by step, and would end as a
+ * subnormal number for ever, at which an update takes 14 times as long on a Xeon. So it becomes 0 there; what it adds to a
+ * parameter vanished long before. A mean of squares does where what it divides is 0 as well, or the step would be that over ε. */
 
 static ALWAYS_INLINE mask is_subnormal(vec x) { return v_lt(v_abs(x), v_all(LEAST_NORMAL)); } /* or 0 */
 static ALWAYS_INLINE vec at_rest(mask rests, vec x) { return v_select(rests, v_all(0), x); }
@@ -47,9 +46,12 @@ static ALWAYS_INLINE vec sgd_step(const fbp_update *u, const constants *c, vec g
     return u->rate[SGD_NESTEROV] != 0 ? v_fma(mu, v, g) : v;
 }
 
-/* mean square v; mean m if centred; velocity b with momentum μ:  v ← α v + (1-α) g²;  m ← α m + (1-α) g;  d = g / (√(v - m²) + ε);
- * b ← μ b + d;  d = b.   T. Tieleman & G. Hinton, Coursera: Neural networks for machine learning, lecture 6.5, 2012; centred as by
- * A. Graves, https://arxiv.org/abs/1308.0850, 2013, with ε outside the root as PyTorch has it. */
+/* mean square v; mean m if centred; velocity b with momentum μ:
+ *
+ *   v ← α v + (1-α) g²;  m ← α m + (1-α) g;  d = g / (√(v - m²) + ε);  b ← μ b + d;  d = b
+ *
+ * T. Tieleman & G. Hinton, Coursera: Neural networks for machine learning, lecture 6.5, 2012; centred as by A. Graves,
+ * https://arxiv.org/abs/1308.0850, 2013, with ε outside the root as PyTorch has it. */
 enum { RMSPROP_ALPHA, RMSPROP_EPSILON, RMSPROP_MOMENTUM };
 static ALWAYS_INLINE vec rmsprop_step(const fbp_update *u, const constants *c, vec g, vec *state)
 {
@@ -68,8 +70,8 @@ static ALWAYS_INLINE vec rmsprop_step(const fbp_update *u, const constants *c, v
     return state[2] = at_rest(is_subnormal(b), b);
 }
 
-/* sum of squares v:  v ← v + g²;  d = g / (√v + ε).   J. Duchi, E. Hazan & Y. Singer, "Adaptive subgradient methods for online learning
- * and stochastic optimization", JMLR 12, 2011, with ε as PyTorch has it. */
+/* sum of squares v:  v ← v + g²;  d = g / (√v + ε).   J. Duchi, E. Hazan & Y. Singer, "Adaptive subgradient methods for online
+ * learning and stochastic optimization", JMLR 12, 2011, with ε as PyTorch has it. */
 enum { ADAGRAD_EPSILON };
 static ALWAYS_INLINE vec adagrad_step(const fbp_update *u, const constants *c, vec g, vec *state)
 {
@@ -79,9 +81,9 @@ static ALWAYS_INLINE vec adagrad_step(const fbp_update *u, const constants *c, v
     return v_div(g, v_add(v_sqrt(v), c->rate[ADAGRAD_EPSILON]));
 }
 
-/* means m, v, and the largest v so far for AMSGrad:  m ← β₁ m + (1-β₁) g;  v ← β₂ v + (1-β₂) g²;  d = m / (√(v / bias₂) + ε), where
- * bias_i = 1 - β_i^t and η is over bias₁.   D. Kingma & J. Ba, "Adam: a method for stochastic optimization", 2015, algorithm 1;
- * AMSGrad: S. Reddi et al., "On the convergence of Adam and beyond", 2018. */
+/* means m, v, and the largest v so far for AMSGrad:  m ← β₁ m + (1-β₁) g;  v ← β₂ v + (1-β₂) g²;  d = m / (√(v / bias₂) + ε),
+ * where bias_i = 1 - β_i^t and η is over bias₁.   D. Kingma & J. Ba, "Adam: a method for stochastic optimization", 2015,
+ * algorithm 1; AMSGrad: S. Reddi et al., "On the convergence of Adam and beyond", 2018. */
 enum { ADAM_BETA_1, ADAM_BETA_2, ADAM_EPSILON };
 static ALWAYS_INLINE vec adam_step(const fbp_update *u, const constants *c, vec g, vec *state)
 {
