@@ -6,7 +6,9 @@ from pathlib import Path
 LIMIT = 130
 
 wide = 0
-for path in sorted([*Path("src_c").rglob("*.[ch]"), *Path("src_c").rglob("*.def"), *Path("tests/c").glob("*.c")]):
+for path in sorted(
+    [*Path("src_c").rglob("*.[ch]"), *Path("src_c").rglob("*.def"), *Path("tests/c").glob("*.c")]
+):
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
         if len(line) > LIMIT:
             print(f"{path}:{number}: {len(line)} columns, more than {LIMIT}")
