@@ -5,7 +5,6 @@ The GIL is taken only to poll signals and to report.
 
 from libc.math cimport isfinite
 from libc.stdint cimport uint64_t
-from libc.string cimport memset
 
 from fastbp._kernels.dispatch cimport fbp_kernels
 from fastbp._kernels.guard cimport Bounds, grow, may_overflow, measured, update_on_trial

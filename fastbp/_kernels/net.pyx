@@ -6,7 +6,6 @@ B. Addresses have no dtype: a step is written once for float32 and float64.
 C. Decisions that depend on the number of rows alone are in `Plan`, and made nowhere else.
 """
 
-from libc.math cimport NAN
 from libc.stdint cimport int64_t, uintptr_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memset
@@ -42,19 +41,19 @@ cdef Rows rows_of(const Net *net, const Batch *batch) noexcept nogil:
 
 cdef LastLayer last_layer_of(const Net *net, const Batch *batch, char *to) noexcept nogil:
     cdef const Layer *layer = &net.layers[net.depth - 1]
-    cdef LastLayer l
-    memset(&l, 0, sizeof(LastLayer))
-    l.rows, l.dense = rows_of(net, batch), layer.dense
-    l.read, l.reads_all = batch.x.rows, True
-    l.pieces = net.k.product_in_pieces(batch.x.rows, layer.dense.outputs, layer.dense.inputs)
-    set_inputs(net, net.depth - 1, batch.x, &l.x, &l.x_row)
-    l.grad_w, l.grad_w_row, l.grad_bias = to + layer.weight, layer.dense.outputs, to + layer.bias
+    cdef LastLayer last
+    memset(&last, 0, sizeof(LastLayer))
+    last.rows, last.dense = rows_of(net, batch), layer.dense
+    last.read, last.reads_all = batch.x.rows, True
+    last.pieces = net.k.product_in_pieces(batch.x.rows, layer.dense.outputs, layer.dense.inputs)
+    set_inputs(net, net.depth - 1, batch.x, &last.x, &last.x_row)
+    last.grad_w, last.grad_w_row, last.grad_bias = to + layer.weight, layer.dense.outputs, to + layer.bias
     if net.depth > 1:
         layer = &net.layers[net.depth - 2]
-        l.grad_x, l.grad_x_row = layer.delta, layer.dense.outputs
+        last.grad_x, last.grad_x_row = layer.delta, layer.dense.outputs
         if layer.kind != FBP_IDENTITY:
-            l.activation, l.slope = layer.kind, slope_source(net, layer)
-    return l
+            last.activation, last.slope = layer.kind, slope_source(net, layer)
+    return last
 
 
 cdef double forward_work(const Net *net, Py_ssize_t rows) noexcept nogil:

@@ -23,7 +23,7 @@ from fastbp._kernels.memory cimport (
     READ, WRITE, Matrix, element_at, labels_within, matrix_of, plain_labels, plain_matrix, vector_of,
 )
 from fastbp._kernels.net cimport Layer, Net, forward_work, give_back, prepare, step_work, tidy
-from fastbp._kernels.optimizer cimport Update, set_step, update_at, update_of
+from fastbp._kernels.optimizer cimport Update, update_at
 from fastbp._kernels.rows cimport row_error_named
 from fastbp._kernels.step cimport Loss, deltas, forward
 from fastbp._kernels.step cimport gradient as form_gradient

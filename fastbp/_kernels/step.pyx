@@ -115,13 +115,13 @@ cdef int error(Net *net, const Batch *batch, fbp_team *team, Loss *loss) except 
 
 
 cdef int error_by_blocks(Net *net, const Batch *batch, char *to, fbp_team *team, Loss *loss) except -1 nogil:
-    cdef LastLayer l = last_layer_of(net, batch, to)
+    cdef LastLayer last = last_layer_of(net, batch, to)
     cdef Blocks blocks
-    lay_out_blocks(&l, most_rows(net), net.layers[net.depth - 1].a, &blocks)
+    lay_out_blocks(&last, most_rows(net), net.layers[net.depth - 1].a, &blocks)
     blocks.scratch = net.scratch
     assert in_space(net, <char *>blocks.weights, sizeof(double))
-    assert in_space(net, net.scratch, block_scratch(&l, (l.read + blocks.count - 1) // blocks.count, team.threads))
-    loss.mean = last_layer(&l, net.error, True, &blocks, team, &loss.weight)
+    assert in_space(net, net.scratch, block_scratch(&last, (last.read + blocks.count - 1) // blocks.count, team.threads))
+    loss.mean = last_layer(&last, net.error, True, &blocks, team, &loss.weight)
     return 0
 
 
