@@ -11,11 +11,11 @@ from fastbp._kernels.memory cimport set_element
 from fastbp._kernels.team cimport Work, fbp_team, fbp_team_share, on_team
 
 cdef double ELEMENT_WORK = 1.0        # nanoseconds that one thread needs for an element, roughly
-cdef Py_ssize_t PIECE = 16 * 1024     # elements of one call on an array without gaps
-cdef Py_ssize_t SLICE = 4 * 1024**2   # elements between two looks at pending signals
+cdef Py_ssize_t PIECE = 16 * 1024     # elements of one call of a primitive on an array without gaps
+cdef Py_ssize_t SLICE = 4 * 1024**2   # elements between two polls for signals
 cdef Py_ssize_t PIECES = 4            # of a slice for each thread, so that none waits long for the others
 
-# What a piece of row n, `count` elements from `start`, is computed by. g, a, y are its addresses, some of them unused.
+# A primitive on `count` elements of a row. g, a, y are the addresses of the first ones; not all primitives use all.
 ctypedef void (*RowFunction)(
     const fbp_kernels *k, int kind, Py_ssize_t count, const void *g, const void *a, void *y
 ) noexcept nogil
@@ -49,8 +49,8 @@ cdef void logsumexp_row(const fbp_kernels *k, int element, Py_ssize_t C, const v
     set_element(<char *>y, 0, element, k.logsumexp_row(C, z))
 
 
-# Rows and the function of each; distances in bytes. The last row may be shorter.
-cdef struct Rows:
+# A function for each of many rows; strides are in bytes, and the last row may be shorter.
+cdef struct RowLoop:
     const fbp_kernels *k
     RowFunction function
     int kind
@@ -59,17 +59,17 @@ cdef struct Rows:
     const char *x
     char *y
     Py_ssize_t g_row, x_row, y_row
-    Py_ssize_t start, stop, count  # the rows of a slice, and how many of them a thread takes at a time
+    Py_ssize_t start, stop, count  # the rows of a slice; how many a thread takes at a time
 
 
 cdef void some_rows(const void *rows, Py_ssize_t i, int thread) noexcept nogil:
-    cdef const Rows *r = <const Rows *>rows
+    cdef const RowLoop *r = <const RowLoop *>rows
     cdef Py_ssize_t n, first = r.start + i * r.count
     for n in range(first, min(first + r.count, r.stop)):
         r.function(r.k, r.kind, r.last if n == r.rows - 1 else r.columns, r.g + n * r.g_row, r.x + n * r.x_row, r.y + n * r.y_row)
 
 
-cdef int all_rows(Rows *r, fbp_team *team) except -1 nogil:
+cdef int all_rows(RowLoop *r, fbp_team *team) except -1 nogil:
     cdef Py_ssize_t slice = SLICE // max(r.columns, 1) + 1
     r.count = min(slice, r.rows) // (PIECES * team.threads) + 1
     while r.start < r.rows:
@@ -81,7 +81,7 @@ cdef int all_rows(Rows *r, fbp_team *team) except -1 nogil:
     return 0
 
 
-cdef int run(Rows *r, int n_threads) except -1:
+cdef int share_rows(RowLoop *r, int n_threads) except -1:
     with nogil:
         on_team(<Work>all_rows, r, threads_for(n_threads, ELEMENT_WORK * r.rows * r.columns))
     return 0
@@ -90,7 +90,7 @@ cdef int run(Rows *r, int n_threads) except -1:
 cdef int over_rows(RowFunction function, int kind, const real[:, :] g, const real[:, :] x, real[:, :] y, bint elementwise,
                    int n_threads) except -1:
     """Apply `function` to every row of x (and g, unless None) into y."""
-    cdef Rows r
+    cdef RowLoop r
     cdef Py_ssize_t element = sizeof(real), row = x.shape[1] * element
     if x.shape[0] == 0 or x.shape[1] == 0:
         return 0
@@ -106,7 +106,7 @@ cdef int over_rows(RowFunction function, int kind, const real[:, :] g, const rea
         r.last = r.columns - (r.rows - 1) * PIECE
         r.columns, r.x_row, r.y_row = PIECE, PIECE * element, PIECE * element
         r.g_row = 0 if g is None else r.x_row
-    return run(&r, n_threads)
+    return share_rows(&r, n_threads)
 
 
 def activate(str name, const real[:, :] x, real[:, :] out, int n_threads):
@@ -130,7 +130,7 @@ def softmax_backward(const real[:, :] grad, const real[:, :] y, real[:, :] out, 
 
 
 def logsumexp(const real[:, :] x, real[::1] out, int n_threads):
-    cdef Rows r
+    cdef RowLoop r
     if x.shape[0] == 0:
         return
     memset(&r, 0, sizeof(r))
@@ -138,4 +138,4 @@ def logsumexp(const real[:, :] x, real[::1] out, int n_threads):
     r.rows, r.columns, r.last = x.shape[0], x.shape[1], x.shape[1]
     r.x = <const char *>&x[0, 0] if r.columns > 0 else NULL
     r.y, r.x_row, r.y_row = <char *>&out[0], x.strides[0], sizeof(real)
-    run(&r, n_threads)
+    share_rows(&r, n_threads)

@@ -1,4 +1,4 @@
-"""The C primitives of src_c/ as the kernels see them, and how many threads a kernel takes."""
+"""Declarations of the C primitives of src_c/; the number of threads of a call"""
 
 from libc.stdint cimport int64_t, uint64_t
 
@@ -52,7 +52,7 @@ cdef extern from "fastbp.h" nogil:
         double smoothing
         double parameter
 
-    # One dtype on one instruction set; src_c/kernels.def is the list, the comments in src_c/ tell what each does.
+    # The primitives of one dtype on one instruction set: src_c/kernels.def lists them, src_c/ documents them.
     ctypedef struct fbp_kernels:
         void (*activate)(int kind, fbp_size n, const void *x, void *y) noexcept nogil
         void (*activate_backward)(int kind, fbp_size n, const void *g, const void *a, void *d) noexcept nogil
@@ -98,10 +98,10 @@ ctypedef fused real:
 
 cdef const fbp_kernels *kernels_for(size_t element_size) noexcept nogil
 
-# Threads for `work` nanoseconds of one thread's time: at most n_threads, and each with enough to do to pay for waking it.
+# The number of threads for `work` nanoseconds of one thread: at most n_threads, each with enough work to pay for waking it
 cdef int threads_for(int n_threads, double work) noexcept nogil
 
-# The threads that a call with this argument may use, max_threads() of them by default; 0 for anything but None and integers >= 1.
+# The number of threads that a call with this argument may use: max_threads() for None, 0 for anything but None and integers >= 1
 cdef int plain_threads(n_threads) except -1
 
 # The number in src_c/fastbp.h of an activation of fastbp.activations.

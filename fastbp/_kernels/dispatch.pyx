@@ -1,4 +1,4 @@
-"""Instruction sets and threads: which C primitives are in use, and how many threads there are."""
+"""Instruction sets and threads: the C primitives in use, the number of threads"""
 
 import os
 from time import perf_counter
@@ -19,7 +19,7 @@ cdef extern from * nogil:
     """
     const char *FBP_COMPILER
 
-# Nanoseconds of work that make it worth waking one more thread, which takes some 30 µs.
+# Nanoseconds of work that pay for waking one more thread, which takes about 30 µs
 cdef double GRAIN = 30_000.0
 
 
@@ -33,7 +33,7 @@ cdef int threads_for(int n_threads, double work) noexcept nogil:
 
 
 def activation_facts() -> dict[str, tuple[bool, float, str]]:
-    """Of each activation by name: whether its slope takes its input, the bound of its outputs, its initial weights."""
+    """For each activation by name: whether its slope is computed from its input, the bound of its outputs, its initial weights"""
     cdef const fbp_activation *row
     facts = {}
     for kind in range(FBP_ACTIVATIONS):
@@ -53,12 +53,12 @@ cdef int MOST_THREADS = max(64, 4 * (os.cpu_count() or 1))
 
 
 def max_threads() -> int:
-    """The threads of a call that does not say how many: threadpoolctl, OMP_NUM_THREADS, CPU affinity and quota are in it."""
+    """The default number of threads of a call, after threadpoolctl, OMP_NUM_THREADS, CPU affinity and quota"""
     return min(default_threads(), MOST_THREADS)
 
 
 def thread_limit() -> int:
-    """The most threads that a caller may ask for: a few per processor, lest the system refuse; 1 in the child of a fork."""
+    """The largest number of threads of a call: a few per processor, since the system may refuse more; 1 in the child of a fork"""
     return 1 if is_forked() else MOST_THREADS
 
 

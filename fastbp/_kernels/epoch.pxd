@@ -13,7 +13,7 @@ cdef enum Failure:
     LOSS
     GRADIENT
 
-# One call of a network: what it works on, and what comes of it.
+# One call of a network: arguments and results
 cdef struct Call:
     Net *net
     Batch all              # the examples
@@ -25,12 +25,13 @@ cdef struct Call:
     int64_t first_step
     void *optimizer        # Python objects
     void *report
-    double loss, weight    # the sums over the rows of weighted errors and weights; of a single batch its mean error
-    Py_ssize_t start, done, updates  # rows and batches that are finished; batches whose weights sum to 0 make no update
-    double *batches        # two numbers for each: mean error, and Σ W² before the update; or NULL
+    double loss, weight    # Σ weighted errors, or the mean error of a single batch; Σ weights
+    Py_ssize_t start, done, updates  # rows and batches finished; updates made: none for batches whose weights sum to 0
+    double *batches        # for each batch its mean error, and Σ W² before the update; or NULL
     Failure failure
-    bint stopped           # by the report
+    bint stopped           # `report` has asked to stop
 
-# All batches of the call, and one update; they make none, and `updates` stays 0, if it needs more than a look.
+# Train on all batches; make one update. step_once makes none, and `updates` stays 0, if the error is not finite or the update
+# might overflow.
 cdef int train_batches(Call *c, fbp_team *team) except -1 nogil
 cdef int step_once(Call *c, fbp_team *team) except -1 nogil

@@ -1,6 +1,6 @@
-"""An epoch: gather a batch, deltas, a look at what could overflow, update; and now and then a report.
+"""An epoch: for each batch gather, deltas, overflow check, update; and a report from time to time.
 
-Python is entered only to look at signals and to report.
+The GIL is taken only to poll signals and to report.
 """
 
 from libc.math cimport isfinite
@@ -16,16 +16,16 @@ from fastbp._kernels.team cimport fbp_team_share, poll
 from time import perf_counter
 
 cdef extern from "memory/gather.h" nogil:
-    # `count` rows of `row` bytes, those of `source` named by `order`, one below the other
+    # the `count` rows of `source` with the numbers in `order`, each of `row` bytes, to consecutive rows
     void fbp_gather(Py_ssize_t count, Py_ssize_t row, const char *source, Py_ssize_t source_row, const int64_t *order, char *to)
-    # the same of rows of n numbers by a function that copies them and returns the largest magnitude, which goes to `most`
+    # the same for rows of n numbers; `copy` copies a row and returns its largest magnitude
     void fbp_gather_numbers(Py_ssize_t count, Py_ssize_t n, Py_ssize_t row, const char *source, Py_ssize_t source_row,
                             const int64_t *order, char *to, double (*copy)(Py_ssize_t n, const void *x, void *y) noexcept nogil,
-                            double *most)
+                            double *largest)
 
 cdef double REPORT_SECONDS = 0.1  # between two calls of `report`
 cdef double BATCH_WORK = 500  # nanoseconds that even the smallest batch takes, beside its products
-cdef Py_ssize_t GATHERED_BYTES = 64 * 1024  # that pay for handing them to another thread
+cdef Py_ssize_t GATHERED_BYTES = 64 * 1024  # the smallest part that pays for handing it over
 
 
 # -- the next batch ----------------------------------------------------------------------------------------------------------
@@ -34,9 +34,9 @@ cdef Py_ssize_t GATHERED_BYTES = 64 * 1024  # that pay for handing them to anoth
 cdef struct Gathered:
     Matrix source, to
     const int64_t *order
-    Py_ssize_t count  # of rows that a thread takes at a time
+    Py_ssize_t count  # rows that a thread takes at a time
     const fbp_kernels *k
-    double *largest   # magnitude of each row, where it is asked for
+    double *largest   # largest magnitude of each row, or NULL
 
 
 cdef void gather_some(const void *gathered, Py_ssize_t part, int thread) noexcept nogil:
@@ -52,7 +52,7 @@ cdef void gather_some(const void *gathered, Py_ssize_t part, int thread) noexcep
 
 
 cdef void gather(const Net *net, Matrix source, const int64_t *order, Matrix to, double *largest, fbp_team *team) noexcept nogil:
-    """Row i of `to` is row order[i] of `source`; and its largest magnitude largest[i], unless that is NULL."""
+    """Copy row order[i] of `source` to row i of `to`, and its largest magnitude to largest[i], unless `largest` is NULL."""
     cdef Gathered r = Gathered(source, to, order, GATHERED_BYTES // to.row + 1, net.k, largest)
     fbp_team_share(team, gather_some, &r, (to.rows + r.count - 1) // r.count)
 
@@ -66,25 +66,25 @@ cdef bint are_rows(const int64_t *order, Py_ssize_t n, Py_ssize_t rows) noexcept
 
 
 cdef double largest_of(Py_ssize_t n, const double *x) noexcept nogil:
-    """NaN if any is"""
-    cdef double most = 0
+    """The largest of x >= 0; NaN if any is NaN"""
+    cdef double largest = 0
     cdef Py_ssize_t i
     for i in range(n):
-        if not x[i] <= most:
-            most = x[i]
-        if most != most:
-            return most
-    return most
+        if not x[i] <= largest:
+            largest = x[i]
+        if largest != largest:
+            return largest
+    return largest
 
 
 cdef Matrix gathered_rows(Matrix source, char *to, Py_ssize_t rows) noexcept nogil:
-    """Where rows of `source` lie one below the other"""
+    """Consecutive rows at `to` of the kind of `source`"""
     source.data, source.row, source.rows = to, source.columns * source.element, rows
     return source
 
 
 cdef int next_batch(const Call *c, Batch *batch, fbp_team *team) except -1 nogil:
-    """Those of the next rows of the call in their order, gathered; or where they stand."""
+    """The next rows of the call: gathered in the given order, or in place if there is none"""
     cdef Net *net = c.net
     cdef Py_ssize_t rows = min(c.batch_size, c.count - c.start), i
     cdef const int64_t *order = c.order + c.start
@@ -121,14 +121,14 @@ cdef uint64_t mixed(uint64_t x) noexcept nogil:
 
 
 cdef void begin_step(Call *c) noexcept nogil:
-    """The rates of the next update, and the random numbers of its dropout, which depend on its number alone"""
+    """Set the rates and the dropout key of the next update; the key depends on the seed and the number of the update alone."""
     cdef int64_t step = c.first_step + c.updates
     set_step(c.u, step, c.updates)
     c.net.key = mixed(c.net.seed ^ mixed(<uint64_t>step))
 
 
 cdef int report(Call *c) except -1 with gil:
-    """Tell the batches that are done and the mean error so far, and hear whether to go on"""
+    """Call `report` with the number of batches and the mean error so far; it returns whether to stop."""
     (<object>c.optimizer).steps = c.first_step + c.updates - 1
     c.stopped = bool((<object>c.report)(c.done, c.loss / c.weight if c.weight != 0 else float("nan")))
     return 0
@@ -138,19 +138,19 @@ cdef double now() noexcept with gil:
     return perf_counter()
 
 
-cdef int train_batch(Call *c, const Batch *batch, const Loss *loss, Bounds *most, fbp_team *team) except -1 nogil:
-    """The update, after the deltas; or the failure"""
+cdef int train_batch(Call *c, const Batch *batch, const Loss *loss, Bounds *bounds, fbp_team *team) except -1 nogil:
+    """The update from the deltas; sets `failure` if it would not be finite."""
     cdef double bound = gradient_bound(c.net, batch)
-    cdef bint trial = may_overflow(c.u, bound, most)
-    if trial:  # or the bounds have only grown too far from what they bound
-        most[0] = measured(c.net, c.u)
-        trial = may_overflow(c.u, bound, most)
+    cdef bint trial = may_overflow(c.u, bound, bounds)
+    if trial:  # or the bounds have grown too loose: measure them again
+        bounds[0] = measured(c.net, c.u)
+        trial = may_overflow(c.u, bound, bounds)
     if not trial:
         update(c.net, batch, c.u, team)
     elif not update_on_trial(c.net, batch, c.u, team):
         c.failure = GRADIENT
         return 0
-    grow(c.u, bound, most)
+    grow(c.u, bound, bounds)
     c.loss += loss.mean * loss.weight
     c.weight += loss.weight
     c.updates += 1
@@ -170,11 +170,11 @@ cdef double sum_of_weights_squared(const Net *net) noexcept nogil:
 cdef int train_batches(Call *c, fbp_team *team) except -1 nogil:
     cdef Batch batch
     cdef Loss loss
-    cdef Bounds most
-    # Nanoseconds of work have a count of their own here: that of the looks at signals may run out within a batch each time.
+    cdef Bounds bounds
+    # Nanoseconds of work have a count of their own here: that of the polls for signals may run out within a batch each time.
     cdef double next_report = 0, unreported = 0, work = BATCH_WORK + step_work(c.net, min(c.batch_size, c.count))
     begin_step(c)
-    most = measured(c.net, c.u)
+    bounds = measured(c.net, c.u)
     while c.start < c.count and not c.stopped:
         next_batch(c, &batch, team)
         begin_step(c)
@@ -185,7 +185,7 @@ cdef int train_batches(Call *c, fbp_team *team) except -1 nogil:
             if not isfinite(loss.mean):
                 c.failure = LOSS
             else:
-                train_batch(c, &batch, &loss, &most, team)
+                train_batch(c, &batch, &loss, &bounds, team)
             if c.failure != NONE:
                 return 0
         c.start += batch.x.rows
@@ -199,7 +199,7 @@ cdef int train_batches(Call *c, fbp_team *team) except -1 nogil:
 cdef int step_once(Call *c, fbp_team *team) except -1 nogil:
     cdef Batch batch = c.all
     cdef Loss loss
-    cdef Bounds most
+    cdef Bounds bounds
     cdef double bound
     begin_step(c)
     deltas(c.net, &batch, c.net.gradient, team, &loss)
@@ -208,8 +208,8 @@ cdef int step_once(Call *c, fbp_team *team) except -1 nogil:
         return 0
     batch.largest = largest_input(c.net, 0, batch.x)
     bound = gradient_bound(c.net, &batch)
-    most = measured(c.net, c.u)
-    if not may_overflow(c.u, bound, &most):
+    bounds = measured(c.net, c.u)
+    if not may_overflow(c.u, bound, &bounds):
         update(c.net, &batch, c.u, team)
         c.updates = 1
     return 0

@@ -1,11 +1,12 @@
-"""The last layer and its error in one, block of rows by block of rows: the logits of all rows never exist at once.
+"""The last layer fused with its error, block of rows by block of rows: the logits of all rows are never in memory at once.
 
-A. For each block three products and the error between them, in the block's logits: Z = X W + b; its rows become deltas; then
-   db += Σ δ, dW += Xᵀ δ, dX = δ Wᵀ. Nothing is computed twice, and a row's error and deltas are those of the functions of
-   rows.pyx, to the bit. What a mean divides by is known before any logit: the weights depend on the targets alone.
-B. Rows that are not read are left out of the blocks: they cost nothing, and a NaN in them has nowhere to go. Where there are such
+A. For each block: Z = X W + b; the error, which replaces Z by the deltas δ; db += Σ δ, dW += Xᵀ δ, dX = δ Wᵀ. Nothing is
+   computed twice, and errors and deltas have the bits of rows.pyx. The divisor of a mean is known before any logit, since the
+   weights of rows depend on targets alone.
+B. Rows that are not read are left out of the blocks: they cost nothing, and a NaN in them spreads nowhere. If there are such
    rows, the others are gathered, and the gradients of their inputs scattered.
-C. The blocks follow from the shape and the memory, never from the number of threads, which share what is left beside the logits.
+C. The blocks depend on the shape and max_memory, never on the number of threads. Threads share the memory that the logits
+   leave.
 """
 
 from cpython.exc cimport PyErr_CheckSignals
@@ -24,8 +25,8 @@ from fastbp._kernels.rows cimport (
 )
 from fastbp._kernels.team cimport Work, fbp_team, fbp_team_share, on_team, poll
 
-cdef Py_ssize_t COLUMNS = 256      # of δ that a thread sums up at a time
-cdef Py_ssize_t FOR_THREADS = 8    # this part of the memory, one eighth, is scratch at least
+cdef Py_ssize_t COLUMNS = 256      # columns of δ that a thread sums at a time
+cdef Py_ssize_t FOR_THREADS = 8    # at least 1/8 of the memory is scratch
 
 
 # -- the products of a block -------------------------------------------------------------------------------------------------
@@ -33,14 +34,14 @@ cdef Py_ssize_t FOR_THREADS = 8    # this part of the memory, one eighth, is scr
 
 cdef void set_logits(Product *p, const LastLayer *layer, Py_ssize_t rows, const char *x, Py_ssize_t x_row,
                      char *z) noexcept nogil:
-    """Z (rows, C) = X W + b; in pieces or not, like the others, as with all rows at once"""
+    """Z (rows, C) = X W + b; formed from pieces if the product of all rows would be, like the others"""
     set_forward_product(p, &layer.dense, rows, x, x_row, FBP_IDENTITY, z, layer.rows.C)
     p.epilogue.pieces = layer.pieces
 
 
 cdef void set_grad_w(Product *p, const LastLayer *layer, Py_ssize_t rows, const char *x, Py_ssize_t x_row, const char *delta,
                      bint first) noexcept nogil:
-    """dW (I, C) = Xᵀ δ, or its transpose (C, I) = δᵀ X; from the second block on added to what stands there"""
+    """dW (I, C) = Xᵀ δ, or its transpose (C, I) = δᵀ X; added to the sums of earlier blocks unless `first`"""
     set_gradient_product(p, &layer.dense, rows, x, x_row, delta, layer.rows.C, layer.transposed, layer.grad_w, layer.grad_w_row)
     p.epilogue.accumulate, p.epilogue.pieces = not first, layer.pieces
 
@@ -79,13 +80,13 @@ cdef Py_ssize_t block_scratch(const LastLayer *layer, Py_ssize_t rows, int threa
     cdef Rows r = layer.rows
     cdef Product p
     r.N = rows
-    cdef Py_ssize_t most = max(scratch_bytes(&r, threads), times(r.C, r.element))
+    cdef Py_ssize_t largest = max(scratch_bytes(&r, threads), times(r.C, r.element))
     set_logits(&p, layer, rows, NULL, 0, NULL)
-    most = max(most, product_scratch(&p, threads))
+    largest = max(largest, product_scratch(&p, threads))
     set_grad_w(&p, layer, rows, NULL, 0, NULL, True)
-    most = max(most, product_scratch(&p, threads))
+    largest = max(largest, product_scratch(&p, threads))
     set_grad_x(&p, layer, rows, NULL, NULL, 0, NULL)
-    return whole_lines(max(most, product_scratch(&p, threads)))
+    return whole_lines(max(largest, product_scratch(&p, threads)))
 
 
 cdef Py_ssize_t lay_out(const LastLayer *layer, Py_ssize_t most_rows, char *base, Blocks *b) noexcept nogil:
@@ -94,13 +95,13 @@ cdef Py_ssize_t lay_out(const LastLayer *layer, Py_ssize_t most_rows, char *base
 
 
 cdef Py_ssize_t bytes_of(const LastLayer *layer, Py_ssize_t rows, bint gather) noexcept nogil:
-    """What blocks of `rows` rows take, with scratch for one thread"""
+    """Bytes that blocks of `rows` rows take, with scratch for one thread"""
     cdef Blocks b
     return plus(divide(layer, rows, gather, NULL, &b), block_scratch(layer, rows, 1))
 
 
 cdef Py_ssize_t rows_within(const LastLayer *layer, Py_ssize_t max_memory) noexcept nogil:
-    """The most rows for which there is room beside the scratch of one thread, and what is set aside for threads; at least one"""
+    """The largest number of rows of a block that leaves the scratch of one thread and 1/8 of the memory; at least 1"""
     cdef Py_ssize_t low = 1, high = layer.read + 1, middle, scratch
     cdef bint gather = layer.read < layer.rows.N
     cdef Blocks b
@@ -128,7 +129,7 @@ cdef Rows rows_of_block(const LastLayer *layer, Py_ssize_t rows, const Blocks *b
     return r
 
 
-# Sums over the rows of a block's deltas, of COLUMNS columns at a time
+# Sums over the rows of a block's deltas, COLUMNS columns at a time
 cdef struct ColumnSums:
     const LastLayer *layer
     const Blocks *b
@@ -146,7 +147,7 @@ cdef void add_to(char *sums, const char *x, Py_ssize_t n, Py_ssize_t element) no
 
 
 cdef void columns_summed(const void *column_sums, Py_ssize_t i, int thread) noexcept nogil:
-    """db (C) = Σ_n δ_n, from the second block on added to what stands there"""
+    """db (C) = Σ_n δ_n, added to the sums of earlier blocks"""
     cdef const ColumnSums *s = <const ColumnSums *>column_sums
     cdef Py_ssize_t element = s.layer.rows.element, C = s.layer.rows.C, start = i * COLUMNS, count = min(COLUMNS, C - start)
     cdef char *to = s.layer.grad_bias + start * element
@@ -157,7 +158,7 @@ cdef void columns_summed(const void *column_sums, Py_ssize_t i, int thread) noex
 
 
 cdef void unread(const LastLayer *layer, Py_ssize_t n) noexcept nogil:
-    """The gradient of an example that is not read, and its error"""
+    """Zero the gradient and the error of an example that is not read."""
     cdef Py_ssize_t element = layer.rows.element
     if layer.grad_x != NULL:
         memset(layer.grad_x + n * layer.grad_x_row * element, 0, layer.dense.inputs * element)
@@ -166,8 +167,8 @@ cdef void unread(const LastLayer *layer, Py_ssize_t n) noexcept nogil:
 
 
 cdef Py_ssize_t choose(const LastLayer *layer, Py_ssize_t start, Py_ssize_t rows, const Blocks *b) except -1 nogil:
-    """The next `rows` examples from `start` on that are read, to `b`; the gradients of others up to there become 0. Returns where
-    it stopped: at the next one that is read. There are fewer if labels or weights have changed since they were counted."""
+    """Collect in `b` the next `rows` examples from `start` on that are read, and zero the gradients of the others. Returns the
+    next example that is read. Raises if there are fewer than were counted, because the caller has changed labels or weights."""
     cdef const Rows *r = &layer.rows
     cdef Py_ssize_t n, found = 0
     for n in range(start, r.N):
@@ -185,13 +186,13 @@ cdef Py_ssize_t choose(const LastLayer *layer, Py_ssize_t start, Py_ssize_t rows
     return r.N
 
 
-# How long a call has not looked for signals: nanoseconds of work.
+# A team, and the nanoseconds of work since the last poll for signals
 cdef struct Pace:
     fbp_team *team
     double unpolled
 
 
-cdef int run(const Product *p, const Blocks *b, Pace *pace) except -1 nogil:
+cdef int multiply_polled(const Product *p, const Blocks *b, Pace *pace) except -1 nogil:
     multiply(p, b.scratch, pace.team)
     poll(&pace.unpolled, product_work(p) / pace.team.threads)
     return 0
@@ -218,7 +219,7 @@ cdef int block(const LastLayer *layer, Py_ssize_t rows, bint first, RowError err
             memcpy(b.x + n * line, layer.x + b.order[n] * layer.x_row * element, line)
 
     set_logits(&p, layer, rows, x, x_row, b.z)
-    run(&p, b, pace)
+    multiply_polled(&p, b, pace)
     add_errors(&r, error, divisor, pace.team, b.scratch, total)
     if layer.losses != NULL:
         for n in range(rows):
@@ -226,12 +227,12 @@ cdef int block(const LastLayer *layer, Py_ssize_t rows, bint first, RowError err
     if layer.grad_bias != NULL:
         fbp_team_share(pace.team, columns_summed, &sums, (r.C + COLUMNS - 1) // COLUMNS)
     set_grad_w(&p, layer, rows, x, x_row, b.z, first)
-    run(&p, b, pace)
+    multiply_polled(&p, b, pace)
     if layer.grad_x != NULL:
         if slope != NULL:
             slope += start * line
         set_grad_x(&p, layer, rows, b.z, grad_x, grad_x_row, slope)
-        run(&p, b, pace)
+        multiply_polled(&p, b, pace)
         if not neighbours:
             for n in range(rows):
                 memcpy(layer.grad_x + b.order[n] * layer.grad_x_row * element, b.x + n * line, line)
@@ -242,7 +243,7 @@ cdef int block(const LastLayer *layer, Py_ssize_t rows, bint first, RowError err
 
 
 cdef int add_all_weights(const LastLayer *layer, const Blocks *b, fbp_team *team, Sum *total) except -1 nogil:
-    """The weights of all examples, as many at a time as a block has rows"""
+    """Add the weights of all examples, as many at a time as a block has rows."""
     cdef Py_ssize_t left = layer.rows.N, size = (layer.read + b.count - 1) // b.count
     cdef Rows r = layer.rows
     while left > 0:
@@ -293,7 +294,7 @@ cdef double last_layer(const LastLayer *layer, RowError error, bint mean, const 
 # -- a call from Python ------------------------------------------------------------------------------------------------------
 
 
-cdef struct Call:
+cdef struct LastLayerCall:
     LastLayer layer
     Blocks blocks
     RowError error
@@ -301,13 +302,13 @@ cdef struct Call:
     double loss, weight_sum
 
 
-cdef int last_layer_call(Call *c, fbp_team *team) except -1 nogil:
+cdef int last_layer_call(LastLayerCall *c, fbp_team *team) except -1 nogil:
     c.loss = last_layer(&c.layer, c.error, c.mean, &c.blocks, team, &c.weight_sum)
     return 0
 
 
 cdef int threads_within(const LastLayer *layer, Py_ssize_t rows, Py_ssize_t bytes, int n_threads) noexcept nogil:
-    """Threads that pay for blocks of so many rows, and for whose scratch there is room"""
+    """The number of threads that pays for blocks of so many rows, and whose scratch has room in `bytes`"""
     cdef Product z
     cdef Rows r = layer.rows
     set_logits(&z, layer, rows, NULL, 0, NULL)
@@ -324,7 +325,7 @@ def linear_softmax_cross_entropy(const real[:, :] inputs, const real[:, :] weigh
                                  double lse_square_scale, double softcap, bint mean, Py_ssize_t max_memory,
                                  real[::1] losses, real[:, :] grad_inputs, real[:, :] grad_weight, real[::1] grad_bias,
                                  int n_threads):
-    cdef Call call
+    cdef LastLayerCall call
     cdef LastLayer *layer = &call.layer
     cdef Py_ssize_t element = sizeof(real), rows, used
     cdef int threads

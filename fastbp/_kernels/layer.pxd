@@ -20,7 +20,7 @@ cdef inline void set_forward_product(Product *p, const Dense *layer, Py_ssize_t 
     p.C, p.C_row = a, a_row
     p.epilogue.bias, p.epilogue.activation = layer.bias, activation
 
-# dX (N, I) = δ Wᵀ, or (δ Wᵀ) ⊙ f'(slope); slope (N, I) is what f' of the layer below takes, or NULL
+# dX (N, I) = δ Wᵀ, or (δ Wᵀ) ⊙ f'(slope): f is the activation of the layer below, slope (N, I) or NULL the argument of f'
 cdef inline void set_recursion_product(Product *p, const Dense *layer, Py_ssize_t N, const char *delta, Py_ssize_t delta_row,
                                        int activation, const char *slope, Py_ssize_t slope_row, char *dx,
                                        Py_ssize_t dx_row) noexcept nogil:

@@ -12,20 +12,20 @@ from fastbp._kernels.team cimport Work, fbp_team, on_team
 # -- calls from Python -------------------------------------------------------------------------------------------------------
 
 
-cdef struct Call:
+cdef struct ProductCall:
     Product p
     char *scratch
 
 
-cdef int multiply_call(Call *call, fbp_team *team) except -1 nogil:
+cdef int multiply_call(ProductCall *call, fbp_team *team) except -1 nogil:
     return multiply(&call.p, call.scratch, team)
 
 
-cdef int run(const Product *p, int n_threads) except -1:
-    """Multiply in memory of its own."""
+cdef int multiply_in_new_scratch(const Product *p, int n_threads) except -1:
+    """Multiply with newly allocated scratch."""
     cdef int threads = threads_for(n_threads, product_work(p))
     cdef Py_ssize_t scratch = product_scratch(p, threads)
-    cdef Call call
+    cdef ProductCall call
     cdef char *memory = <char *>malloc(space_room(scratch))
     if memory == NULL:
         raise MemoryError(f"no memory for the packed blocks of a product of {p.M} x {p.K} by {p.K} x {p.N}")
@@ -61,7 +61,7 @@ def linear(const real[:, :] x, const real[:, :] weight, const real[::1] bias, st
         layer.bias = <const char *>&bias[0]
     set_forward_product(&p, &layer, x.shape[0], start(x), row_of(x), activation_kind(activation), <char *>start[real](out),
                         row_of[real](out))
-    run(&p, n_threads)
+    multiply_in_new_scratch(&p, n_threads)
 
 
 def linear_backward_input(const real[:, :] delta, const real[:, :] weight, str activation, const real[:, :] a,
@@ -73,16 +73,16 @@ def linear_backward_input(const real[:, :] delta, const real[:, :] weight, str a
         slope = start[real](a)
     set_recursion_product(&p, &layer, delta.shape[0], start(delta), row_of(delta), activation_kind(activation), slope,
                           0 if a is None else row_of[real](a), <char *>start[real](out), row_of[real](out))
-    run(&p, n_threads)
+    multiply_in_new_scratch(&p, n_threads)
 
 
 def linear_backward_weight(const real[:, :] a_prev, const real[:, :] delta, real[:, :] out, real[::1] bias_out, int n_threads):
-    cdef Dense layer = dense_of[real](out)  # of that shape
+    cdef Dense layer = dense_of[real](out)  # `out` has the shape of the weights
     cdef Py_ssize_t N = delta.shape[0]
     cdef Product p
     set_gradient_product(&p, &layer, N, start(a_prev), row_of(a_prev), start(delta), row_of(delta), False,
                          <char *>start[real](out), row_of[real](out))
-    run(&p, n_threads)
+    multiply_in_new_scratch(&p, n_threads)
     if layer.outputs > 0:
         with nogil:
             column_sums(layer.k, N, layer.outputs, start(delta), row_of(delta), layer.element, <char *>&bias_out[0])

@@ -1,4 +1,4 @@
-"""The error functions as they are called from Python: what comes of the arguments, memory for `reduced`, and what goes back."""
+"""The error functions for Python: converts arguments, allocates the work space of `reduced`, returns results."""
 
 from libc.float cimport DBL_MAX, DBL_MIN, FLT_MAX, FLT_MIN
 from libc.math cimport NAN, isnan
@@ -16,7 +16,7 @@ from fastbp._kernels.rows cimport (
 )
 from fastbp._kernels.team cimport Work, fbp_team, on_team
 
-cdef int64_t IGNORE_INDEX = -100  # the label that is not read, unless told otherwise
+cdef int64_t IGNORE_INDEX = -100  # the default
 cdef RowError SOFTMAX = row_error_named("softmax_cross_entropy")
 
 
@@ -33,7 +33,7 @@ cdef Rows rows_of(z, t, sample_weight, d) except *:
     return r
 
 
-cdef struct Call:
+cdef struct ErrorCall:
     Rows *r
     RowError error
     bint mean
@@ -41,19 +41,19 @@ cdef struct Call:
     double loss, weight_sum
 
 
-cdef int reduce_call(Call *call, fbp_team *team) except -1 nogil:
+cdef int reduce_call(ErrorCall *call, fbp_team *team) except -1 nogil:
     call.loss = reduced(call.r, call.error, call.mean, team, call.memory, &call.weight_sum)
     return 0
 
 
 cdef double evaluate(Rows *r, RowError error, bint mean, char *losses, int n_threads, double *weight_sum) except? -1:
-    """Run `reduced` in memory of its own; the weighted errors to `losses`, unless it is NULL."""
+    """Call `reduced` with a new work space; the weighted errors go to `losses`, unless it is NULL."""
     cdef Py_ssize_t n
     cdef int threads = threads_for(n_threads, error_work(r))
     cdef Py_ssize_t scratch = scratch_bytes(r, threads)
     cdef double unit = class_unit(r)
     cdef char *memory = <char *>malloc(space_room(scratch))
-    cdef Call call = Call(r, error, mean, memory, 0, 0)
+    cdef ErrorCall call = ErrorCall(r, error, mean, memory, 0, 0)
     if memory == NULL:
         raise MemoryError(f"no memory for the scratch of {r.N} rows of {r.C}")
     call.memory = space_start(memory, scratch)
@@ -71,7 +71,7 @@ cdef double evaluate(Rows *r, RowError error, bint mean, char *losses, int n_thr
 
 
 cdef tuple answer(Rows *r, RowError error, bint mean, losses, int n_threads):
-    """What the functions below return"""
+    """The result of the functions below: the mean or sum, and the sum of the weights"""
     cdef double weight_sum, loss = evaluate(r, error, mean, vector_of(losses, WRITE), n_threads, &weight_sum)
     return loss, weight_sum
 
@@ -111,8 +111,8 @@ cdef double option(x, double least, double most) except? -1:
 
 def softmax_cross_entropy_at_once(logits, labels, class_weight, sample_weight, label_smoothing, lse_square_scale, softcap, grad,
                                   n_threads):
-    """The mean error of labels, its gradient, to `grad` or a new array, and the sum of the weights; None, and nothing is
-    done, unless all is in order at first sight."""
+    """The mean error of labels, its gradient in `grad` or a new array, and the sum of the weights. Returns None and does nothing
+    if any argument is not plain and valid."""
     cdef Matrix z, t, d, of_classes, of_rows
     cdef Rows r
     cdef const double *weight = NULL
@@ -130,7 +130,7 @@ def softmax_cross_entropy_at_once(logits, labels, class_weight, sample_weight, l
         r.softcap = option(softcap, FLT_MIN, FLT_MAX) if z.element == sizeof(float) else option(softcap, DBL_MIN, DBL_MAX)
     if isnan(r.smoothing) or isnan(r.lse_square_scale) or isnan(r.softcap):
         return None
-    of_classes = of_rows = t  # where there are none
+    of_classes = of_rows = t  # placeholders if there are no weights
     if class_weight is not None:
         class_weight = plain_weights(class_weight, &of_classes, &weight)
         if class_weight is None or of_classes.rows != z.columns:

@@ -1,12 +1,12 @@
-"""Memory as the kernels see it: addresses without a dtype. How arrays come from Python, elements, scratch."""
+"""Memory without a dtype: arrays from Python, elements, scratch."""
 
 from cpython.buffer cimport PyBUF_ND, PyBUF_STRIDED_RO, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
 from libc.stdint cimport int64_t, uintptr_t
 
 # -- arrays from Python ------------------------------------------------------------------------------------------------------
 
-# They arrive checked, and the caller keeps them alive. So the buffer is asked for no format, and given back at once: a memoryview
-# of a dtype would take five times as long.
+# Arrays arrive checked, and the caller keeps them alive. So a buffer is requested without a format and released at once, in a
+# fifth of the time of a typed memoryview.
 
 cdef enum:
     READ = 0
@@ -41,8 +41,9 @@ cdef inline char *vector_of(x, int access) except? NULL:
     PyBuffer_Release(&view)
     return data
 
-# Whether x is an array of this very dtype, with two axes and not empty, in C order and aligned, and one that may be written
-# to; or such a vector of int64. Then m is its address. They look into the array itself, a fifth of the time of a buffer.
+# Whether x is plain: an array of exactly this dtype, not empty, aligned, in C order, with two axes; for plain_output also
+# writeable; for plain_labels a vector of int64. Sets m to it. These read the array struct itself, in a fifth of the time of a
+# buffer.
 cdef bint plain_matrix(x, dtype, Matrix *m) except -1
 cdef bint plain_output(x, dtype, Matrix *m) except -1
 cdef bint plain_labels(x, Matrix *m) except -1
@@ -50,16 +51,16 @@ cdef bint plain_labels(x, Matrix *m) except -1
 # The dtype of x, an array of float32 or float64, or None
 cdef object plain_dtype(x)
 
-# A new array of float32 or float64, by the bytes of an element, and whether it has memory that was in use before; a number of
-# either dtype, beyond float32 inf.
+# new_matrix: an array of float32 or float64, by the size of an element; `used`: whether its memory was in use before. scalar_of:
+# x as a NumPy scalar of float32 or float64; too large for float32 it is inf.
 cdef object new_matrix(Py_ssize_t rows, Py_ssize_t columns, Py_ssize_t element, bint *used)
 cdef object scalar_of(double x, dtype)
 
-# x, if it is such a vector of float64, or its copy as float64, if it is one of float32, else None: `where` is x, `weights`
-# what is returned, which has to be kept.
+# x, if it is a plain vector of float64; its copy as float64, if it is a plain vector of float32; else None. Sets `where` to x,
+# and `weights` to the result, which the caller keeps alive.
 cdef object plain_weights(x, Matrix *where, const double **weights)
 
-# Whether each of them is in [0, classes), or is `ignored`, which may be one of these
+# Whether each label is in [0, classes) or equal to `ignored`
 cdef bint labels_within(Matrix labels, Py_ssize_t classes, int64_t ignored) noexcept nogil
 
 # -- elements ----------------------------------------------------------------------------------------------------------------
@@ -75,7 +76,7 @@ cdef inline void set_element(char *x, Py_ssize_t i, Py_ssize_t element, double t
 
 # -- scratch -----------------------------------------------------------------------------------------------------------------
 
-# It is laid out in whole cache lines, from the start of one, or of a large page. See src_c/memory/pages.h.
+# Scratch is laid out in whole cache lines, and aligned to a line or to a large page. See src_c/memory/pages.h.
 cdef enum:
     LINE = 64
 
@@ -84,10 +85,10 @@ cdef extern from "memory/pages.h" nogil:
     size_t space_room "fbp_space_room"(size_t bytes)
     char *space_start "fbp_space_start"(char *memory, size_t bytes)
 
-# Sums and products of sizes, which may be those of arrays without memory, broadcast or empty: MOST where they are more. So much
-# nobody has, and malloc says no.
+# Sums and products of sizes, limited to MOST, for which malloc always fails. Sizes may overflow, since broadcast and empty arrays
+# can have any shape.
 cdef inline Py_ssize_t times(Py_ssize_t a, Py_ssize_t b) noexcept nogil:
-    # a division takes longer than all else that a small call does with a size
+    # the tests before a <= MOST // b avoid the division, the slowest operation here
     return a * b if (a | b) >> 31 == 0 or b == 0 or a <= MOST // b else MOST
 
 cdef inline Py_ssize_t plus(Py_ssize_t a, Py_ssize_t b) noexcept nogil:
@@ -100,7 +101,7 @@ cdef inline char *line_start(char *memory) noexcept nogil:
     return memory + (LINE - <uintptr_t>memory % LINE) % LINE
 
 cdef inline char *take(char *base, Py_ssize_t *used, Py_ssize_t bytes) noexcept nogil:
-    """The next so many bytes of a work space from `base`, or NULL, where only its size is asked for."""
+    """The next `bytes` bytes of the work space at `base`; NULL if base is NULL and only `used` is computed"""
     cdef Py_ssize_t at = used[0]
     used[0] = plus(at, whole_lines(bytes))
     return NULL if base == NULL else base + at

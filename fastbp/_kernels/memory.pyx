@@ -1,4 +1,4 @@
-"""What the kernels ask of NumPy itself: which arrays are plain, so that nothing more needs to be asked, and new ones."""
+"""NumPy's C API: the check for plain arrays, and new arrays."""
 
 cimport numpy as cnp
 from cpython.pycapsule cimport PyCapsule_New
@@ -7,7 +7,7 @@ from libc.stdint cimport int64_t, uint64_t
 import numpy as np
 
 cdef extern from "numpy/arrayobject.h":
-    void *descr_of "PyArray_DESCR"(cnp.ndarray)  # in the same words for every NumPy
+    void *descr_of "PyArray_DESCR"(cnp.ndarray)  # works with NumPy 1 and 2
     object PyArray_Scalar(void *data, void *descr, object base)
 
 cdef extern from "memory/spare.h":
@@ -20,12 +20,12 @@ cnp.import_array()
 cdef object FLOAT32 = cnp.PyArray_DescrFromType(cnp.NPY_FLOAT32), FLOAT64 = cnp.PyArray_DescrFromType(cnp.NPY_FLOAT64)
 cdef object INT64 = cnp.PyArray_DescrFromType(cnp.NPY_INT64)
 
-# Of large new arrays, as NumPy takes it; None where the system has nothing of the kind. See src_c/memory/spare.h.
+# The memory handler of large new arrays, or None if the system lacks MADV_FREE. See src_c/memory/spare.h.
 cdef object HANDLER = None if large_array_handler() == NULL else PyCapsule_New(large_array_handler(), "mem_handler", NULL)
 
 
 cdef bint plain(x, int axes, dtype, Matrix *m) noexcept:
-    """Whether x is an array of this dtype with so many axes, not empty, in C order and aligned; then m is its address."""
+    """Whether x is a plain array with so many axes, which then becomes m"""
     if not cnp.PyArray_CheckExact(x):
         return False
     cdef cnp.ndarray array = <cnp.ndarray>x
@@ -82,7 +82,7 @@ cdef object new_matrix(Py_ssize_t rows, Py_ssize_t columns, Py_ssize_t element, 
 
 
 def new_array(tuple shape, dtype):
-    """``numpy.empty``, of memory that was in use before if it is large and there is some."""
+    """``numpy.empty``, except that a large array takes the memory of a freed one, if there is any"""
     cdef Py_ssize_t extent, bytes = dtype.itemsize
     for extent in shape:
         bytes = times(bytes, extent)
@@ -103,6 +103,6 @@ cdef object scalar_of(double x, dtype):
 cdef bint labels_within(Matrix t, Py_ssize_t classes, int64_t ignored) noexcept nogil:
     cdef const int64_t *labels = <const int64_t *>t.data
     cdef Py_ssize_t n, beyond = 0
-    for n in range(t.rows):  # as unsigned numbers those below 0 are the largest
+    for n in range(t.rows):  # cast to unsigned, negative labels are out of range as well
         beyond += <uint64_t>labels[n] >= <uint64_t>classes and labels[n] != ignored
     return beyond == 0

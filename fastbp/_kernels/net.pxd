@@ -1,4 +1,4 @@
-"""A dense network prepared for batches of some size: what is in memory, and where. Everything that needs no Python."""
+"""A dense network and its work space, without Python."""
 
 from libc.stdint cimport uint64_t
 
@@ -9,7 +9,7 @@ from fastbp._kernels.memory cimport Matrix
 from fastbp._kernels.product cimport Product
 from fastbp._kernels.rows cimport RowError, Rows
 
-# Some examples: x (rows, inputs), their targets t, and their weights (rows), or NULL where each is 1.
+# Examples: x (rows, inputs), targets t, and weights (rows), or NULL if all are 1
 cdef struct Batch:
     Matrix x, t
     const double *weight
@@ -17,22 +17,22 @@ cdef struct Batch:
 
 cdef struct Layer:
     Dense dense
-    Py_ssize_t weight, bias  # where they begin in the parameters, and in all that is laid out like them: bytes from the start
+    Py_ssize_t weight, bias  # offsets in bytes in the parameters, and in vectors laid out like them
     int kind                 # the activation; identity for the last layer
-    bint keeps_input         # its slope is a function of its input
-    double bound             # of its magnitude, perhaps infinity
-    double dropout           # how much of the outputs is dropped while the network trains
-    char *z                  # (rows, outputs) what the slope takes, where that is not `a`
-    char *a                  # (rows, outputs) the output; of the last layer the logits, perhaps of a block of rows at a time
-    char *delta              # (rows, outputs) dE/dz; of the last layer over the logits
+    bint keeps_input         # whether the slope of the activation is computed from its input
+    double bound             # of the activation's magnitude, perhaps infinity
+    double dropout           # fraction of the outputs that is dropped in training
+    char *z                  # (rows, outputs) what the slope is computed from; may be `a`
+    char *a                  # (rows, outputs) the output; in the last layer the logits, perhaps of one block of rows
+    char *delta              # (rows, outputs) dE/dz; in the last layer it overwrites the logits
     char *bias_gradient      # (outputs)
 
-# How batches of a number of rows are trained on, on a number of threads.
+# The plan for batches of `rows` rows on n_threads threads
 cdef struct Plan:
     Py_ssize_t rows
     int n_threads
-    bint by_blocks           # the last layer goes by blocks of rows
-    bint fused               # the update goes without a gradient in memory
+    bint by_blocks           # the last layer is computed in blocks of rows
+    bint fused               # the update is made without a gradient in memory
 
 # A network, and its work space for up to `capacity` rows.
 cdef struct Net:
@@ -43,58 +43,59 @@ cdef struct Net:
     int depth                    # number of layers
     RowError error
     double smoothing             # of the targets
-    double largest_error         # that an example counts in the mean that is told, perhaps infinity; its gradient is not limited
-    uint64_t seed, key           # of all dropout, and of that of this step
-    bint drops                   # whether it does now
+    double largest_error         # that an example counts in the reported mean, perhaps infinity; its gradient is not limited
+    uint64_t seed, key           # of dropout: for the network, for this step
+    bint drops                   # whether dropout is on in this call
 
     Plan plan
     Py_ssize_t capacity
-    int most_threads             # for which the scratch is large enough
-    bint keeps_gradient          # there is room for it whatever the plan
+    int most_threads             # the largest team that the scratch is enough for
+    bint keeps_gradient          # whether `gradient` is allocated for any plan
     Py_ssize_t target_row        # bytes of a row of targets
     char *memory
     Py_ssize_t used
-    char *batch_x                # (rows, inputs),
-    char *batch_t                # (rows, ...) and
-    double *batch_weight         # (rows) a batch that was gathered, with
-    double *batch_largest        # the largest magnitude of each of its rows
-    char *gradient               # (count), or NULL where no batch needs it
-    char *trial                  # (FBP_STATES + 2, count) for updates on trial: NULL until there is one
+    char *batch_x                # (rows, inputs) a gathered batch
+    char *batch_t                # (rows, ...) its targets
+    double *batch_weight         # (rows) its weights
+    double *batch_largest        # (rows) the largest magnitude of each row of batch_x
+    char *gradient               # (count), or NULL if no plan needs it
+    char *trial                  # (FBP_STATES + 2, count) for updates on trial; NULL before the first
     Py_ssize_t usual             # rows of the last call
-    char *formed                 # the gradient in which that of the last layer stands already, since the deltas; or NULL
+    char *formed                 # a gradient (count) whose last layer was formed with the deltas, or NULL
     char *scratch                # of a product, or of the error
-    double unpolled              # nanoseconds of work since the last look at pending signals
+    double unpolled              # nanoseconds of work since the last poll for signals
 
-# Before a call on `rows` rows: make sure that the work space holds them, with targets of so many bytes each, scratch for
-# n_threads, and a gradient if it is asked for, and that the primitives are those of the instruction set in use. After it, and at
-# the end: give memory back.
+# prepare, before a call on `rows` rows: makes sure that the work space is large enough for them, for targets of target_row bytes
+# each, for n_threads and, if asked, for a gradient, and that the primitives are those of the instruction set in use. tidy, after
+# a call: frees memory that was needed for an unusual one. give_back frees all.
 cdef int prepare(Net *net, Py_ssize_t rows, Py_ssize_t target_row, int n_threads, bint gradient) except -1
 cdef void tidy(Net *net, Py_ssize_t rows) noexcept nogil
 cdef void give_back(Net *net) noexcept nogil
 
-# The plan for so many rows becomes that of the network.
+# Makes the plan for so many rows, unless it is made.
 cdef void make_plan(Net *net, Py_ssize_t rows, int n_threads) noexcept nogil
 
-# Of how many rows there may be logits at a time.
+# The largest number of rows whose logits are in memory at a time
 cdef Py_ssize_t most_rows(const Net *net) noexcept nogil
 
-# Whether so many bytes from `part` on are in the work space.
+# Whether the bytes of `part` are in the work space
 cdef bint in_space(const Net *net, const char *part, Py_ssize_t bytes) noexcept nogil
 
-# What layer i gets (rows, I): the batch, or the outputs of the layer before; the row stride is in elements.
+# The inputs of layer i (rows, I): the batch, or the outputs of the layer below. The row stride is in elements.
 cdef inline void set_inputs(const Net *net, Py_ssize_t i, Matrix x, const char **a, Py_ssize_t *a_row) noexcept nogil:
     if i == 0:
         a[0], a_row[0] = x.data, x.row // net.element
     else:
         a[0], a_row[0] = net.layers[i - 1].a, net.layers[i].dense.inputs
 
-# Where the forward product of a hidden layer goes, which is what the slope of its activation takes.
+# The result of the forward product of a hidden layer, from which the slope of its activation is computed
 cdef inline char *slope_source(const Net *net, const Layer *layer) noexcept nogil:
     return layer.z if layer.keeps_input or (layer.dropout > 0 and net.drops) else layer.a
 
-# The three products of layer i: to `out`, to the deltas of the layer below, and to `out`.
-cdef inline void set_forward(Product *p, const Net *net, Py_ssize_t i, Matrix x, char *out, Py_ssize_t out_row) noexcept nogil:
-    """A (rows, O) = f(A_prev W + b), where f waits if its slope needs A_prev W + b"""
+# The three products of layer i. The recursion writes the deltas of the layer below, the others `out`.
+cdef inline void set_forward(Product *p, const Net *net, Py_ssize_t i, Matrix x, char *out,
+                             Py_ssize_t out_row) noexcept nogil:
+    """A (rows, O) = f(A_prev W + b), without f if its slope is computed from A_prev W + b"""
     cdef const Layer *layer = &net.layers[i]
     cdef const char *a
     cdef Py_ssize_t a_row
@@ -116,11 +117,11 @@ cdef inline void set_gradient(Product *p, const Net *net, Py_ssize_t i, Matrix x
     set_inputs(net, i, x, &a, &a_row)
     set_gradient_product(p, &layer.dense, x.rows, a, a_row, layer.delta, layer.dense.outputs, False, out, layer.dense.outputs)
 
-# The rows of the error, without their logits and deltas; and the last layer with its error in one: its gradient to its place in
-# `to`, the deltas of the layer below to the work space.
+# rows_of: the rows of the error, whose logits and deltas are not set. last_layer_of: the last layer with its error; its gradient
+# goes to its place in `to`, the deltas of the layer below to the work space.
 cdef Rows rows_of(const Net *net, const Batch *batch) noexcept nogil
 cdef LastLayer last_layer_of(const Net *net, const Batch *batch, char *to) noexcept nogil
 
-# Nanoseconds that one thread needs for the forward pass, and for a whole step.
+# Nanoseconds of one thread for the forward pass, and for a whole step
 cdef double forward_work(const Net *net, Py_ssize_t rows) noexcept nogil
 cdef double step_work(const Net *net, Py_ssize_t rows) noexcept nogil

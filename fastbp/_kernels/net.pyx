@@ -1,9 +1,9 @@
-"""The work space of a network, and how a batch is trained on.
+"""The work space of a network, and the plan for a batch.
 
-A. One block of memory holds everything that a step needs, and grows only when a larger batch comes. In a step nothing is
-   allocated. A large block is kept only while batches of about that size come.
-B. Addresses without a dtype: a step is written once for float32 and float64.
-C. What depends on the number of rows alone is decided once, in `Plan`, and asked nowhere else.
+A. One block of memory holds all that a step needs, and grows only for a larger batch. A step allocates nothing. A large block is
+   kept only while batches of about that size come.
+B. Addresses have no dtype: a step is written once for float32 and float64.
+C. Decisions that depend on the number of rows alone are in `Plan`, and made nowhere else.
 """
 
 from libc.stdint cimport int64_t, uintptr_t
@@ -18,10 +18,10 @@ from fastbp._kernels.optimizer cimport norm_sums
 from fastbp._kernels.product cimport operations, product_scratch, product_work
 from fastbp._kernels.rows cimport error_work
 
-cdef double UPDATE_PER_COLUMN = 2.5e8  # multiply-adds of a thread, for each column of a tile, in which no signal is looked for
-cdef Py_ssize_t LARGE_SPACE = 64 * 1024 * 1024  # bytes of a work space that are not kept for the sake of a single call,
-cdef Py_ssize_t UNUSUAL = 8  # one of so many times the rows of another
-cdef Py_ssize_t MOST_LOGITS = 64 * 1024 * 1024  # bytes of them that are held at a time, as in linear_softmax_cross_entropy
+cdef double UPDATE_PER_COLUMN = 2.5e8  # multiply-adds of a thread for each column of a tile: the longest update without a poll
+cdef Py_ssize_t LARGE_SPACE = 64 * 1024 * 1024  # bytes from which a work space is freed after a single unusual call
+cdef Py_ssize_t UNUSUAL = 8  # a call is unusual if it has so many times the rows of the one before
+cdef Py_ssize_t MOST_LOGITS = 64 * 1024 * 1024  # bytes of logits in memory at a time, as in linear_softmax_cross_entropy
 
 
 # -- a layer's products, and its error ---------------------------------------------------------------------------------------
@@ -41,19 +41,19 @@ cdef Rows rows_of(const Net *net, const Batch *batch) noexcept nogil:
 
 cdef LastLayer last_layer_of(const Net *net, const Batch *batch, char *to) noexcept nogil:
     cdef const Layer *layer = &net.layers[net.depth - 1]
-    cdef LastLayer l
-    memset(&l, 0, sizeof(LastLayer))
-    l.rows, l.dense = rows_of(net, batch), layer.dense
-    l.read, l.reads_all = batch.x.rows, True
-    l.pieces = net.k.product_in_pieces(batch.x.rows, layer.dense.outputs, layer.dense.inputs)
-    set_inputs(net, net.depth - 1, batch.x, &l.x, &l.x_row)
-    l.grad_w, l.grad_w_row, l.grad_bias = to + layer.weight, layer.dense.outputs, to + layer.bias
+    cdef LastLayer last
+    memset(&last, 0, sizeof(LastLayer))
+    last.rows, last.dense = rows_of(net, batch), layer.dense
+    last.read, last.reads_all = batch.x.rows, True
+    last.pieces = net.k.product_in_pieces(batch.x.rows, layer.dense.outputs, layer.dense.inputs)
+    set_inputs(net, net.depth - 1, batch.x, &last.x, &last.x_row)
+    last.grad_w, last.grad_w_row, last.grad_bias = to + layer.weight, layer.dense.outputs, to + layer.bias
     if net.depth > 1:
         layer = &net.layers[net.depth - 2]
-        l.grad_x, l.grad_x_row = layer.delta, layer.dense.outputs
+        last.grad_x, last.grad_x_row = layer.delta, layer.dense.outputs
         if layer.kind != FBP_IDENTITY:
-            l.activation, l.slope = layer.kind, slope_source(net, layer)
-    return l
+            last.activation, last.slope = layer.kind, slope_source(net, layer)
+    return last
 
 
 cdef double forward_work(const Net *net, Py_ssize_t rows) noexcept nogil:
@@ -82,8 +82,8 @@ cdef Py_ssize_t most_rows(const Net *net) noexcept nogil:
 
 
 cdef Plan plan_of(const Net *net, Py_ssize_t rows, int n_threads) noexcept nogil:
-    """Updates go without a gradient in memory, where it does not come with the deltas, if its sums are of one block, and all of
-    it takes less than 0.2 s: it is not to be torn by a signal."""
+    """An update is fused, without a gradient in memory, if its sums are of one block, and all products take less than 0.2 s,
+    since no signal may interrupt it. By blocks, the gradient of the last layer is formed with the deltas and does not count."""
     cdef Plan plan
     cdef double number = 0
     cdef Matrix none
@@ -108,13 +108,13 @@ cdef void make_plan(Net *net, Py_ssize_t rows, int n_threads) noexcept nogil:
 
 
 cdef Py_ssize_t scratch_of(const Net *net, Product *p) noexcept nogil:
-    """Of the product in pieces or not: with a row less it may be the other."""
+    """Enough scratch for the product with and without pieces, since one row less may change the choice"""
     p.epilogue.pieces = True
     return product_scratch(p, net.most_threads)
 
 
 cdef Py_ssize_t most_scratch(const Net *net, Py_ssize_t rows) noexcept nogil:
-    """Of the products of all layers, and of a norm"""
+    """The scratch of the products of all layers, and of a norm"""
     cdef Py_ssize_t scratch = times(norm_sums(net.count), sizeof(double)), i
     cdef Matrix none
     cdef Product p
@@ -132,7 +132,7 @@ cdef Py_ssize_t most_scratch(const Net *net, Py_ssize_t rows) noexcept nogil:
 
 
 cdef Py_ssize_t lay_out_last(Net *net, char *base, Py_ssize_t rows) noexcept nogil:
-    """The last layer, as one block, of as many rows as are held: it serves a smaller batch, too, whose logits are held at once.
+    """Lay out the last layer for one block of as many rows as are in memory at a time, which is enough for smaller batches.
     Returns its scratch."""
     cdef Layer *last = &net.layers[net.depth - 1]
     cdef LastLayer whole
@@ -147,7 +147,7 @@ cdef Py_ssize_t lay_out_last(Net *net, char *base, Py_ssize_t rows) noexcept nog
 
 
 cdef void lay_out(Net *net, char *base, Py_ssize_t rows) noexcept nogil:
-    """Divide the work space for `rows` rows from `base`; with NULL only find its size, `used`."""
+    """Divide a work space for `rows` rows at `base`. If `base` is NULL only find its size, `used`."""
     cdef Py_ssize_t scratch, size, i
     cdef Layer *layer
     cdef Plan largest = plan_of(net, rows, 1)

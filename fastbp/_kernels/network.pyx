@@ -1,11 +1,11 @@
-"""A network as Python sees it: one call for a batch, one for an epoch.
+"""The network class of Python: one call for a batch, one for an epoch.
 
-A. A call takes what it needs of its arguments, starts a team of threads, and leaves Python.
-B. `step` is for calls of which nothing has to be said: where an argument, the error or the update is not as it should be, it does
-   nothing, and leaves it to the caller to find out what is wrong, and to `train` to deal with it.
-C. Threads take turns, for there is one work space. A call takes its turn here, in code that looks at no signals, so none is lost
-   to an interrupt; before it has its turn it changes nothing; and a call within a call of the same thread, from a signal handler
-   or a callback, is refused.
+A. A call converts its arguments, starts a team of threads, and releases the GIL.
+B. `step` is the fast path. If an argument, the error or the update is not as it should be, it does nothing and returns None; its
+   caller then finds out what is wrong, or trains through `train`.
+C. Threads take turns on the one work space. A call changes nothing before it has its turn, and takes it here, where no signal is
+   polled, so an interrupt cannot lose it. A call during another call of the same thread, from a signal handler or a callback, is
+   refused.
 """
 
 cimport numpy as cnp
@@ -197,7 +197,7 @@ cdef class Network:
 
     cdef int run(self, Call *call, Work work, Py_ssize_t rows, double nanoseconds) except -1:
         """work(call) in a work space for `rows` rows, on as many threads as pay. It is this thread's turn."""
-        cdef int threads = threads_for(2, nanoseconds)  # how many it may use is not asked where one is enough
+        cdef int threads = threads_for(2, nanoseconds)  # max_threads() is not called if one is enough
         if threads > 1:
             threads = threads_for(plain_threads(self.n_threads), nanoseconds)
         prepare(&self.net, rows, call.all.t.columns * call.all.t.element, threads, call.u != NULL and call.u.clip_norm > 0)
@@ -210,7 +210,7 @@ cdef class Network:
         return 0
 
     def snapshot(self):
-        """A copy of the parameters as they are between two updates; from a callback or a signal handler, too."""
+        """A copy of the parameters between two updates; may be called from a callback or a signal handler."""
         if self.owner == PyThread_get_thread_ident():
             return self.parameters.copy()
         self.take_turn()
@@ -353,7 +353,7 @@ cdef class Network:
         return 0
 
     cdef bint is_written(self, const Matrix *m) noexcept:
-        """Whether an update writes into it: part of it is a parameter, or of the optimizer's state."""
+        """Whether it overlaps what an update writes: the parameters, the optimizer's state"""
         cdef Py_ssize_t bytes = self.net.count * self.net.element
         cdef int i
         for i in range(FBP_STATES):

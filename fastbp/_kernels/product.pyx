@@ -1,8 +1,8 @@
-"""A matrix product with what follows it fused, divided over threads.
+"""A matrix product with its epilogue, divided over threads.
 
-C (M, N) is cut along its longer side into pieces, which the threads of a team take, each with scratch of its own. An element of
-C is the same sum in the same order in every cut, so the number of threads changes no bit. A product of seconds runs in slices of
-the same side, and a very long sum in parts, so that pending signals are seen.
+C (M, N) is cut along its longer side into pieces, which the threads of a team take, each with its own scratch. An element of C
+is the same sum in the same order for any cut, so the number of threads changes no bit. A product of seconds is cut along the
+same side into slices, and a very long sum into parts, so that signals are polled.
 """
 
 from cpython.exc cimport PyErr_CheckSignals
@@ -12,20 +12,20 @@ from fastbp._kernels.dispatch cimport FBP_IDENTITY, FBP_STATES
 from fastbp._kernels.memory cimport LINE, times, whole_lines
 from fastbp._kernels.team cimport fbp_team_share, poll
 
-cdef double OPERATION_WORK = 0.02  # nanoseconds that one thread needs for a multiply-add, roughly, and half of it in pieces
-cdef double ELEMENT_WORK = 0.5     # and for an element that goes through an epilogue
-cdef double PIECE_WORK = 8_000.0   # nanoseconds of a piece that pay for handing it over
+cdef double OPERATION_WORK = 0.02  # nanoseconds of one thread for a multiply-add, roughly; from pieces half of it
+cdef double ELEMENT_WORK = 0.5     # nanoseconds of an activation of an element
+cdef double PIECE_WORK = 8_000.0   # nanoseconds of the shortest piece that pays for handing it over
 cdef double SMALL = 2 * PIECE_WORK / OPERATION_WORK  # multiply-adds of a product that is never cut
-cdef Py_ssize_t LONG_PIECE = 1024  # rows or columns; in longer pieces the packing of the other operand, once for each, vanishes
-cdef double SLICE_PER_COLUMN = 1.2e8  # multiply-adds of a thread, for each column of a tile, between two looks at signals
-cdef double MOVED = 100.0          # multiply-adds in the time of which a number comes from memory, or goes to a new page,
-cdef double ACTIVATED = 500.0      # and in that of the slowest activation of a number
-cdef Py_ssize_t SUMMED = 8 * 1024**2  # elements whose sums are taken at a time
-cdef Py_ssize_t LONG_SUM = 256 * 1024  # terms that are added at a time; a multiple of the depth of all blocks
+cdef Py_ssize_t LONG_PIECE = 1024  # rows or columns; longer pieces amortize packing the other operand, once for each piece
+cdef double SLICE_PER_COLUMN = 1.2e8  # multiply-adds of a thread between two polls, for each column of a tile
+cdef double MOVED = 100.0          # multiply-adds in the time of loading a number from memory, or storing it to a new page
+cdef double ACTIVATED = 500.0      # multiply-adds in the time of the slowest activation of a number
+cdef Py_ssize_t SUMMED = 8 * 1024**2  # elements of a column sum between two polls
+cdef Py_ssize_t LONG_SUM = 256 * 1024  # terms between two polls; a multiple of the depth of all blocks
 
 
 cdef double operations(const Product *p) noexcept nogil:
-    """Multiply-adds; those in pieces, which are twice as fast, count half."""
+    """Multiply-adds; those of pieces, twice as fast, count half."""
     cdef double number = <double>p.M * p.N * p.K
     return number / 2 if p.epilogue.pieces else number
 
@@ -36,7 +36,7 @@ cdef double product_work(const Product *p) noexcept nogil:
 
 
 cdef inline bint by_rows(const Product *p) noexcept nogil:
-    """Whether the pieces are rows of C, or columns: they divide the longer side."""
+    """Whether C is cut into rows, or into columns: along its longer side"""
     return p.M >= p.N
 
 
@@ -45,13 +45,12 @@ cdef inline Py_ssize_t longer_side(const Product *p) noexcept nogil:
 
 
 cdef Py_ssize_t equal_parts(Py_ssize_t length, Py_ssize_t parts, Py_ssize_t unit) noexcept nogil:
-    """The length of each in whole units, though the last is perhaps shorter"""
+    """The length of a part, in whole units; the last part may be shorter"""
     return ((length + parts - 1) // parts + unit - 1) // unit * unit
 
 
 cdef Py_ssize_t piece_length(const Product *p, int threads) noexcept nogil:
-    """Rows, or columns, of a piece: as many pieces for each thread, several where they are long, fewer where they would be short
-    work."""
+    """Rows or columns of a piece: one to four pieces for each thread, depending on their length; none below PIECE_WORK"""
     cdef Py_ssize_t length = longer_side(p), unit = 8 if by_rows(p) else p.k.tile_columns()
     cdef Py_ssize_t for_each = max(1, min(4, length // (threads * LONG_PIECE)))
     cdef Py_ssize_t pieces = min(threads * for_each, <Py_ssize_t>(product_work(p) / PIECE_WORK))
@@ -59,20 +58,20 @@ cdef Py_ssize_t piece_length(const Product *p, int threads) noexcept nogil:
 
 
 cdef double moved(const Product *p) noexcept nogil:
-    """What else takes time, in multiply-adds: to read the operand that is cut, to write C, and an activation"""
+    """The time of reading the operand that is cut, writing C, and an activation, in multiply-adds"""
     cdef double of_element = MOVED if p.epilogue.activation == FBP_IDENTITY else MOVED + ACTIVATED
     return MOVED * longer_side(p) * p.K + of_element * p.M * p.N
 
 
 cdef Py_ssize_t slice_length(const Product *p, int threads) noexcept nogil:
-    """Of the longer side, what takes a tenth of a second at most. The width of a tile tells how fast the instruction set is."""
+    """The length of a slice of at most a tenth of a second, if speed is proportional to the columns of a tile"""
     cdef Py_ssize_t length = longer_side(p), unit = threads * (8 if by_rows(p) else p.k.tile_columns())
     cdef double slices = (operations(p) / threads + moved(p)) / (SLICE_PER_COLUMN * p.k.tile_columns())
     return equal_parts(length, <Py_ssize_t>min(slices, <double>length) + 1, unit)
 
 
 cdef Product part_of(const Product *p, Py_ssize_t start, Py_ssize_t length) noexcept nogil:
-    """Of the product's longer side so much, or as much as there is, from `start` on"""
+    """The part of a product from `start` on along its longer side, of at most `length`"""
     cdef Product part = p[0]
     cdef int i
     cdef Py_ssize_t row = start if by_rows(p) else 0, column = 0 if by_rows(p) else start
@@ -95,7 +94,7 @@ cdef Product part_of(const Product *p, Py_ssize_t start, Py_ssize_t length) noex
 
 
 cdef Py_ssize_t thread_scratch(const Product *p) noexcept nogil:
-    """Bytes of scratch of each thread, whatever the pieces"""
+    """Bytes of scratch of each thread, enough for any piece"""
     return whole_lines(times(p.k.matrix_product_scratch(p.M, p.N, p.K, p.epilogue.pieces), p.element))
 
 
@@ -144,7 +143,7 @@ cdef int multiply_slices(const Product *p, char *scratch, fbp_team *team) except
 
 
 cdef Product terms_of(const Product *p, Py_ssize_t start) noexcept nogil:
-    """Up to LONG_SUM terms of each sum, from `start` on; those before are in C already, and the activation waits for the last"""
+    """Up to LONG_SUM terms of each sum, from `start` on, added to the earlier ones in C; the activation comes with the last"""
     cdef Product part = p[0]
     part.K = min(LONG_SUM, p.K - start)
     part.A = p.A + start * p.A_column * p.element

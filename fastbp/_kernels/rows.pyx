@@ -1,14 +1,14 @@
-"""Rows of the error functions: which are read, with what weight, on which threads, and how their errors are reduced.
+"""The rows of an error function: which are read, with what weights, on which threads, and how their errors are reduced.
 
-A. What is computed of a row is a primitive of src_c/rows; here is only what lies between rows. So results do not depend on
-   threads: a row's gradient is its own, and the rows' errors are summed in their order, in float64 and compensated.
-B. Everything about a call stands in one struct, `Rows`, without a dtype: the functions below are compiled once, and the
-   network trains through the same ones.
+A. The primitives of src_c/rows compute a row; this module does what concerns several rows. A row's gradient depends on no
+   other row, and the errors are added in order, in compensated float64: results do not depend on threads.
+B. All facts about a call are in one struct, `Rows`, without a dtype: this code is compiled once, and networks train through
+   it.
 C. A row that is ignored or has weight 0 is not read.
-D. Long calls run in slices, between which pending signals are seen.
-E. Labels are the caller's, who may change them meanwhile: what becomes an address is a copy, in range. See src_c/memory/labels.h.
-F. Class weights are in units of a power of 2 near the largest, so that none of them overflows in the dtype, nor all vanish,
-   however they are scaled. The units of a mean cancel; a sum is multiplied by them at the end, which rounds nothing.
+D. Long calls run in slices, between which pending signals are polled.
+E. The caller may change labels during a call: only a checked copy is used as an index. See src_c/memory/labels.h.
+F. Class weights are scaled by a power of 2 near the largest, the unit, so that none overflows in the dtype and not all vanish.
+   The unit cancels in a mean; a sum is multiplied by it at the end, which rounds nothing.
 """
 
 from cpython.exc cimport PyErr_CheckSignals
@@ -43,15 +43,15 @@ cdef extern from * nogil:
 
 cdef enum:
     BLOCK = 256                 # rows whose labels are copied at a time
-    MOST_EXPONENT = 1022        # of units that are normal numbers, and their reciprocals too
+    MOST_EXPONENT = 1022        # of units that are normal numbers, like their reciprocals
 cdef double ELEMENT_WORK = 0.5  # nanoseconds that one thread needs for an element, roughly; ten without vector instructions
 cdef Py_ssize_t LONG_ROW = 16 * 1024          # bytes
 cdef Py_ssize_t MUCH_MEMORY = 64 * 1024 * 1024
-cdef double SMALL = 1e-37       # less than this may underflow in float32
-cdef double SLICE = 4e6         # nanoseconds, at that rate, between two looks at pending signals
-cdef Py_ssize_t ADDED = 16 * 1024**2  # errors that are summed between two such looks
-cdef Py_ssize_t PIECES = 4      # of a slice, for each thread, so that none waits long for the others;
-cdef double PIECE_WORK = 8e3    # but a piece takes so many nanoseconds at least, to pay for handing it over
+cdef double SMALL = 1e-37       # smaller numbers may underflow in float32
+cdef double SLICE = 4e6         # nanoseconds, at that rate, between two polls
+cdef Py_ssize_t ADDED = 16 * 1024**2  # errors that are summed between two polls
+cdef Py_ssize_t PIECES = 4      # of a slice for each thread, so that none waits long for the others
+cdef double PIECE_WORK = 8e3    # nanoseconds of the shortest piece that pays for handing it over
 
 
 cdef inline void add(Sum *sum, double x) noexcept nogil:
@@ -74,7 +74,7 @@ ctypedef double (*Error)(const Rows *r, const Scratch *s, Py_ssize_t n, double s
 
 
 cdef inline void each_row(Error error, const Rows *r, const Scratch *s, Piece p) noexcept nogil:
-    """errors_n = s_n E_n, its gradient over the divisor; a row of weight 0 is not read."""
+    """errors_n = s_n E_n; the gradient of errors_n / divisor goes to d. A row of weight 0 is not read."""
     cdef double weight
     cdef Py_ssize_t n
     for n in range(p.start, p.stop):
@@ -87,19 +87,19 @@ cdef inline void each_row(Error error, const Rows *r, const Scratch *s, Piece p)
 
 
 cdef inline const char *target(const Rows *r, Py_ssize_t n) noexcept nogil:
-    """The row of targets, NULL where targets are labels"""
+    """The targets of row n, or NULL if targets are labels"""
     if r.t == NULL:
         return NULL
     return r.t + (n if r.order == NULL else r.order[n]) * r.t_row
 
 
 cdef inline Py_ssize_t row_bytes(const Rows *r) noexcept nogil:
-    """Of a row of scratch"""
+    """Bytes of a row of scratch"""
     return whole_lines(times(r.C, r.element))
 
 
 cdef inline char *of_thread(const Rows *r, char *rows, int thread) noexcept nogil:
-    """Its row of scratch, or NULL where there are none"""
+    """The row of scratch of a thread, or NULL if there are none"""
     return NULL if rows == NULL else rows + thread * row_bytes(r)
 
 
@@ -119,7 +119,7 @@ cdef double elementwise_error_row(const Rows *r, const Scratch *s, Py_ssize_t n,
 
 
 cdef void take_labels(const Rows *r, const Scratch *s, Py_ssize_t start, Py_ssize_t rows, int64_t *labels) noexcept nogil:
-    """The labels of so many rows, at most BLOCK; 0 for one that is no class, which has gone astray if its row is to be read."""
+    """Copy the labels of at most BLOCK rows; a label that is no class becomes 0, and sets `astray` if its row is read."""
     cdef Py_ssize_t n
     if fbp_take_labels(rows, r.C, r.labels + start, labels):
         return
@@ -130,7 +130,7 @@ cdef void take_labels(const Rows *r, const Scratch *s, Py_ssize_t start, Py_ssiz
                 s.astray[0] = True
 
 
-cdef void softmax_cross_entropy_rows(const Rows *r, const Scratch *s, Piece p) noexcept nogil:
+cdef void softmax_cross_entropy_piece(const Rows *r, const Scratch *s, Piece p) noexcept nogil:
     cdef fbp_cross_entropy options = options_of(r, s)
     cdef bint plain = r.smoothing == 0 and r.lse_square_scale == 0 and r.softcap == 0 and not s.weight_of_0
     cdef int64_t labels[BLOCK]
@@ -139,7 +139,7 @@ cdef void softmax_cross_entropy_rows(const Rows *r, const Scratch *s, Piece p) n
     if r.labels == NULL:
         each_row(softmax_cross_entropy_row, r, s, p)
         return
-    if s.weighted and not plain:  # class weights are within E, then, not in what it is multiplied by
+    if s.weighted and not plain:  # E includes the class weights
         for n in range(p.start, p.stop):
             s.errors[n] = sample_weight_of(r, n)
     start = p.start
@@ -153,7 +153,7 @@ cdef void softmax_cross_entropy_rows(const Rows *r, const Scratch *s, Piece p) n
         start += rows
 
 
-cdef void elementwise_error_rows(const Rows *r, const Scratch *s, Piece p) noexcept nogil:
+cdef void elementwise_error_piece(const Rows *r, const Scratch *s, Piece p) noexcept nogil:
     each_row(elementwise_error_row, r, s, p)
 
 
@@ -162,24 +162,24 @@ _KINDS = {ERRORS[i].name.decode(): i for i in range(FBP_ERRORS)} | {"softmax_cro
 
 cdef RowError row_error_named(str name) except *:
     cdef int kind = _KINDS[name]
-    if kind < 0:  # the fast look at a network's targets takes labels alone, so rows need no limit
-        return RowError(softmax_cross_entropy_rows, kind, 0, True, NAN)
-    return RowError(elementwise_error_rows, kind, ERRORS[kind].parameter, False, ERRORS[kind].largest_target)
+    if kind < 0:  # networks take labels alone on the fast path, so targets need no limit
+        return RowError(softmax_cross_entropy_piece, kind, 0, True, NAN)
+    return RowError(elementwise_error_piece, kind, ERRORS[kind].parameter, False, ERRORS[kind].largest_target)
 
 
 # -- the weights of rows ---------------------------------------------------------------------------------------------------
 
 
 cdef void set_class_weight(Rows *r, const double *weight) noexcept nogil:
-    cdef double most = 0
+    cdef double largest = 0
     cdef Py_ssize_t c
     r.class_weight, r.class_exponent = weight, 0
     if weight == NULL:
         return
     for c in range(r.C):
-        if fabs(weight[c]) > most and isfinite(weight[c]):
-            most = fabs(weight[c])
-    frexp(most, &r.class_exponent)
+        if fabs(weight[c]) > largest and isfinite(weight[c]):
+            largest = fabs(weight[c])
+    frexp(largest, &r.class_exponent)
     r.class_exponent = max(-MOST_EXPONENT, min(r.class_exponent, MOST_EXPONENT))
 
 
@@ -188,7 +188,7 @@ cdef double class_unit(const Rows *r) noexcept nogil:
 
 
 cdef double class_weight_of(const Rows *r, const Scratch *s, Py_ssize_t n) noexcept nogil:
-    """w_label, or Σ_c w_c t_c / Σ_c t_c, the mean class weight under a row of targets; 1 where they sum to 0."""
+    """w_label, or for a row of targets the mean class weight Σ_c w_c t_c / Σ_c t_c, 1 if Σ_c t_c = 0"""
     cdef Sum weighted = Sum(0, 0), total = Sum(0, 0)
     cdef double t
     cdef int64_t label
@@ -218,7 +218,7 @@ cdef bint is_read(const Rows *r, Py_ssize_t n) noexcept nogil:
 
 
 cdef bint may_be_weighted(const Rows *r) noexcept nogil:
-    """Whether the weight of any row may be another than 1"""
+    """Whether any row may have a weight other than 1"""
     cdef Py_ssize_t n, ignored = 0
     if r.sample_weight != NULL or r.class_weight != NULL:
         return True
@@ -246,20 +246,20 @@ cdef void rows_of_zeros(const Rows *r, const Scratch *s, Piece p) noexcept nogil
 # -- all rows --------------------------------------------------------------------------------------------------------------
 
 
-cdef bint goes_past_caches(const Rows *r) noexcept nogil:
-    """Whether the gradient is larger than the caches, in long rows, and goes to memory in use, which would be read before it is
-    written in the ordinary way. New memory is in the caches once the system has cleared its pages, at the first touch."""
+cdef bint is_streamed(const Rows *r) noexcept nogil:
+    """Whether to write the gradient by non-temporal stores: if it has long rows, is larger than the caches, and overwrites used
+    memory, which ordinary stores would first load. New memory is in the caches, since the system has just cleared its pages."""
     return r.reused and times(r.C, r.element) >= LONG_ROW and times(r.N, times(r.C, r.element)) >= MUCH_MEMORY
 
 
 cdef Py_ssize_t scratch_bytes(const Rows *r, int threads) noexcept nogil:
     cdef bint weighted = r.class_weight != NULL or r.pos_weight != NULL
-    cdef Py_ssize_t rows = weighted + threads * ((r.softcap != 0) + goes_past_caches(r))
+    cdef Py_ssize_t rows = weighted + threads * ((r.softcap != 0) + is_streamed(r))
     return plus(plus(times(r.N, sizeof(double)), LINE), times(rows, row_bytes(r)))
 
 
 cdef Scratch divided(const Rows *r, char *memory, int threads, bint *astray) noexcept nogil:
-    """`memory` of scratch_bytes divided into its parts, the class weights filled in."""
+    """Divide `memory`, of scratch_bytes(), into its parts, and fill in the class weights."""
     cdef Scratch s
     cdef const double *weight = r.class_weight if r.class_weight != NULL else r.pos_weight
     cdef Py_ssize_t c
@@ -281,12 +281,12 @@ cdef Scratch divided(const Rows *r, char *memory, int threads, bint *astray) noe
             s.weight_of_0 = s.weight_of_0 or weight[c] == 0
             s.share_of_0 = s.share_of_0 or (r.smoothing != 0 and fabs(weight_c) * r.smoothing / r.C < SMALL)
             add(&s.weight_sum, element_at(s.weight, c, r.element))
-    s.exponentials = s.slopes + threads * (r.softcap != 0) * row_bytes(r) if goes_past_caches(r) else NULL
+    s.exponentials = s.slopes + threads * (r.softcap != 0) * row_bytes(r) if is_streamed(r) else NULL
     return s
 
 
 cdef bint fits(const Rows *r, const Scratch *s, int threads) noexcept nogil:
-    """Whether the parts of the scratch follow one another, and end within scratch_bytes()"""
+    """Whether the parts of the scratch do not overlap, and end within scratch_bytes()"""
     cdef const char *end = <const char *>(s.errors + r.N)
     if s.weight != NULL:
         if s.weight < end:
@@ -370,7 +370,7 @@ cdef int weigh(const Rows *r, const Scratch *s, fbp_team *team, Sum *total) exce
 
 
 cdef int stayed(const Rows *r, bint astray) except -1 nogil:
-    """Raises if a label has gone astray."""
+    """Raise TargetIndexError if a label has gone astray."""
     if not astray:
         return 0
     with gil:
@@ -388,7 +388,7 @@ cdef int add_weights(const Rows *r, fbp_team *team, char *memory, Sum *total) ex
 cdef int add_errors(const Rows *r, RowError error, double divisor, fbp_team *team, char *memory, Sum *total) except -1 nogil:
     cdef bint astray = False
     cdef Scratch s = divided(r, memory, team.threads, &astray)
-    if s.weighted and r.t == NULL:  # the primitive of many labels takes their weights
+    if s.weighted and r.t == NULL:  # the primitive for labels takes weights
         over_rows(weights_of_rows, r, &s, 1, team)
     over_errors(error, r, &s, divisor, team)
     add_rows(r, &s, total)
@@ -396,7 +396,7 @@ cdef int add_errors(const Rows *r, RowError error, double divisor, fbp_team *tea
 
 
 cdef double reduced(const Rows *r, RowError error, bint mean, fbp_team *team, char *memory, double *weight_sum) except? -1 nogil:
-    """The mean or sum of the rows' errors; their gradients to d, weight_sum, and the weighted errors at the start of `memory`."""
+    """The mean or sum of the errors. Sets d, weight_sum, and the weighted errors at the start of `memory`."""
     cdef bint astray = False
     cdef Scratch s = divided(r, memory, team.threads, &astray)
     cdef Sum weights = Sum(0, 0), errors = Sum(0, 0)

@@ -1,14 +1,14 @@
 """One training step.
 
-A. All deltas come first, then all gradients. So it is known that an update is finite before the first parameter changes, and the
-   recursion has passed through every weight before it does.
-B. An update needs the gradient of one tile at a time, so the gradient of the weights is never in memory: it goes from the
-   registers of A_prevᵀ δ into the weights. It is formed first where a batch is deeper than a block of that sum, where the sums
-   take too long, and where its norm is asked for.
-C. With very many classes the logits and deltas of a batch are never held: the last layer goes by blocks of rows, through
-   last_layer.pyx, and its gradient, which does not grow with the batch, is there when the deltas are.
-D. Layer by layer an update is one of the weights and one of the biases, on which a weight decay does not act.
-E. Pending signals are looked for between matrix products and inside long ones, but not between two updates.
+A. All deltas are computed before any gradient. So an update is known to be finite before the first parameter changes, and the
+   recursion has used every weight before it changes.
+B. An update needs the gradient one tile at a time, so the weight gradient is never stored: it goes from the registers of
+   A_prevᵀ δ into the weights. It is stored first if a batch is deeper than a block of that sum, if the sums take too long, and
+   if its norm is needed.
+C. With very many classes the logits and deltas of a batch are never stored whole: last_layer.pyx computes the last layer in
+   blocks of rows, and its gradient, whose size does not depend on the batch, together with the deltas.
+D. Layer by layer, the weights are updated, then the biases, which may be exempt from weight decay.
+E. Pending signals are polled between matrix products and inside long ones, but not between two updates.
 """
 
 from libc.math cimport fabs, fmax, isfinite
@@ -25,12 +25,12 @@ from fastbp._kernels.product cimport Product, column_sums, multiply, multiply_at
 from fastbp._kernels.rows cimport Rows, reduced, scratch_bytes
 from fastbp._kernels.team cimport fbp_team_share, poll
 
-cdef Py_ssize_t SLICE = 1024**2  # elements of an activation, or whose maximum is found, between two looks at signals,
-cdef Py_ssize_t RUN = 16 * 1024  # and of one call of a primitive
-cdef double ELEMENT_WORK = 20    # nanoseconds, at most, that an activation takes for each
+cdef Py_ssize_t SLICE = 1024**2  # elements of an activation, or of a search for the maximum, between two polls
+cdef Py_ssize_t PIECE = 16 * 1024  # elements of one call of a primitive
+cdef double ELEMENT_WORK = 20    # nanoseconds of the slowest activation for an element
 
 
-cdef int run(Net *net, const Product *p, fbp_team *team) except -1 nogil:
+cdef int multiply_polled(Net *net, const Product *p, fbp_team *team) except -1 nogil:
     assert in_space(net, net.scratch, product_scratch(p, team.threads))
     multiply(p, net.scratch, team)
     poll(&net.unpolled, product_work(p))
@@ -40,7 +40,7 @@ cdef int run(Net *net, const Product *p, fbp_team *team) except -1 nogil:
 # -- forward -----------------------------------------------------------------------------------------------------------------
 
 
-# What follows the product of a hidden layer, element by element, from `start` on: its activation, then dropout.
+# The elements from `start` to `stop` of a hidden layer, x to y: its activation, then dropout.
 cdef struct Elements:
     const Net *net
     const Layer *layer
@@ -51,9 +51,9 @@ cdef struct Elements:
     Py_ssize_t start, stop
 
 
-cdef void run_of_elements(const void *elements, Py_ssize_t i, int thread) noexcept nogil:
+cdef void element_piece(const void *elements, Py_ssize_t i, int thread) noexcept nogil:
     cdef const Elements *e = <const Elements *>elements
-    cdef Py_ssize_t start = e.start + i * RUN, count = min(RUN, e.stop - start)
+    cdef Py_ssize_t start = e.start + i * PIECE, count = min(PIECE, e.stop - start)
     cdef const char *x = e.x + start * e.net.element
     cdef char *y = e.y + start * e.net.element
     if e.activates:
@@ -70,7 +70,7 @@ cdef int each_element(Net *net, Py_ssize_t i, Py_ssize_t rows, const char *x, ch
     cdef Elements e = Elements(net, layer, <int>i, x, y, activates, 0, 0)
     while e.start < n:
         e.stop = min(e.start + SLICE, n)
-        fbp_team_share(team, run_of_elements, &e, (e.stop - e.start + RUN - 1) // RUN)
+        fbp_team_share(team, element_piece, &e, (e.stop - e.start + PIECE - 1) // PIECE)
         poll(&net.unpolled, ELEMENT_WORK * (e.stop - e.start))
         e.start = e.stop
     return 0
@@ -86,7 +86,7 @@ cdef int forward_hidden(Net *net, Matrix x, fbp_team *team) except -1 nogil:
         layer = &net.layers[i]
         z = slope_source(net, layer)
         set_forward(&p, net, i, x, z, layer.dense.outputs)
-        run(net, &p, team)
+        multiply_polled(net, &p, team)
         if layer.a != z:
             each_element(net, i, x.rows, z, layer.a, layer.keeps_input, team)
     return 0
@@ -97,7 +97,7 @@ cdef int forward(Net *net, Matrix x, char *out, Py_ssize_t out_row, fbp_team *te
     cdef Product p
     forward_hidden(net, x, team)
     set_forward(&p, net, net.depth - 1, x, out, out_row)
-    return run(net, &p, team)
+    return multiply_polled(net, &p, team)
 
 
 # -- error and deltas --------------------------------------------------------------------------------------------------------
@@ -138,7 +138,7 @@ cdef int error_by_blocks(Net *net, const Batch *batch, char *to, fbp_team *team,
 
 
 cdef int drop_deltas(Net *net, Py_ssize_t i, Py_ssize_t rows, fbp_team *team) except -1 nogil:
-    """Through the dropout of layer i, where its deltas have come through everything above."""
+    """The deltas of layer i, which came through all layers above, through its dropout"""
     if net.layers[i].dropout > 0 and net.drops:
         each_element(net, i, rows, net.layers[i].delta, net.layers[i].delta, False, team)
     return 0
@@ -164,7 +164,7 @@ cdef int deltas(Net *net, const Batch *batch, char *to, fbp_team *team, Loss *lo
         error(net, batch, team, loss)
     for i in range(known, 0, -1):
         set_recursion(&p, net, i, rows)
-        run(net, &p, team)
+        multiply_polled(net, &p, team)
         drop_deltas(net, i - 1, rows, team)
     return 0
 
@@ -173,12 +173,12 @@ cdef int deltas(Net *net, const Batch *batch, char *to, fbp_team *team, Loss *lo
 
 
 cdef inline bint is_formed(const Net *net, Py_ssize_t i) noexcept nogil:
-    """Whether the gradient of layer i came with the deltas"""
+    """Whether the gradient of layer i was formed with the deltas"""
     return net.formed != NULL and i == net.depth - 1
 
 
 cdef inline Py_ssize_t parameters_of(const Layer *layer) noexcept nogil:
-    """The number of its weights and biases, which lie one after the other"""
+    """The number of its weights and biases, which are contiguous"""
     return (layer.dense.inputs + 1) * layer.dense.outputs
 
 
@@ -204,30 +204,30 @@ cdef int gradient(Net *net, const Batch *batch, char *to, fbp_team *team) except
         if not is_formed(net, i):
             memcpy(to + layer.bias, layer.bias_gradient, layer.dense.outputs * net.element)
             set_gradient(&p, net, i, batch.x, to + layer.weight)
-            run(net, &p, team)
+            multiply_polled(net, &p, team)
         elif to != net.formed:
             memcpy(to + layer.weight, net.formed + layer.weight, parameters_of(layer) * net.element)
     return 0
 
 
 cdef double largest_input(Net *net, Py_ssize_t i, Matrix x) except? -1 nogil:
-    cdef double most = 0, of_run
+    cdef double largest = 0, of_slice
     cdef const char *a
-    cdef Py_ssize_t a_row, run = net.layers[i].dense.inputs, left = x.rows * run
+    cdef Py_ssize_t a_row, length = net.layers[i].dense.inputs, left = x.rows * length
     set_inputs(net, i, x, &a, &a_row)
-    if a_row == run:  # rows without gaps are one, in slices
-        run = a_row = SLICE
-    while left > 0 and most == most:
-        of_run = net.k.largest_magnitude(min(run, left), a, NULL)
-        most = of_run if of_run != of_run else fmax(most, of_run)
-        poll(&net.unpolled, run)
+    if a_row == length:  # rows without gaps are one vector, in slices
+        length = a_row = SLICE
+    while left > 0 and largest == largest:
+        of_slice = net.k.largest_magnitude(min(length, left), a, NULL)
+        largest = of_slice if of_slice != of_slice else fmax(largest, of_slice)
+        poll(&net.unpolled, length)
         a += a_row * net.element
-        left -= run
-    return most
+        left -= length
+    return largest
 
 
 cdef double bound_of_input(Net *net, Py_ssize_t i, const Batch *batch) except? -1 nogil:
-    """Of 1, which a bias gets, and the magnitudes that layer i gets; NaN if any number is, which fmax would drop."""
+    """A bound of the inputs of layer i, and of the 1 that a bias multiplies; NaN if any input is, which fmax would drop"""
     cdef const Layer *below = &net.layers[i - 1]
     if i == 0:
         return 1 + batch.largest
@@ -237,7 +237,7 @@ cdef double bound_of_input(Net *net, Py_ssize_t i, const Batch *batch) except? -
 
 
 cdef double gradient_bound(Net *net, const Batch *batch) except? -1 nogil:
-    """|Σ_n a_ni δ_no| <= max |a| Σ |δ|, over all layers whose gradient is not there to be looked at"""
+    """|Σ_n a_ni δ_no| <= max |a| Σ |δ|, for each layer whose gradient is not formed, which would be searched"""
     cdef const Layer *layer
     cdef double bound = 0
     cdef Py_ssize_t i
@@ -255,7 +255,7 @@ cdef double gradient_bound(Net *net, const Batch *batch) except? -1 nogil:
 
 cdef void update_layer(Net *net, const Layer *layer, const char *weight, const char *bias, const Update *u,
                        fbp_team *team) noexcept nogil:
-    """By gradients in memory; none of the weights where they are updated already"""
+    """By gradients in memory; `weight` is NULL if the weights are updated already"""
     if weight != NULL:
         update_parameters(u, &u.weights, net.k, net.element, layer.dense.inputs * layer.dense.outputs, weight, net.w,
                           layer.weight, team)

@@ -8,17 +8,17 @@ cdef extern from "threads/team.h" nogil:
     # part(task, i, thread) for all i < parts; thread < team.threads tells which scratch is free
     void fbp_team_share(fbp_team *team, fbp_part part, const void *task, Py_ssize_t parts)
 
-# What a call does, on the thread that made it, with a team at its service.
+# The work of a call, run on the calling thread, which shares tasks with the team
 ctypedef int (*Work)(void *call, fbp_team *team) except -1 nogil
 
-# work(call, team) with a team of so many threads, itself included, or of as many as the system grants.
+# work(call, team) with a team of so many threads, the calling thread included, or as many as the system grants
 cdef int on_team(Work work, void *call, int threads) except -1 nogil
 
-# Look at pending signals if, with `work` nanoseconds more, enough has been done since the last time, which `unpolled` counts.
+# Adds `work` nanoseconds to `unpolled`, and polls for signals if that is enough since the last poll. Whether it polled.
 cdef bint poll(double *unpolled, double work) except -1 nogil
 
-# The threads of a call that does not say how many. See src_c/threads/counts.h.
+# The default number of threads of a call. See src_c/threads/counts.h.
 cdef int default_threads() noexcept nogil
 
-# Whether this is the child of a fork, which has none of its parent's threads: it uses one.
+# Whether this process is the child of a fork, which has no helpers and uses one thread
 cdef bint is_forked() noexcept nogil

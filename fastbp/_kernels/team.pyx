@@ -1,5 +1,8 @@
-"""Teams of threads, and how many threads a call takes. They are the package's own: the end of an OpenMP loop waits for every
-thread, and so for cores that are busy with something else, and its threads spin for milliseconds when the loop is over."""
+"""Teams of threads, and the default number of threads of a call.
+
+The threads are the package's own, not OpenMP's: the end of an OpenMP loop waits for every thread, and so for busy cores, and its
+threads spin for milliseconds after a loop.
+"""
 
 from cpython.exc cimport PyErr_CheckSignals
 from libc.stdint cimport uint32_t, uintptr_t
@@ -24,9 +27,9 @@ cdef extern from "threads/pool.h" nogil:
     void fbp_begin(uintptr_t main_thread, int chosen, int ceiling, int count, const fbp_cores *fixed)
     int fbp_get_num_threads()
 
-cdef double POLL_WORK = 2e7  # nanoseconds of work between two looks at pending signals
+cdef double POLL_WORK = 2e7  # nanoseconds of work between two polls for signals
 
-SEVERAL_THREADS = bool(FBP_THREADS)  # whether there are teams of more than one on this system
+SEVERAL_THREADS = bool(FBP_THREADS)  # whether this system has teams of more than one thread
 
 
 cdef int on_team(Work work, void *call, int threads) except -1 nogil:
@@ -60,7 +63,7 @@ cdef bint is_forked() noexcept nogil:
 
 
 def last_team() -> tuple[int, int]:
-    """The threads of the last call that had a team, and how many tasks all teams have shared out so far. Tests watch them."""
+    """The threads of the last call that had a team, and the number of tasks of all teams so far, for tests"""
     cdef int threads
     cdef uint32_t tasks
     fbp_last_team(&threads, &tasks)
