@@ -187,7 +187,7 @@ def test_evaluate_by_the_formulas(backend, loss, weights, monkeypatch):
     }
     np.testing.assert_allclose(score["loss"], net.gradients(X, t, weights).loss, **rounding(2 * N))
     np.testing.assert_allclose(score[LOSSES[loss].metric], metric, **rounding(64 * N))
-    monkeypatch.setattr(evaluation, "_LOGITS", 3 * 8 * 10)  # by blocks of ten rows
+    monkeypatch.setattr(evaluation, "_BLOCK", 6 * 8 * 10)  # by blocks of ten rows
     blocks = net.evaluate(X, t, sample_weight=weights)
     np.testing.assert_allclose(list(blocks.values()), list(score.values()), **rounding(64 * N))
 
@@ -225,7 +225,7 @@ def test_no_examples(backend):
 
 def test_logits_are_never_held(backend, monkeypatch):
     """Those of 300 rows of 50 000 classes would take 60 MB; here they are formed 1 MB at a time."""
-    monkeypatch.setattr(evaluation, "_LOGITS", 10**6)
+    monkeypatch.setattr(evaluation, "_BLOCK", 10**6)
     net, n = MLP([4, 50_000], init="zeros"), 300
     x, labels = np.ones((n, 4), np.float32), np.arange(n) * 150
     weights = np.ones(n)
