@@ -78,9 +78,20 @@ def test_the_same_command_makes_the_same_model(houses, capfd):
     assert a == b != c
 
 
+@pytest.mark.parametrize("optimizer", ["rmsprop", "adagrad", "adamw", "lion"])
+def test_train_by_any_optimizer(houses, capfd, optimizer):
+    out, _ = said(capfd, f"train houses.csv --target price --epochs 40 --optimizer {optimizer}")
+    held_out = re.search(r"held out, 40 rows: R² (\S+),", out)
+    assert held_out and float(held_out[1]) > 0.5
+
+
 def test_quiet(houses, capfd):
     pytest.importorskip("matplotlib")
     assert said(capfd, "train houses.csv --target price --quiet --output prices --plot p.svg") == ("", "")
+    picture = Path("p.svg").read_text("utf-8")
+    assert (
+        "<!-- training -->" in picture and "<!-- held out -->" in picture
+    )  # the legend, as comments beside its outlines
     assert Path("p.svg").read_bytes().startswith(b"<?xml") and Path("prices").stat().st_size
 
 

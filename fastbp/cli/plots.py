@@ -29,10 +29,13 @@ def see_possible(path: str | None) -> None:
 
 
 def curves(path: str, history: History, score: Score | None) -> None:
-    """The loss of each epoch; what was held out in the title."""
+    """The loss of each epoch, in training and of what was held out; the score of that in the title."""
     figure = _figure()
     axes = figure.add_subplot(xlabel="epoch", ylabel="loss")
-    axes.plot(range(1, len(history) + 1), history.loss, marker="." if len(history) < 50 else "")
+    for label, loss in (("training", history.loss), ("held out", history.validation_loss)):
+        if loss:
+            axes.plot(range(1, len(loss) + 1), loss, marker="." if len(loss) < 50 else "", label=label)
+    axes.legend()
     axes.grid(alpha=0.3)
     if score:
         axes.set_title(

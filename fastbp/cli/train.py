@@ -22,11 +22,13 @@ from fastbp.cli.common import (
 from fastbp.data import Pipeline, Preparation, Score, Table, Target, read, split
 from fastbp.data.tables import ArrayTable
 from fastbp.history import History
-from fastbp.optimizers import SGD, Adam
+from fastbp.optimizers import SGD, Adagrad, Adam, AdamW, Lion, RMSprop
 
 HELP = "train a network on a table, and say how well it predicts rows that it has not seen"
 
-_OPTIMIZERS = {"sgd": SGD, "adam": Adam}
+_OPTIMIZERS = {
+    "sgd": SGD, "rmsprop": RMSprop, "adagrad": Adagrad, "adam": Adam, "adamw": AdamW, "lion": Lion,
+}  # fmt: skip
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -43,7 +45,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--learning-rate",
         type=number(float, 0, above=True),
         metavar="X",
-        help="(default 0.001 of adam, 0.1 of sgd)",
+        help="(default 0.001 of adam and adamw, 0.1 of sgd, 0.01 of rmsprop and adagrad, 0.0001 of lion)",
     )
     add(
         "--validation-fraction", type=number(float, 0, 1), default=0.2, metavar="X",
@@ -70,7 +72,7 @@ def run(options: argparse.Namespace) -> int:
     report(f"{table.source}: {plural(table.n_rows, 'row')}, {_described(target)}")
     report(f"network: {shape(pipeline.net)}")
 
-    history = _fit(pipeline, table, rows, options)
+    history = _fit(pipeline, table, rows, held_out, options)
     if history.stopped == "interrupted":
         raise KeyboardInterrupt
     seconds = sum(history.seconds)
@@ -115,7 +117,15 @@ def _note_what_is_left_out(options: argparse.Namespace, table: Table, preparatio
             note(options, f"{table.source}: column {name!r} is constant: nothing is learned of it")
 
 
-def _fit(pipeline: Pipeline, table: Table, rows: np.ndarray, options: argparse.Namespace) -> History:
+def _fit(
+    pipeline: Pipeline, table: Table, rows: np.ndarray, held_out: np.ndarray, options: argparse.Namespace
+) -> History:
+    """Train; where it is to be drawn, with a look at what is held out after each epoch."""
+    prepared, validation = pipeline.preparation, None
+    if options.plot and (table.test or len(held_out)):
+        source = table.test or table
+        seen = prepared.target.rows(source) if table.test else held_out
+        validation = prepared.inputs(source, seen).array(), prepared.target.targets(source, seen)
     rate = {} if options.learning_rate is None else {"learning_rate": options.learning_rate}
     return pipeline.net.fit(
         pipeline.preparation.inputs(table, rows).array(),
@@ -124,6 +134,7 @@ def _fit(pipeline: Pipeline, table: Table, rows: np.ndarray, options: argparse.N
         batch_size=options.batch_size,
         optimizer=_OPTIMIZERS[options.optimizer](**rate),
         progress=not options.quiet,
+        validation_data=validation,
     )
 
 
