@@ -593,7 +593,11 @@ class MLP:
         (3, True)
         """
         optimizer = SGD() if optimizer is None else optimizer
-        check, generator = self._checker(), self._random_state()
+        check, draws = (
+            self._checker(),
+            resume is not None or type(validation_fraction) is not float or validation_fraction != 0,
+        )
+        generator = self._random_state() if draws else self._generator  # a refused call draws from a copy
         settings = training.Settings(
             epochs, batch_size, shuffle, progress, clip_norm, clip_value, callbacks, time_limit
         )
