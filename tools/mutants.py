@@ -42,6 +42,7 @@ from quick import ROOMS, rooms_of  # noqa: E402
 
 LEFT_OUT = {
     "src_c/fastbp.h",  # declarations
+    "fastbp/_kernel_api.py",  # types: never imported
     "src_c/assumptions.h",  # asked in a debug build alone
     "src_c/threads/core.h",  # on which core a thread runs
     "src_c/isa/permission.h",  # for a tile unit: what asks the system for leave to use it,
@@ -71,9 +72,7 @@ def sources() -> list[str]:
         for pattern in (
             "src_c/**/*.[ch]",
             "fastbp/_kernels/*.pyx",
-            "fastbp/*.py",
-            "fastbp/_checks/*.py",
-            "fastbp/_reference/*.py",
+            "fastbp/**/*.py",
         )
         for path in Path().glob(pattern)
     )
