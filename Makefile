@@ -1,7 +1,7 @@
 # One word each. PYTHON chooses the interpreter: make test PYTHON=.venv/bin/python
 PYTHON ?= python
 
-.PHONY: install build test quick lint types debug sanitize mutants bench demo clean
+.PHONY: install build test quick lint types debug sanitize mutants docs bench demo clean
 
 install:  ## the package with everything that developing it needs
 	$(PYTHON) -m pip install -e '.[dev]'
@@ -33,6 +33,9 @@ sanitize:  ## the same, and then: LD_PRELOAD="$$(gcc -print-file-name=libasan.so
 mutants:  ## faults in the sources, one at a time: do the tests notice? An hour or two; -n, -j, --seed: MUTANTS="-n 20 -j 2"
 	$(PYTHON) tools/mutants.py $(MUTANTS)
 
+docs:  ## the site, in docs/_build/html; a warning is an error
+	$(PYTHON) -m sphinx -q -W --keep-going -b html docs docs/_build/html
+
 bench:
 	$(PYTHON) -m bench steps
 	$(PYTHON) -m bench losses
@@ -42,4 +45,4 @@ demo:
 	$(PYTHON) -m fastbp demo
 
 clean:
-	rm -rf build fastbp.egg-info fastbp/_kernels/*.so fastbp/_kernels/*.pyd
+	rm -rf build fastbp.egg-info docs/_build docs/gallery fastbp/_kernels/*.so fastbp/_kernels/*.pyd

@@ -219,7 +219,7 @@ def mish(x: ArrayLike, *, out: np.ndarray | None = None, n_threads: int | None =
 
 
 def softplus(x: ArrayLike, *, out: np.ndarray | None = None, n_threads: int | None = None) -> np.ndarray:
-    """The smooth rectifier, ln(1 + exp(x)), computed as max(x, 0) + log1p(exp(-|x|)).
+    """The smooth rectifier, ``ln(1 + exp(x))``, computed as ``max(x, 0) + log1p(exp(-|x|))``.
 
     Parameters, result and errors are those of :func:`sigmoid`.
 

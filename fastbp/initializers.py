@@ -2,20 +2,20 @@
 
 A layer of I inputs and O outputs has weights (I, O):
 
-=============================  ==============================================================  ======
-name                           weights                                                         source
-=============================  ==============================================================  ======
-``glorot``, ``glorot_uniform`` uniform in ±sqrt(6 / (I + O))                                   [1]_
-``glorot_normal``              normal with variance 2 / (I + O)                                [1]_
-``he``, ``he_normal``          normal with variance 2 / I                                      [2]_
-``he_uniform``                 uniform in ±sqrt(6 / I)                                         [2]_
-``lecun``, ``lecun_normal``    normal with variance 1 / I                                      [3]_
-``lecun_uniform``              uniform in ±sqrt(3 / I)                                         [3]_
-``normal``                     normal with standard deviation 0.05, for any I and O
-``uniform``                    uniform in ±0.05, for any I and O
-``orthogonal``                 a random matrix with orthonormal columns, or rows where I < O   [4]_
-``zeros``                      0: the units of a hidden layer stay copies of each other
-=============================  ==============================================================  ======
+==============================  ==============================================================  ======
+name                            weights                                                         source
+==============================  ==============================================================  ======
+``glorot``, ``glorot_uniform``  uniform in ±sqrt(6 / (I + O))                                   [1]_
+``glorot_normal``               normal with variance 2 / (I + O)                                [1]_
+``he``, ``he_normal``           normal with variance 2 / I                                      [2]_
+``he_uniform``                  uniform in ±sqrt(6 / I)                                         [2]_
+``lecun``, ``lecun_normal``     normal with variance 1 / I                                      [3]_
+``lecun_uniform``               uniform in ±sqrt(3 / I)                                         [3]_
+``normal``                      normal with standard deviation 0.05, for any I and O
+``uniform``                     uniform in ±0.05, for any I and O
+``orthogonal``                  a random matrix with orthonormal columns, or rows where I < O   [4]_
+``zeros``                       0: the units of a hidden layer stay copies of each other
+==============================  ==============================================================  ======
 
 ``auto`` is the one that suits the layer's activation: ``glorot`` for identity, sigmoid and tanh, ``he`` for relu,
 leaky_relu, elu, gelu, silu, mish and softplus, ``lecun`` for selu, whose constants assume it [5]_.
