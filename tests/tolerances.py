@@ -103,6 +103,13 @@ m - z, where one is formed: that difference is rounded, and exp turns its relati
 BY_HAND = EXP + LOG + 4 * ROUNDING
 """A value worked by hand: an exponential, a logarithm, a few operations between numbers of the size of 1."""
 
+PLAYGROUND = 1e-12
+"""The page that runs in a browser, on 3-2-2 networks in double precision, not in eps: its exponentials are another library's,
+and sums of numbers up to 10³ are formed in another order."""
+
+PLAYGROUND_DIFFERENCE = 1e-7
+"""Its finite differences, whose step of 6e-6 makes them wrong by h² and by eps / h."""
+
 
 def sum_of(n: int) -> float:
     """Error of a sum of n terms relative to the sum of their absolute values.
