@@ -1,4 +1,8 @@
-"""Data that do not fit into memory: batches from a generator, and from a Parquet file through pyarrow.
+"""
+Data that do not fit into memory
+================================
+
+Batches from a generator, and from a Parquet file through PyArrow.
 
 `fit` takes a function that returns an iterator of batches (x, t), and calls it once an epoch; examples are shuffled where they
 come from, here by the order of the row groups and within each.

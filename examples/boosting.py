@@ -1,4 +1,8 @@
-"""Gradient boosting with the error functions as objectives, each in the form that XGBoost and LightGBM ask for.
+"""
+Gradient boosting by our errors
+===============================
+
+The error functions as objectives, each in the form that XGBoost and LightGBM ask for.
 
 A custom objective of theirs, ``XGBClassifier(objective=softmax)`` or ``LGBMModel(objective=poisson)``, is a function
 ``objective(y_true, y_pred) -> (grad, hess)``: first and second derivatives of the *sum* of the errors by the raw scores, (N,) or

@@ -1,11 +1,15 @@
-"""A training loop by hand: a 64-32-10 network on handwritten digits, from the kernels alone.
+"""
+A training loop by hand
+=======================
 
-Forward    z1 = X W1 + b1,  a = tanh(z1),  z2 = a W2 + b2          linear, twice
-Error      E = softmax cross-entropy of z2, delta2 = dE/dz2        softmax_cross_entropy
-Backward   dW2 = aᵀ delta2,  db2 = Σ delta2                        linear_backward_weight
-           delta1 = (delta2 W2ᵀ) ⊙ (1 - a²)                        linear_backward_input
-           dW1 = Xᵀ delta1,  db1 = Σ delta1                        linear_backward_weight
-Update     w <- w - η dE/dw                                        sgd_update
+A 64-32-10 network on handwritten digits, from the kernels alone::
+
+    Forward    z1 = X W1 + b1,  a = tanh(z1),  z2 = a W2 + b2          linear, twice
+    Error      E = softmax cross-entropy of z2, delta2 = dE/dz2        softmax_cross_entropy
+    Backward   dW2 = aᵀ delta2,  db2 = Σ delta2                        linear_backward_weight
+               delta1 = (delta2 W2ᵀ) ⊙ (1 - a²)                        linear_backward_input
+               dW1 = Xᵀ delta1,  db1 = Σ delta1                        linear_backward_weight
+    Update     w <- w - η dE/dw                                        sgd_update
 
 Everything is written into buffers that are made once; delta2 lies where z2 lay.
 """

@@ -1,8 +1,12 @@
-"""A pipeline of scikit-learn's, tuned by a grid search, and the curves of its best model: learning-curve.png.
+"""
+A pipeline of scikit-learn's, tuned
+===================================
 
-pip install 'fastbp[sklearn,plot]' && python examples/tuning.py
+A grid search over the options of ``fastbp.sklearn.MLPClassifier``, and the loss curves of the best model.
+``pip install 'fastbp[sklearn,plot]' && python examples/tuning.py``
 """
 
+import matplotlib.pyplot as plt
 from sklearn.datasets import load_digits
 from sklearn.model_selection import GridSearchCV, train_test_split
 from sklearn.pipeline import make_pipeline
@@ -24,4 +28,4 @@ print(
 
 axes = search.best_estimator_[-1].plot_loss_curve()
 axes.set(title=best, yscale="log")
-axes.figure.savefig("learning-curve.png")
+plt.show()

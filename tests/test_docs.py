@@ -13,9 +13,11 @@ import runpy
 import shlex
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
+from conftest import NO_NATIVE
 
 import fastbp
 from fastbp import _backend, cli
@@ -31,6 +33,7 @@ MODULES = ["fastbp"] + [
 ]
 BLOCK = re.compile(r"^```(python|console)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 COMMAND = re.compile(r"^\$ (.*)\n((?:(?!\$ ).*\n)*)", re.MULTILINE)
+IMPORTED = re.compile(r"^(?:import|from) (\w+)", re.MULTILINE)
 VARIES = re.compile(r"\d+\.\d+ s\b|\d\.\de-\d\d")  # seconds, and rounding errors
 
 
@@ -148,10 +151,10 @@ def test_python_blocks_beside(page, peer, backend):
 @pytest.mark.parametrize("example", EXAMPLES, ids=named)
 def test_examples(example, backend, monkeypatch):
     text = example.read_text(encoding="utf-8")
-    if "import pyarrow" in text:
-        pytest.importorskip("pyarrow")
-    if peer := peer_of(text):
-        pytest.importorskip(peer)
-        pytest.importorskip("matplotlib")
-        monkeypatch.setenv("MPLBACKEND", "Agg")
+    if backend == "reference" and "matplotlib" in text and not NO_NATIVE:
+        pytest.skip("what is drawn takes long on the twin")
+    for library in sorted(set(IMPORTED.findall(text)) - {"fastbp"} - sys.stdlib_module_names):
+        pytest.importorskip(library)
+    monkeypatch.setenv("MPLBACKEND", "Agg")
+    warnings.filterwarnings("ignore", "FigureCanvasAgg is non-interactive")  # plt.show()
     runpy.run_path(str(example), run_name="__main__")
