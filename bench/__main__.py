@@ -48,6 +48,10 @@ def main() -> None:
         sweep.draw(tables, options.output)
     if options.json:
         options.json.write_text(json.dumps(tables, indent=1) + "\n")
+    if options.csv:
+        from . import report
+
+        report.write_csv(options.csv, tables)
 
 
 def work(options: argparse.Namespace) -> None:
@@ -117,6 +121,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--only", default="", metavar="PATTERN", help="shapes whose name contains it")
     parser.add_argument("--output", type=Path, default="sweep.svg", metavar="FILE", help="a sweep's picture")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all results there as well")
+    parser.add_argument(
+        "--csv", type=Path, metavar="FILE", help="a table's rows, which pictures are drawn from"
+    )
     parser.add_argument("--worker", choices=("first", "next"), help=argparse.SUPPRESS)
     return parser
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -23,6 +26,31 @@ it is another computation; "-": see the note below the table); accuracy: on the 
 times faster than: the other's time / this time; best: than the fastest peer;
 MB: by how much a call (linear), or a network with its first step (steps of many logits), makes the process grow.
 """
+
+
+CSV_COLUMNS = (
+    *("bench", "dtype", "threads", "processor", "backend", "peak_gflops"),
+    *("shape", "contestant", "seconds", "spread", "residual", "accuracy", "memory"),
+)
+
+
+def write_csv(path: Path, tables: Sequence[dict[str, Any]]) -> None:
+    """Write a line for each contestant of each shape: times in seconds, memory in bytes, empty where nothing was measured."""
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, CSV_COLUMNS, lineterminator="\n", extrasaction="ignore", restval="")
+        writer.writeheader()
+        for table in tables:
+            machine = table["machine"]
+            facts = {
+                "processor": machine["processor"],
+                "backend": machine["backend"],
+                "peak_gflops": f"{table['peaks']['gflops'] or 0:.4g}",
+            }
+            for row in table["rows"]:
+                measured = {name: value for name, value in row.items() if value is not None}
+                for name in measured.keys() & {"seconds", "spread", "residual", "accuracy"}:
+                    measured[name] = f"{measured[name]:.4g}"
+                writer.writerow(table | facts | measured)
 
 
 def header(facts: dict[str, str]) -> str:

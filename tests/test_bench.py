@@ -320,3 +320,28 @@ def test_growth_is_what_a_call_holds_at_its_peak():
         assert grown is not None and 1.9 * (1 << 26) < grown < 2.2 * (1 << 26)
     _, grown = memory.growth(lambda: None)
     assert grown is not None and grown < 1 << 22
+
+
+def test_a_picture_is_drawn_from_what_a_table_wrote(tmp_path):
+    pytest.importorskip("matplotlib")
+    from bench import pictures
+
+    rows = [dataclasses.asdict(row) for row in steps.rows(STEP, (step_peers.NumpyStep,), setting(DTYPES[0]))]
+    facts = {"processor": "none", "backend": "native, avx2"}
+    table = {
+        "bench": "steps",
+        "dtype": "float32",
+        "threads": 1,
+        "machine": facts,
+        "peaks": {"gflops": 100.0},
+        "rows": rows,
+    }
+    report.write_csv(tmp_path / "steps.csv", [table])
+    found = pictures.ratios(tmp_path / "steps.csv")
+    peer = next(row for row in rows if not row["ours"] and row["contestant"] != TWIN)
+    ours = next(row for row in rows if row["ours"])
+    assert found[peer["shape"]][peer["contestant"]] == pytest.approx(
+        peer["seconds"] / ours["seconds"], rel=1e-2
+    )
+    pictures.draw(tmp_path / "steps.csv", tmp_path / "steps.svg")
+    assert peer["shape"] in (tmp_path / "steps.svg").read_text()
