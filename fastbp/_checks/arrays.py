@@ -245,7 +245,7 @@ def writable(name: str, out: np.ndarray, expected: tuple[int, ...], dtype: np.dt
 
 def ndarray(name: str, value: Any) -> np.ndarray:
     """`value`, if it is an array already; a mask would keep parts of it from being written."""
-    if not isinstance(value, np.ndarray) or foreign.is_masked(value):
+    if type(value) is not np.ndarray and (not isinstance(value, np.ndarray) or foreign.is_masked(value)):
         raise TypeError(f"{name}: got {type(value).__name__}, expected numpy.ndarray")
     return value
 
@@ -254,7 +254,7 @@ def apart(name: str, out: np.ndarray, other_name: str, other: Any, or_equal: boo
     """Refuse `out` where it shares memory with `other`; `or_equal` allows the very same memory."""
     if other is None or (or_equal and out is other):
         return
-    other = array(other_name, other)
+    other = other if type(other) is np.ndarray else array(other_name, other)
     if _overlap(out, other) and not (or_equal and _same_memory(out, other)):
         text = f"memory of its own, or exactly that of {other_name}" if or_equal else "memory of its own"
         raise ValueError(f"{name}: got memory that overlaps {other_name}, expected {text}")
