@@ -82,7 +82,7 @@ class Stream:
     batch_size = 0  # as they come
 
     def __init__(self, source: Any, check: Callable[..., Examples]) -> None:
-        if isinstance(source, np.ndarray):
+        if _checks.offers_an_array(source):
             raise TypeError("T: got None with X an array, expected one target for each row of X")
         if not callable(source) and not isinstance(source, Iterable):
             text = "an array with T, or an iterable of batches (x, t), or a function that returns an iterator"

@@ -6,7 +6,8 @@ Letters: N examples, O outputs, C classes.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -16,31 +17,44 @@ from fastbp.outputs import Loss
 if TYPE_CHECKING:
     from fastbp._kernel_api import Network
 
-__all__ = ["evaluate"]
+__all__ = ["Measure", "blocks", "evaluate"]
 
 _BLOCK = 16 * 2**20  # bytes of the logits, or of the examples, that are held at a time
+
+
+class Measure(Protocol):
+    """What is told of each block: its logits, its targets, the weights of its examples."""
+
+    def add(self, z: np.ndarray, t: np.ndarray, weights: np.ndarray) -> None: ...
+
+
+def blocks(
+    examples: Examples, rows: np.ndarray | None, n_outputs: int, dtype: np.dtype
+) -> Iterator[Examples]:
+    """Some rows of the examples, or all, a block at a time."""
+    n = len(examples.x) if rows is None else len(rows)
+    step = max(1, _BLOCK // (max(n_outputs, examples.x.shape[1]) * dtype.itemsize))
+    for start in range(0, n, step):
+        block = slice(start, min(start + step, n)) if rows is None else rows[start : start + step]
+        yield examples.some(block, dtype)
 
 
 def evaluate(
     engine: Network,
     loss: Loss,
-    examples: Examples,
-    rows: np.ndarray | None,
+    examples: Iterable[Examples],
     n_outputs: int,
-    dtype: np.dtype,
     options: dict[str, Any],
+    *others: Measure,
 ) -> dict[str, float]:
-    """The weighted mean error over some or all rows, by `loss` and its `options`, and its metric; NaN where weights sum to 0."""
-    n = len(examples.x) if rows is None else len(rows)
-    step = max(1, _BLOCK // (max(n_outputs, examples.x.shape[1]) * dtype.itemsize))
+    """The weighted mean error over blocks of examples, by `loss` and its `options`, and its metric; NaN where no weight is."""
     metric = _Accuracy(loss) if loss.metric == "accuracy" else _R2(loss)
     total = weight_sum = 0.0
-    for start in range(0, n, step):
-        block = slice(start, min(start + step, n)) if rows is None else rows[start : start + step]
-        x, t, weights = examples.some(block, dtype)
-        z = np.empty((len(x), n_outputs), dtype)
+    for x, t, weights in examples:
+        z = np.empty((len(x), n_outputs), x.dtype)
         engine.logits(x, z)
-        metric.add(z, t, np.ones(len(x)) if weights is None else weights)
+        for measure in (metric, *others):
+            measure.add(z, t, np.ones(len(x)) if weights is None else weights)
         error = loss.error(z, t, sample_weight=weights, reduction="sum", grad_out=z, **options)
         total, weight_sum = total + float(error.loss), weight_sum + error.weight_sum
     mean = total / weight_sum if weight_sum else math.nan

@@ -168,12 +168,13 @@ def _check_named(
         gradient, name = getattr(answer, field), field.removeprefix("grad_")
         if gradient is None:
             continue
-        if name not in call.arguments or np.shape(gradient) != np.shape(call.arguments[name]):
+        w = _point(name, call.arguments[name]) if name in call.arguments else None
+        if w is None or np.shape(gradient) != w.shape:
             expected = f"an argument {name} of its shape"
             raise TypeError(
                 f"model_or_function: got {field} of shape {np.shape(gradient)}, expected {expected}"
             )
-        w = call.arguments[name] = _point(name, call.arguments[name])
+        call.arguments[name] = w
         comparisons.append(
             _compare(lambda: _total(function(*call.args, **call.kwargs)), w, gradient, _total(answer))
         )
@@ -187,7 +188,7 @@ def _point(name: str, value: ArrayLike) -> np.ndarray:
 
 def _total(answer: tuple[Any, ...]) -> float:
     """The error that a function returned, or the sum of the errors."""
-    return float(np.sum(answer[0]))
+    return float(_checks.reals("error", answer[0]).sum())
 
 
 def _compare(error: Callable[[], float], w: np.ndarray, gradient: ArrayLike, at_w: float) -> _Comparison:
@@ -195,7 +196,8 @@ def _compare(error: Callable[[], float], w: np.ndarray, gradient: ArrayLike, at_
 
     w is written into, and is as before in the end; `at_w` is the error there.
     """
-    flat, g = w.reshape(-1), np.array(gradient, np.float64).reshape(-1)  # `flat` is a view: w is contiguous
+    flat = w.reshape(-1)  # a view: w is contiguous
+    g = _checks.reals("gradient", gradient).astype(np.float64).reshape(-1)
     if not (np.isfinite(at_w) and np.isfinite(g).all()):
         return _Comparison(float("nan"), g.size, 0)
     resolved = 1e7 * _EPS * abs(at_w) / _STEPS[0]

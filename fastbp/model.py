@@ -365,7 +365,8 @@ class MLP:
         if self.label_smoothing:
             options["label_smoothing"] = self.label_smoothing
         loss, n_outputs = LOSSES[self.loss_name], self.layer_sizes[-1]
-        return evaluation.evaluate(engine, loss, examples, rows, n_outputs, self.dtype, options)
+        blocks = evaluation.blocks(examples, rows, n_outputs, self.dtype)
+        return evaluation.evaluate(engine, loss, blocks, n_outputs, options)
 
     def gradients(self, x: ArrayLike, t: ArrayLike, sample_weight: ArrayLike | None = None) -> Gradients:
         """The mean error over the examples and its gradient in every parameter, by back-propagation.

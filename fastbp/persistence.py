@@ -4,7 +4,7 @@ Design decisions:
 
 A. Two formats, both without pickle, so that loading executes nothing: by the suffix ``.safetensors`` that format,
    otherwise NumPy's ``.npz``. Each array has a name of its own and any other program can read it (docs/files.md).
-B. Writing is atomic: the file under the final name is always whole.
+B. Writing is atomic: the file under the final name is always whole (`replacing`).
 C. A file is read as if an enemy had written it. What a header says is compared with the size of the file before
    memory is taken for it, so that reading never needs more than the file has bytes and a few megabytes; only
    what :func:`write` writes is accepted (stored members, row by row, plain numbers); a checksum covers it all.
@@ -19,7 +19,6 @@ import json
 import math
 import os
 import re
-import secrets
 import stat
 import zipfile
 import zlib
@@ -30,6 +29,7 @@ from typing import IO, Any, BinaryIO, NoReturn
 import numpy as np
 
 from fastbp._config import __version__
+from fastbp.replacing import replacing
 
 __all__ = ["read", "write"]
 
@@ -92,7 +92,7 @@ def write(path: _Path, kind: str, config: Mapping[str, Any], arrays: Mapping[str
     )
     plain = {name: _plain(name, array) for name, array in arrays.items()}
     put = _put_safetensors if _is_safetensors(path) else _put_npz
-    with _replacing(path) as file:
+    with replacing(path) as file:
         put(file, header, plain)
 
 
@@ -370,31 +370,3 @@ def _errors_as_damage(path: _Path, kind: str) -> Iterator[None]:
         raise
     except Exception as cause:
         raise bad_file(path, kind, f"something else, or a damaged file ({cause!s:.300})") from cause
-
-
-@contextlib.contextmanager
-def _replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
-    """A binary file that takes the name `path` if the block ends without an error, and vanishes if not."""
-    final = Path(
-        os.path.realpath(os.fsdecode(path))
-    )  # of a link, what it points to is replaced, not the link
-    if not final.name or (final.exists() and not final.is_file()):
-        raise ValueError(f"path: got {os.fspath(path)!r}, expected the name of a regular file or of none")
-    temporary = final.with_name(f".{secrets.token_hex(8)}.tmp")  # same folder: a rename must do
-    try:
-        try:
-            if final.exists():
-                open(final, "r+b").close()  # a file that may not be written to may not be replaced either
-            file = open(temporary, "xb")  # noqa: SIM115 - closed below
-        except OSError as cause:  # about the folder, perhaps: say whose
-            raise type(cause)(cause.errno, cause.strerror, os.fspath(path)) from None
-        with file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        if final.exists():
-            temporary.chmod(final.stat().st_mode)
-        os.replace(temporary, final)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise

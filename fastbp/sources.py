@@ -42,9 +42,10 @@ class Checker:
     ) -> Examples:
         """Checked and in the network's dtype, but for very many of another dtype that are read `by_parts`; copied where training
         would write over them."""
-        inputs = self._large(names[0], x) if by_parts else None
-        if inputs is None:
-            inputs = _checks.networks.inputs(names[0], x, self.n_inputs, self.dtype)
+        inputs = _checks.array(names[0], x)
+        if not (by_parts and self._is_large(inputs)):
+            given = inputs if inputs.ndim else x  # what is no array is called by its name
+            inputs = _checks.networks.inputs(names[0], given, self.n_inputs, self.dtype)
         like = np.broadcast_to(self.dtype.type(0), inputs.shape)
         loss = self.loss
         targets = _checks.networks.targets(names[1], t, like, self.n_outputs, loss.by_class, loss.targets)
@@ -59,20 +60,10 @@ class Checker:
         weights = of_classes if examples.weights is None else examples.weights * of_classes
         return examples._replace(weights=weights)
 
-    def _large(self, name: str, x: Any) -> np.ndarray | None:
-        """`x` as it is, if it is an array that would take very much memory in the network's dtype, and has another."""
-        if (
-            not isinstance(x, np.ndarray)
-            or x.ndim != 2
-            or x.shape[1] != self.n_inputs
-            or x.dtype == self.dtype
-        ):
-            return None
-        return (
-            _checks.reals(name, x)
-            if x.dtype.kind in "fiub" and x.size * self.dtype.itemsize > _LARGE
-            else None
-        )
+    def _is_large(self, x: np.ndarray) -> bool:
+        """Whether `x` would take very much memory in the network's dtype, and has another."""
+        fits = x.ndim == 2 and x.shape[1] == self.n_inputs and x.dtype.kind in "fiub"
+        return fits and x.dtype != self.dtype and x.size * self.dtype.itemsize > _LARGE
 
     def apart(self, examples: Examples) -> Examples:
         """Copies of what training would write over."""

@@ -48,8 +48,8 @@ ROOMS = {  # name: (whose files, which tests); * stands for folders, too
     "batches": ("fastbp/batches.py fastbp/sources.py", "batches training_weights training_validation"),
     "callbacks": ("fastbp/callbacks.py fastbp/checkpoints.py", "callbacks checkpoints"),
     "schedules": ("fastbp/schedules.py", "schedules"),
-    "files": ("fastbp/persistence.py", "persistence named_arrays hostile_files"),
-    "checks": ("fastbp/_checks/*", "bad_calls both_ways outputs unusual_calls sizes losses_at_once"),
+    "files": ("fastbp/persistence.py fastbp/replacing.py", "persistence named_arrays hostile_files"),
+    "checks": ("fastbp/_checks/*", "arrays bad_calls both_ways outputs unusual_calls sizes losses_at_once"),
     "twin": ("fastbp/_reference/*", "by_hand twin_digits twin_edges twin_gradients twin_training"),
     "threads": (
         "src_c/threads/* fastbp/_kernels/team.* fastbp/_kernels/processors.py "

@@ -1,14 +1,14 @@
 """The only place where input is checked: what leaves it is what the kernels read.
 
 A module for each kind of thing: `scalars`, `arrays`, `targets`, `layers`, and for what they alone need `optimizers` and
-`networks`. Their decisions:
+`networks`; what is not NumPy's becomes so in `foreign`. Their decisions:
 
 A. An error is one sentence, "<argument>: got <what came>, expected <what>". A wrong kind of thing (type,
    dtype) is a ``TypeError``; a wrong value, shape or place in memory is a ``ValueError``.
-B. Attributes only. Values are checked where they become addresses (class indices), where no dtype speaks for them (tables
-   of objects), and where a network learns from them or decides on them (`networks`).
+B. Attributes only. Values are checked where they become addresses (class indices), where a column says that some are missing,
+   and where a network learns from them or decides on them (`networks`).
 C. An input is copied only where a kernel could not read it: foreign byte order, unaligned, strided in its
-   last axis, objects, another dtype where a cast is promised. Rows may lie any distance apart, in any direction.
+   last axis, in columns, another dtype where a cast is promised. Rows may lie any distance apart, in any direction.
 D. An output is never copied: it is written as it stands or refused, before the first byte is written.
 E. Two arrays overlap if one byte belongs to both: the columns of one buffer may be input and output.
 
@@ -38,6 +38,7 @@ from fastbp._checks.arrays import (
     vector,
     writable,
 )
+from fastbp._checks.foreign import offers_an_array
 from fastbp._checks.layers import layer_bias, layer_delta, layer_weight, slope_source
 from fastbp._checks.scalars import (
     DECAY_RATE,
@@ -73,7 +74,7 @@ __all__ = [
     "Interval", "apart", "array", "blocks", "choice", "class_indices", "class_targets", "dimensions",
     "elementwise", "examples", "finite", "flag", "floats", "floats_like", "instance", "integer",
     "integers", "label_to_ignore", "last_axis", "layer_bias", "layer_delta", "layer_weight", "matrix",
-    "memory", "ndarray", "networks", "number", "optimizers", "output", "output_weights", "positive_in",
+    "memory", "ndarray", "networks", "number", "offers_an_array", "optimizers", "output", "output_weights", "positive_in",
     "reals", "rows", "shape", "slope_source", "softmax_arguments", "some_classes", "target_rows",
     "threads", "vector", "weights", "writable",
 ]  # fmt: skip

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from fastbp import _backend
+from fastbp._checks import foreign
 
 FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 INT64 = np.dtype(np.int64)
@@ -26,14 +27,9 @@ def array(name: str, value: Any) -> np.ndarray:
     """`value` as a plain ndarray; no copy is made of one, nor of a subclass such as a memmap."""
     if type(value) is np.ndarray:
         return value
-    if _is_masked(value):
-        raise TypeError(f"{name}: got a masked array, expected a plain one (fill or drop what is masked)")
-    got = type(value).__name__
-    try:
-        given = np.asarray(value)
-    except (TypeError, ValueError, RuntimeError) as error:  # which says what to do, as of a tensor: .detach()
-        raise ValueError(f"{name}: got a {got} that is no array ({error}), expected an array") from None
+    given = foreign.to_numpy(name, value)
     if given.ndim == 0 and given.dtype.kind == "O" and hasattr(value, "toarray"):
+        got = type(value).__name__
         raise TypeError(f"{name}: got a sparse {got}, expected a dense array: {name}.toarray()")
     return given
 
@@ -61,7 +57,7 @@ def reals(name: str, value: Any) -> np.ndarray:
     """`value` as an array of some real dtype, which the caller then casts."""
     given = array(name, value)
     if given.dtype.kind == "O" and given.ndim:
-        return _of_objects(name, given, _REALS, FLOAT64, "real numbers", "convert it, as with .astype(float)")
+        raise _objects(name, given, _REALS, FLOAT64, "real numbers", "convert it, as with .astype(float)")
     if given.dtype.kind not in "fiub":
         raise TypeError(f"{name}: got {_kind(given, value)}, expected real numbers")
     return given
@@ -76,24 +72,27 @@ def integers(name: str, given: np.ndarray, text: str) -> np.ndarray:
         return given.astype(INT64)
     advice = "numpy.unique(..., return_inverse=True)[1] numbers names"
     if kind == "O" and given.ndim:
-        return _of_objects(name, given, _INTEGERS, INT64, text, advice)
+        raise _objects(name, given, _INTEGERS, INT64, text, advice)
     if kind == "f" and np.isnan(given).any():
         raise _odd_entry(name, given, np.isnan(given), text, advice)
     names = f" ({advice})" if kind in "SU" else ""
     raise TypeError(f"{name}: got dtype {given.dtype} of shape {given.shape}, expected {text}{names}")
 
 
-def _of_objects(
+def _objects(
     name: str, given: np.ndarray, kinds: tuple[type, ...], dtype: np.dtype, text: str, advice: str
-) -> np.ndarray:
-    """Objects, as tables of unlike or nullable columns consist of, as `dtype`, if each is of one of `kinds`."""
-    if not all(issubclass(kind, kinds) for kind in set(map(type, given.flat))):
-        odd = np.array([not isinstance(entry, kinds) for entry in given.flat]).reshape(given.shape)
-        raise _odd_entry(name, given, odd, text, advice)
+) -> Exception:
+    """The error for an array of objects: the first that is not of one of `kinds`, or too large for `dtype`, if there is one."""
+    odd = np.array([not isinstance(entry, kinds) for entry in given.flat], bool).reshape(given.shape)
+    if odd.any():
+        return _odd_entry(name, given, odd, text, advice)
     try:
-        return given.astype(dtype)
+        given.astype(dtype)
     except OverflowError:
-        raise ValueError(f"{name}: got an integer beyond {dtype}, expected {text}") from None
+        return ValueError(f"{name}: got an integer beyond {dtype}, expected {text}")
+    return TypeError(
+        f"{name}: got dtype object, expected {text} (.astype({dtype.name!r}) makes numbers of it)"
+    )
 
 
 def _odd_entry(name: str, given: np.ndarray, odd: np.ndarray, text: str, advice: str) -> TypeError:
@@ -246,7 +245,7 @@ def writable(name: str, out: np.ndarray, expected: tuple[int, ...], dtype: np.dt
 
 def ndarray(name: str, value: Any) -> np.ndarray:
     """`value`, if it is an array already; a mask would keep parts of it from being written."""
-    if not isinstance(value, np.ndarray) or _is_masked(value):
+    if type(value) is not np.ndarray and (not isinstance(value, np.ndarray) or foreign.is_masked(value)):
         raise TypeError(f"{name}: got {type(value).__name__}, expected numpy.ndarray")
     return value
 
@@ -255,15 +254,10 @@ def apart(name: str, out: np.ndarray, other_name: str, other: Any, or_equal: boo
     """Refuse `out` where it shares memory with `other`; `or_equal` allows the very same memory."""
     if other is None or (or_equal and out is other):
         return
-    other = np.asarray(other)
+    other = other if type(other) is np.ndarray else array(other_name, other)
     if _overlap(out, other) and not (or_equal and _same_memory(out, other)):
         text = f"memory of its own, or exactly that of {other_name}" if or_equal else "memory of its own"
         raise ValueError(f"{name}: got memory that overlaps {other_name}, expected {text}")
-
-
-def _is_masked(value: Any) -> bool:
-    # Without naming np.ma, whose first use imports it.
-    return isinstance(value, np.ndarray) and hasattr(value, "mask")
 
 
 def _separate_rows(out: np.ndarray) -> bool:

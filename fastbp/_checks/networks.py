@@ -137,7 +137,7 @@ def finite_rows(name: str, value: Any, given: np.ndarray) -> np.ndarray:
     for start, block in blocks(given):
         if not _all_finite(block):
             row, column = first_where(~np.isfinite(block))
-            got = f"row {start + row} has {np.asarray(value)[start + row, column]} in column {column}"
+            got = f"row {start + row} has {array(name, value)[start + row, column]} in column {column}"
             raise ValueError(f"{name}: {got}, expected numbers that are finite in {given.dtype}")
     return given
 

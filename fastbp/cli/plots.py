@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from fastbp import persistence
 from fastbp.data import DataError, Score
 from fastbp.data.errors import extra
 from fastbp.history import History
+from fastbp.replacing import replacing
 
 _MOST_NUMBERS = 20  # classes with a number in each cell
 _SIZE = 5.0  # inches
@@ -78,5 +78,5 @@ def _suffix(path: str) -> str:
 
 
 def _save(figure: Any, path: str) -> None:
-    with persistence._replacing(path) as file:
+    with replacing(path) as file:
         figure.savefig(file, format=_suffix(path), dpi=150)

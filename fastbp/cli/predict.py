@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from fastbp import persistence
 from fastbp.cli.common import DATA, about_threads, load, read_unseen, see_writable
 from fastbp.data import DataError, Pipeline, Table
+from fastbp.replacing import replacing
 
 HELP = "predict the rows of a table: a header line, then one line a row"
 
@@ -46,7 +46,7 @@ def run(options: argparse.Namespace) -> int:
             spool.seek(0)
             shutil.copyfileobj(spool, sys.stdout)
         return 0
-    with persistence._replacing(options.output) as file:
+    with replacing(options.output) as file:
         text = io.TextIOWrapper(file, encoding="utf-8", newline="")
         _write(text, lines)
         text.detach()

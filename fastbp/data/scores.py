@@ -1,4 +1,4 @@
-"""How well a network does on rows that it has not seen: block by block, so that the logits of all rows never exist.
+"""How well a network does on rows that it has not seen, in words and units of their table.
 
 Letters: N rows, C classes.
 """
@@ -9,10 +9,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from fastbp import losses
+from fastbp import evaluation
+from fastbp.batches import Examples
 from fastbp.data.preparation import Inputs
 from fastbp.data.targets import Target
 from fastbp.model import MLP
+from fastbp.outputs import LOSSES
 
 __all__ = ["Score", "score"]
 
@@ -37,32 +39,38 @@ def score(net: MLP, inputs: Inputs, target: Target, wanted: np.ndarray) -> Score
     For classification ``accuracy`` and ``log-loss``, the mean of -ln of the probability of the right class; for
     numbers ``R²``, ``MAE`` and ``RMSE``, in the unit of the target.
     """
-    return _classes(net, inputs, wanted) if target.classes else _numbers(net, inputs, target, wanted)
-
-
-def _classes(net: MLP, inputs: Inputs, labels: np.ndarray) -> Score:
-    n_classes, n = net.layer_sizes[-1], len(inputs)
-    confusion = np.zeros((n_classes, n_classes), np.int64) if n_classes <= _MOST_CLASSES else None
-    right, total = 0, 0.0
-    for start, block in inputs.blocks(n_classes):
-        wanted = labels[start : start + len(block)]
-        logits = net.logits(block)
-        got = logits.argmax(axis=1)
-        error = losses.softmax_cross_entropy(
-            logits, wanted, reduction="sum", grad_out=logits, n_threads=net.n_threads
-        )
-        right, total = right + int((got == wanted).sum()), total + float(error.loss)
-        if confusion is not None:
-            np.add.at(confusion, (wanted, got), 1)
-    return Score(n, {"accuracy": right / n, "log-loss": total / n}, confusion)
-
-
-def _numbers(net: MLP, inputs: Inputs, target: Target, wanted: np.ndarray) -> Score:
-    got = np.empty(len(inputs))
-    for start, block in inputs.blocks():
-        got[start : start + len(block)] = target.number(net.logits(block))
+    n_outputs, loss = net.layer_sizes[-1], LOSSES[target.loss]
+    t = wanted if target.classes else target.scaled(wanted)
+    blocks = (Examples(x, t[start : start + len(x)], None) for start, x in inputs.blocks(n_outputs))
+    told = _Confusion(n_outputs) if target.classes else _Predictions(target)
+    options = {"n_threads": net.n_threads}  # the error itself: targets are not smoothed
+    found = evaluation.evaluate(net._engine, loss, blocks, n_outputs, options, told)
+    if isinstance(told, _Confusion):
+        measures = {"accuracy": found["accuracy"], "log-loss": found["loss"]}
+        return Score(len(wanted), measures, told.counts)
+    got = np.concatenate(told.blocks)
     error = got - wanted
-    spread = float(((wanted - wanted.mean()) ** 2).sum())
-    r2 = 1 - float((error**2).sum()) / spread if spread else float("nan")
     mae, rmse = float(np.abs(error).mean()), float(np.sqrt((error**2).mean()))
-    return Score(len(error), {"R²": r2, "MAE": mae, "RMSE": rmse}, predictions=got)
+    return Score(len(wanted), {"R²": found["r2"], "MAE": mae, "RMSE": rmse}, predictions=got)
+
+
+class _Confusion:
+    """How many rows of each class were taken for which."""
+
+    def __init__(self, n_classes: int) -> None:
+        self.counts = np.zeros((n_classes, n_classes), np.int64) if n_classes <= _MOST_CLASSES else None
+
+    def add(self, z: np.ndarray, t: np.ndarray, weights: np.ndarray) -> None:
+        if self.counts is not None:
+            np.add.at(self.counts, (t, z.argmax(axis=1)), 1)
+
+
+class _Predictions:
+    """The numbers that are predicted, in the unit of the target."""
+
+    def __init__(self, target: Target) -> None:
+        self.target = target
+        self.blocks: list[np.ndarray] = []
+
+    def add(self, z: np.ndarray, t: np.ndarray, weights: np.ndarray) -> None:
+        self.blocks.append(self.target.number(z))

@@ -94,7 +94,11 @@ class Target:
         """What a network is trained on, for some rows: class indices (N,), or numbers (N, 1)."""
         if self.classes:
             return np.asarray(self.indices(table)[rows])
-        return np.asarray((self.numbers(table)[rows] - self.shift) * self.factor)[:, None]
+        return self.scaled(self.numbers(table)[rows])
+
+    def scaled(self, numbers: np.ndarray) -> np.ndarray:
+        """Numbers (N,) as a network is trained on them, (N, 1)."""
+        return np.asarray((numbers - self.shift) * self.factor)[:, None]
 
     # What a network says ----------------------------------------------------------------------------------------
 
