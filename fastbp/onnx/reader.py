@@ -23,7 +23,7 @@ _SAME = (
     "Flatten",
     "Reshape",
     "ai.onnx.ml.ZipMap",
-)  # of a matrix, see `_is_same`
+)  # of a matrix, see `_Reader._same`
 _FLOATS: dict[int, np.dtype] = {1: np.dtype(np.float32), 11: np.dtype(np.float64)}  # of TensorProto
 _INT64 = 7
 _LABELS = (2, 3, 4, 5, 6, 7, 8, 9, 12, 13)  # integers, strings and bools
