@@ -35,6 +35,7 @@ from fastbp import (
     evaluation,
     initializers,
     lbfgs,
+    onnx,
     persistence,
     sources,
     training,
@@ -658,6 +659,69 @@ class MLP:
             If it is no saved network, is damaged, or has the format of a newer fastbp.
         """
         return cls._from_config_and_arrays(path, _FORMAT, *persistence.read(path, _FORMAT))
+
+    def to_onnx(self, path: str | os.PathLike[str]) -> None:
+        """Write what the network computes as an ONNX graph, for other runtimes and languages (docs/onnx.md).
+
+        The graph takes ``inputs`` (N, I), any number of rows of the network's dtype, and returns ``outputs`` (N, O), what
+        :meth:`forward` does. For the two cross-entropies and ``sigmoid_squared_error`` it also returns ``labels``, what
+        :meth:`predict` does. Settings of training are not written: :meth:`save` keeps them. Needs the extra ``onnx``.
+
+        Raises
+        ------
+        OSError
+            If the file cannot be written; one of that name is as it was then.
+        ValueError
+            If the parameters take 2 GiB or more, which no file of ONNX can hold.
+        """
+        weights, biases = self._layout.views(self._engine.snapshot())
+        onnx.write(path, weights, biases, self.activations, self.loss_name)
+
+    @classmethod
+    def from_onnx(cls, path: str | os.PathLike[str], *, loss: str | None = None) -> MLP:
+        """The network in an ONNX file of :meth:`to_onnx`, PyTorch, skl2onnx or another program (docs/onnx.md).
+
+        Parameters
+        ----------
+        path : str or path
+            Its graph may have dense layers, fastbp's activations, and Softmax, Sigmoid, Exp or nothing at the end.
+        loss : str, optional
+            What the network is trained by. By default what :meth:`to_onnx` wrote, or the first loss in the table of
+            :class:`MLP` that has such outputs. A graph without anything at the end returns logits, which are those of any loss.
+
+        Raises
+        ------
+        OSError
+            If the file cannot be opened.
+        ValueError
+            If it is damaged, keeps its weights in another file, or holds something else: the error names the first node
+            that a network does not have. Nothing in a file is executed.
+
+        Examples
+        --------
+        >>> import fastbp
+        >>> net = fastbp.MLP([4, 8, 3], activation="gelu", seed=0)
+        >>> net.to_onnx("net.onnx")  # doctest: +SKIP
+        >>> fastbp.MLP.from_onnx("net.onnx").activations  # doctest: +SKIP
+        ('gelu',)
+        """
+        loss = None if loss is None else _checks.choice("loss", loss, LOSSES)
+        graph = onnx.read(path, loss)
+        sizes = (len(graph.weights[0]), *(weight.shape[1] for weight in graph.weights))
+        alike = len(set(graph.activations)) == 1
+        net = cls.__new__(cls)
+        net._configure(
+            sizes,
+            graph.activations[0] if alike else graph.activations,
+            graph.loss,
+            graph.weights[0].dtype,
+            None,
+            "custom",
+        )
+        arrays = {f"weights.{k}": array for k, array in enumerate(graph.weights)}
+        arrays |= {f"biases.{k}": array for k, array in enumerate(graph.biases)}
+        net._restore(arrays, np.random.default_rng())
+        return net
 
     def _to_config_and_arrays(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         """What a file holds of a network."""

@@ -75,7 +75,9 @@ def blocks(page: Path) -> list[str]:
 def peer_of(block: str) -> str | None:
     """The library that a block needs beside fastbp: not everybody has it."""
     imported = re.search(
-        r"^(?:import|from) (torch|sklearn|safetensors|pyarrow|matplotlib)\b", block, re.MULTILINE
+        r"^(?:import|from) (torch|sklearn|safetensors|pyarrow|matplotlib|onnxruntime|onnxscript)\b",
+        block,
+        re.MULTILINE,
     )
     return imported and imported.group(1)
 

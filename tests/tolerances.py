@@ -703,3 +703,27 @@ def network(a, r, fma):
         "parameters": Bound(0.0, 0.0, 0.0),
         "gradient": Bound(np.concatenate([off.ravel() for off in offs]), 1.0),
     }
+
+
+# -- a network in another program ----------------------------------------------------------------------------------------------
+
+ELSEWHERE = 4.0
+"""An activation f(z), or an output, of another library, relative to max(1, |z|): 1 + erf z and ln(1 + e^z) lose what is small."""
+
+
+def outputs_elsewhere(
+    layers: Sequence[tuple[Array, Array]], activations: Sequence[str], loss: str, x: Array
+) -> Bound:
+    """Of the outputs at x (N,I), by layers (W, b): what errors become in the layers above, as in `network`."""
+    x_off = np.zeros_like(x)
+    for (weight, bias), activation in zip(layers, (*activations, "identity"), strict=True):
+        size, z = np.abs(weight), x @ weight + bias
+        z_off = x_off @ size + product_of(len(weight)) * (np.abs(x) @ size + np.abs(bias))
+        x = np.empty_like(z)
+        _reference.activate(activation, z, x, 1)
+        x_off = z_off * (1 if activation == "identity" else STEEPEST)
+        x_off = x_off + (0 if activation == "identity" else ELSEWHERE * np.maximum(1, np.abs(z)))
+    if loss in ("squared_error", "huber", "quantile"):
+        return Bound(z_off, 1.0)
+    off, size = z_off.max(axis=1, keepdims=True), np.exp(z) if loss == "poisson_deviance" else 1.0
+    return Bound((off + ELSEWHERE) * size, 1.0)
