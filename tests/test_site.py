@@ -63,3 +63,17 @@ def test_the_site_needs_no_network():
         assert not [address for address in parser.addresses if ADDRESS.match(address)], page
     for style in SITE.rglob("*.css"):
         assert not re.search(r"url\(['\"]?(?:https?:)?//|@import", style.read_text("utf-8")), style
+
+
+@needs_docs
+def test_the_tests_that_the_derivation_names_exist():
+    text = (DOCS / "derivation.md").read_text("utf-8")
+    named = re.findall(r"`(test_\w+\.py)::(test_\w+)`", text)
+    assert len(named) > 30
+    for file, test in named:
+        assert re.search(rf"^def {test}\(", (ROOT / "tests" / file).read_text("utf-8"), re.MULTILINE), (
+            file,
+            test,
+        )
+    sections = re.split(r"(?m)^#{2,3} ", text)[1:]
+    assert all("*Tested by*" in section for section in sections if "**In numbers" in section)
