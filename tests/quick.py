@@ -62,6 +62,7 @@ ROOMS = {  # name: (whose files, which tests); * stands for folders, too
     "data": ("fastbp/data/*", "data preparation"),
     "command_line": ("fastbp/cli/* fastbp/__main__.py", "cli cli_models"),
     "sklearn": ("fastbp/sklearn/*", "sklearn sklearn_own"),
+    "torch": ("fastbp/torch/*", "torch"),
     "docs": ("docs/*.md README.md examples/*", "docs walks"),
     "bench": ("bench/*", "bench"),
     "distribution": ("setup.py pyproject.toml MANIFEST.in fastbp/__pyinstaller/*", "distribution"),
