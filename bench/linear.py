@@ -215,12 +215,12 @@ def rows(shape: LinearShape, peers: Iterable[type[LinearPeer]], setting: Setting
         Ours(problem, "fastbp (C, I)", _backend.name, transposed),
         Ours(problem, TWIN, "reference", transposed),
     )
-    entries = [_entry(problem, each, ours=each.name != TWIN) for each in ours]
-    entries += try_peers(peers, lambda kind: _entry(problem, kind(problem)))
+    entries = [entry(problem, each, ours=each.name != TWIN) for each in ours]
+    entries += try_peers(peers, lambda kind: entry(problem, kind(problem)))
     return race(shape.name, entries, Work(shape.operations, "GFLOP/s", setting.peaks.gflops), setting.plan)
 
 
-def _entry(problem: LinearProblem, contestant: Linear, ours: bool = False) -> Entry:
+def entry(problem: LinearProblem, contestant: Linear, ours: bool = False) -> Entry:
     """Return the entry of a contestant, after a first call that is judged, and measured as well."""
 
     def first_call() -> float:

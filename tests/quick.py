@@ -63,6 +63,7 @@ ROOMS = {  # name: (whose files, which tests); * stands for folders, too
     "command_line": ("fastbp/cli/* fastbp/__main__.py", "cli cli_models"),
     "sklearn": ("fastbp/sklearn/*", "sklearn sklearn_own"),
     "docs": ("docs/*.md README.md examples/*", "docs walks site playground"),
+    "torch": ("fastbp/torch/*", "torch"),
     "bench": ("bench/*", "bench"),
     "distribution": ("setup.py pyproject.toml MANIFEST.in fastbp/__pyinstaller/*", "distribution"),
     "harness": ("tests/conftest.py tests/pairs.py tests/quick.py tests/tolerances.py", "pairs regressions"),

@@ -193,6 +193,22 @@ def test_estimators(shape, monkeypatch):
     assert ours.ours and abs(ours.accuracy - theirs.accuracy) < 0.01 and "sklearn" in ours.ratios
 
 
+@needs("torch")
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(
+    "shape",
+    [losses.LossShape("softmax", 6, 5), losses.LossShape("sigmoid", 6, 5), linear.LinearShape(6, 4, 5)],
+    ids=lambda shape: shape.name,
+)
+def test_torch(shape, dtype):
+    from bench import torch
+
+    mine, *theirs = torch.rows(shape, torch.PEERS, setting(dtype))
+    assert mine.ours and mine.ratios.keys() == {row.contestant for row in theirs} and "PyTorch" in mine.ratios
+    for row in (mine, *theirs):
+        assert row.residual < report.SUSPECT * np.finfo(dtype).eps and row.seconds > 0
+
+
 # -- what is no table of contestants ---------------------------------------------------------------------------------------------
 
 

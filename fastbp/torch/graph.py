@@ -1,0 +1,141 @@
+"""The errors as nodes of autograd's graph: a `Function` for eager calls, an operator for compiled ones.
+
+A. With "mean" and "sum" the gradient comes with the error; backward multiplies it by what comes from above, in place, unless that
+   is 1, and hands it on without keeping a reference, so that a leaf takes it for its ``grad`` as it is. On a graph that is kept
+   a second call computes it anew from the inputs.
+B. With "none" it is computed in backward, where its rows' factors are known.
+C. An operator takes twice the time of a `Function` around small batches, but a compiler can see what it is.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastbp.torch.errors import GRADIENTS, Error, LinearError, SigmoidError, SoftmaxError
+
+
+def reduced(error: Error, *tensors: Tensor | None) -> Tensor:
+    """The error of the tensors, of which the first ones may need gradients."""
+    needed = torch.is_grad_enabled() and any(
+        each is not None and each.requires_grad for each in tensors[: GRADIENTS[type(error)]]
+    )
+    if torch.compiler.is_compiling():
+        loss: Tensor = _OPERATORS[type(error)](*tensors, None, needed and error.reduction != "none", *error)[
+            0
+        ]
+        return loss
+    if needed:
+        node: Tensor = _Node.apply(error, *tensors)
+        return node
+    return error.evaluate(*tensors, gradient=False)[0]
+
+
+def _gradients(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
+    error, gradients, ctx.gradients = ctx.error, ctx.gradients, None
+    if error.reduction == "none":
+        gradients = error.evaluate(*ctx.saved_tensors, scale=upstream)[1]
+    else:
+        if gradients is None:
+            gradients = error.evaluate(*ctx.saved_tensors)[1]
+        if upstream.item() != 1:
+            for each in gradients:
+                if each is not None:
+                    each.mul_(upstream)
+    constants = len(ctx.needs_input_grad) - 1 - len(gradients)
+    return (None, *gradients, *(None,) * constants)
+
+
+class _Node(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, error: Error, *tensors: Tensor | None) -> Tensor:
+        ctx.error = error
+        ctx.save_for_backward(*tensors)
+        loss, ctx.gradients = error.evaluate(*tensors, gradient=error.reduction != "none")
+        return loss
+
+    @staticmethod
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
+        if not torch.is_grad_enabled():
+            return _gradients(ctx, upstream)
+        with torch.no_grad():
+            gradients = _gradients(ctx, upstream)
+        # PyTorch's own once_differentiable would return constants where nothing above depends on a leaf
+        sources = [upstream, *(each for each in ctx.saved_tensors if each is not None)]
+        return tuple(None if each is None else _Once.apply(each, *sources) for each in gradients)
+
+
+class _Once(torch.autograd.Function):
+    """A gradient, a function of all that it was computed from, of which there is no further one."""
+
+    @staticmethod
+    def forward(ctx: Any, gradient: Tensor, *sources: Tensor) -> Tensor:
+        return gradient.detach()
+
+    @staticmethod
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
+        raise NotImplementedError(
+            "got a second derivative of an error of fastbp.torch, expected a first one; torch.nn.functional has both"
+        )
+
+
+def _operator(name: str, kind: type[Error], tensors: str, options: str) -> Any:
+    """The operator ``fastbp::name``: the tensors, ``scale`` and ``gradient`` of `evaluate`, the fields of the error."""
+    count = GRADIENTS[kind]
+    last = tensors.count(",") + 1  # where `scale` stands
+
+    def call(*arguments: Any) -> tuple[Tensor, ...]:
+        given, scale, gradient, fields = arguments[:last], *arguments[last : last + 2], arguments[last + 2 :]
+        loss, gradients = kind(*fields).evaluate(*given, scale=scale, gradient=gradient)
+        return (loss, *(loss.new_empty(0) if each is None else each.contiguous() for each in gradients))
+
+    def fake(*arguments: Any) -> tuple[Tensor, ...]:
+        given, gradient, reduction = arguments[:last], arguments[last + 1], arguments[last + 2]
+        z = given[0]
+        shape = (z.shape if kind is SigmoidError else z.shape[:1]) if reduction == "none" else ()
+        needed = (each if gradient else None for each in given[:count])
+        return (
+            z.new_empty(shape),
+            *(z.new_empty(0) if each is None else each.new_empty(each.shape) for each in needed),
+        )
+
+    def setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        ctx.options = inputs[last + 2 :]
+        ctx.save_for_backward(*(inputs[:last] if ctx.options[0] == "none" else output[1:]))
+
+    def backward(ctx: Any, upstream: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
+        if ctx.options[0] == "none":
+            gradients = operator(*ctx.saved_tensors, upstream, True, *ctx.options)[1:]
+        else:
+            gradients = [upstream * each for each in ctx.saved_tensors]
+        gradients = [each if each.numel() else None for each in gradients]
+        return (*gradients, *(None,) * (last - count + 2 + len(ctx.options)))
+
+    results = ", ".join(["Tensor"] * (1 + count))
+    schema = f"({tensors}, Tensor? scale, bool gradient, {options}) -> ({results})"
+    operator = torch.library.custom_op(f"fastbp::{name}", call, mutates_args=(), schema=schema)
+    operator.register_fake(fake)
+    operator.register_autograd(backward, setup_context=setup)
+    return operator
+
+
+_OPTIONS = "str reduction, int ignore_index, float label_smoothing"
+_OPERATORS = {
+    SoftmaxError: _operator(
+        "cross_entropy", SoftmaxError, "Tensor input, Tensor target, Tensor? weight", _OPTIONS
+    ),
+    LinearError: _operator(
+        "linear_cross_entropy",
+        LinearError,
+        "Tensor input, Tensor linear_weight, Tensor? linear_bias, Tensor target, Tensor? weight",
+        _OPTIONS,
+    ),
+    SigmoidError: _operator(
+        "binary_cross_entropy_with_logits",
+        SigmoidError,
+        "Tensor input, Tensor target, Tensor? weight, Tensor? pos_weight",
+        "str reduction",
+    ),
+}
