@@ -4,7 +4,7 @@ or an iterable that makes them."""
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -82,12 +82,7 @@ class Stream:
     batch_size = 0  # as they come
 
     def __init__(self, source: Any, check: Callable[..., Examples]) -> None:
-        if _checks.offers_an_array(source):
-            raise TypeError("T: got None with X an array, expected one target for each row of X")
-        if not callable(source) and not isinstance(source, Iterable):
-            text = "an array with T, or an iterable of batches (x, t), or a function that returns an iterator"
-            raise TypeError(f"X: got {type(source).__name__} without T, expected {text}")
-        self._source, self._check = source, check
+        self._source, self._check = _checks.networks.stream(source), check
         self.n_batches: int | None = None
         if not callable(source):
             with contextlib.suppress(TypeError):
@@ -97,14 +92,7 @@ class Stream:
         """Those of an epoch, in the order in which they come."""
         number = 0
         for number, batch in enumerate(self._source() if callable(self._source) else self._source, start=1):
-            if not isinstance(batch, (tuple, list)) or len(batch) not in (2, 3):
-                got = f"{len(batch)} things" if isinstance(batch, (tuple, list)) else type(batch).__name__
-                raise TypeError(f"X: batch {number} is {got}, expected (x, t) or (x, t, sample_weight)")
-            examples = self._check(f"X: batch {number}", *batch)
+            examples = self._check(f"X: batch {number}", *_checks.networks.batch(number, batch))
             if len(examples.x):
                 yield Part(examples, None, len(examples.x))
-        if not number:
-            text = "a list, or a function that returns a new iterator for each epoch"
-            raise ValueError(
-                f"X: got no batch in this epoch, expected some; an iterator ends once: give {text}"
-            )
+        _checks.networks.some_batches(number)

@@ -69,15 +69,9 @@ class LBFGS:
 
 def check(run_settings: Any, batches: Any, dropout: Any, resume: Any) -> None:
     """Refuse what this method cannot do."""
-    text = "optimizer: got LBFGS with {}, expected {}"
-    if not isinstance(batches, Arrays):
-        raise ValueError(text.format("an iterable of batches", "arrays"))
-    if any(dropout):
-        raise ValueError(text.format("dropout", "a network without"))
-    if any(run_settings.clips):
-        raise ValueError(text.format("clipping", "none"))
-    if resume is not None or any(isinstance(callback, Checkpoint) for callback in run_settings.callbacks):
-        raise ValueError(text.format("a checkpoint", "none: it keeps no state in files"))
+    saves = any(isinstance(callback, Checkpoint) for callback in run_settings.callbacks)
+    arrays = isinstance(batches, Arrays)
+    _checks.networks.for_lbfgs(not arrays, dropout, run_settings.clips, saves or resume is not None)
 
 
 class _Objective:

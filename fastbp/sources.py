@@ -117,28 +117,20 @@ def sets(
 def _of_stream(
     check: Checker, X: Any, sample_weight: Any, class_weight: Any, validation_data: Any, fraction: float
 ) -> Sets:
-    if fraction:
-        text = "0 with an iterable of batches; validation_data can be given"
-        raise ValueError(f"validation_fraction: got {fraction}, expected {text}")
-    if sample_weight is not None:
-        text = "None with an iterable of batches, which can be (x, t, sample_weight)"
-        raise ValueError(f"sample_weight: got {type(sample_weight).__name__}, expected {text}")
+    _checks.networks.stream_options(fraction, sample_weight)
     check.class_weight = _checks.networks.class_weights(class_weight, None, check.n_classes)
     return Sets(Stream(X, partial(_batch, check)), None, _validation(check, validation_data))
 
 
-def _batch(check: Checker, place: str, x: Any, t: Any, sample_weight: Any = None) -> Examples:
+def _batch(check: Checker, place: str, x: Any, t: Any, sample_weight: Any) -> Examples:
     return check.examples((f"{place}, x", f"{place}, t", f"{place}, sample_weight"), x, t, sample_weight)
 
 
 def _validation(check: Checker, given: Any) -> tuple[Examples, np.ndarray | None] | None:
-    if given is None:
+    parts = _checks.networks.validation_set(given)
+    if parts is None:
         return None
-    if not isinstance(given, (tuple, list)) or len(given) not in (2, 3):
-        got = f"{len(given)} things" if isinstance(given, (tuple, list)) else type(given).__name__
-        raise TypeError(f"validation_data: got {got}, expected (X, T) or (X, T, sample_weight)")
-    X, T, weights = (*given, None)[:3]
     names = "validation_data[0]", "validation_data[1]", "validation_data[2]"
-    examples = check.examples(names, X, T, weights, by_parts=True)
+    examples = check.examples(names, *parts, by_parts=True)
     _checks.networks.some_examples("validation_data[0]", examples.x)
     return examples, None

@@ -87,10 +87,10 @@ class Run:
     @property
     def lists(self) -> list[str]:
         """Those of the history that are filled."""
-        asked = any(_monitors(callback, "metric") for callback in self.callbacks)
-        metric = ["metric"] if asked and self.sets.training is not None else []
-        validation = [] if self.sets.validation is None else ["validation_loss", "validation_metric"]
-        return ["loss", "seconds", "learning_rate", *validation, *metric]
+        monitors = [getattr(callback, "monitor", None) for callback in self.callbacks]
+        asked = any(isinstance(monitor, str) and monitor == "metric" for monitor in monitors)
+        there = [name for name in self.sets.monitored if asked or name != "metric"]
+        return ["seconds", "learning_rate", *there]
 
     @property
     def parameters(self) -> np.ndarray:
@@ -256,8 +256,3 @@ def _look(run: Run, seconds: float) -> None:
     if is_better(monitored, values[-1], None if best is None else values[best - 1]):
         best = run.epoch
     history.best_epoch, run.done = best, run.epoch  # without a call between them, where Ctrl-C could come
-
-
-def _monitors(callback: Any, name: str) -> bool:
-    monitor = getattr(callback, "monitor", None)
-    return isinstance(monitor, str) and monitor == name

@@ -466,9 +466,12 @@ def test_nothing_is_predicted_by_a_network_that_is_not_finite(loss: str) -> None
 # The checks themselves --------------------------------------------------------------------------------------
 
 
+MODULES = ("losses", "activations", "layers", "updates", "sources", "batches")
+
+
 def test_no_module_but_checks_raises_type_or_value_errors_in_the_functions() -> None:
-    """The only place where input is checked: the modules of functions contain no ``raise``."""
+    """The only place where input is checked: the modules of functions, and what leads to batches, contain no ``raise``."""
     folder = Path(fastbp.__file__).parent
-    modules = [folder / f"{name}.py" for name in ("losses", "activations", "layers", "updates")]
+    modules = [folder / f"{name}.py" for name in MODULES]
     for module in (*modules, *(folder / "optimizers").glob("*.py")):
         assert not re.search(r"^\s*raise\b", module.read_text("utf-8"), re.MULTILINE), module

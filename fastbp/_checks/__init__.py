@@ -38,7 +38,6 @@ from fastbp._checks.arrays import (
     vector,
     writable,
 )
-from fastbp._checks.foreign import offers_an_array
 from fastbp._checks.layers import layer_bias, layer_delta, layer_weight, slope_source
 from fastbp._checks.scalars import (
     DECAY_RATE,
@@ -74,7 +73,7 @@ __all__ = [
     "Interval", "apart", "array", "blocks", "choice", "class_indices", "class_targets", "dimensions",
     "elementwise", "examples", "finite", "flag", "floats", "floats_like", "instance", "integer",
     "integers", "label_to_ignore", "last_axis", "layer_bias", "layer_delta", "layer_weight", "matrix",
-    "memory", "ndarray", "networks", "number", "offers_an_array", "optimizers", "output", "output_weights", "positive_in",
+    "memory", "ndarray", "networks", "number", "optimizers", "output", "output_weights", "positive_in",
     "reals", "rows", "shape", "slope_source", "softmax_arguments", "some_classes", "target_rows",
     "threads", "vector", "weights", "writable",
 ]  # fmt: skip

@@ -11,6 +11,7 @@ import numpy as np
 
 from fastbp import _backend
 from fastbp._checks.arrays import FLOATS, INT64, array, blocks, integers, reals, rows, vector
+from fastbp._checks.foreign import offers_an_array
 from fastbp._checks.scalars import (
     DECAY_RATE,
     FRACTION,
@@ -272,6 +273,59 @@ def _counts(t: np.ndarray, n_classes: int) -> np.ndarray:
     return np.asarray(classes.sum(axis=0, dtype=np.float64))
 
 
+# Where its examples come from -------------------------------------------------------------------------------
+
+
+def validation_set(value: Any) -> tuple[Any, Any, Any] | None:
+    """Examples, targets and weights or None, not yet checked themselves; None where there is no validation set."""
+    return (
+        None
+        if value is None
+        else _two_or_three("validation_data: got", "(X, T) or (X, T, sample_weight)", value)
+    )
+
+
+def stream(value: Any) -> Any:
+    """`value`, if it is an iterable, of batches to be hoped, or a function."""
+    if offers_an_array(value):
+        raise TypeError("T: got None with X an array, expected one target for each row of X")
+    if not callable(value) and not isinstance(value, Iterable):
+        text = "an array with T, or an iterable of batches (x, t), or a function that returns an iterator"
+        raise TypeError(f"X: got {type(value).__name__} without T, expected {text}")
+    return value
+
+
+def stream_options(fraction: float, sample_weight: Any) -> None:
+    """Refuse what needs to know all the examples of an iterable beforehand."""
+    if fraction:
+        text = "0 with an iterable of batches; validation_data can be given"
+        raise ValueError(f"validation_fraction: got {fraction}, expected {text}")
+    if sample_weight is not None:
+        text = "None with an iterable of batches, which can be (x, t, sample_weight)"
+        raise ValueError(f"sample_weight: got {type(sample_weight).__name__}, expected {text}")
+
+
+def batch(number: int, value: Any) -> tuple[Any, Any, Any]:
+    """The examples, targets and weights or None of a batch of an iterable, not yet checked themselves."""
+    return _two_or_three(f"X: batch {number} is", "(x, t) or (x, t, sample_weight)", value)
+
+
+def some_batches(number: int) -> None:
+    """Refuse an epoch of an iterable without a batch."""
+    if not number:
+        text = "a list, or a function that returns a new iterator for each epoch"
+        raise ValueError(f"X: got no batch in this epoch, expected some; an iterator ends once: give {text}")
+
+
+def _two_or_three(got: str, expected: str, value: Any) -> tuple[Any, Any, Any]:
+    several = isinstance(value, (tuple, list))
+    if not several or len(value) not in (2, 3):
+        what = f"{len(value)} things" if several else type(value).__name__
+        raise TypeError(f"{got} {what}, expected {expected}")
+    x, t, weights = (*value, None)[:3]
+    return x, t, weights
+
+
 # How it is trained ------------------------------------------------------------------------------------------
 
 
@@ -297,6 +351,19 @@ def held_out(
         text = "a fraction that leaves examples on both sides"
         raise ValueError(f"validation_fraction: got {fraction} of {len(t)} examples, expected {text}")
     return np.sort(order[~taken]), np.sort(order[taken])
+
+
+def for_lbfgs(stream: bool, dropout: Iterable[float], clips: Iterable[float], checkpoints: bool) -> None:
+    """Refuse what L-BFGS cannot do."""
+    refused = (
+        (stream, "an iterable of batches", "arrays"),
+        (any(dropout), "dropout", "a network without"),
+        (any(clips), "clipping", "none"),
+        (checkpoints, "a checkpoint", "none: it keeps no state in files"),
+    )
+    for there, what, expected in refused:
+        if there:
+            raise ValueError(f"optimizer: got LBFGS with {what}, expected {expected}")
 
 
 def monitors(given: Iterable[Any], known: Iterable[str], there: Iterable[str]) -> None:
