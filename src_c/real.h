@@ -1,4 +1,6 @@
 /* The dtype that simd/, math/, rows/ and gemm/ are compiled for */
+#include "glibc.h"
+
 #include <float.h>
 #include <math.h>
 #include <string.h>

@@ -15,6 +15,7 @@ from fastbp._kernels.team cimport Work, fbp_team_share, on_team
 cdef extern from *:
     """
     #include "fastbp.h"
+    #include "glibc.h"
     typedef struct { const char *name; int corrected; } fbp_rule;
     static const fbp_rule fbp_rules[] = {
     #define FBP_UPDATE(name, states, corrected) {#name, corrected},

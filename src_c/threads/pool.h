@@ -7,6 +7,7 @@
 #define FASTBP_POOL_H
 
 #include "counts.h"
+#include "glibc.h"
 
 #include <stdlib.h>
 
