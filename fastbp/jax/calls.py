@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import json
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -44,7 +46,9 @@ class _Plan(NamedTuple):
 
 @functools.lru_cache(maxsize=1024)
 def _plan(text: bytes) -> _Plan:
-    return _Plan(**json.loads(text))
+    plan = _Plan(**json.loads(text))
+    plan.options["reduction"] = sys.intern(plan.options["reduction"])  # the short way asks whether it is its "mean"
+    return plan
 
 
 def _run(
@@ -52,9 +56,9 @@ def _run(
 ) -> None:
     plan = _plan(text)
     batch = results[0].shape[: results[0].ndim - plan.results[0]]
-    for index in np.ndindex(*batch):
+    for index in itertools.product(*map(range, batch)):  # one, (), where nothing is batched
         given = {
-            name: _member(array, rank, index)
+            name: _readable(_member(array, rank, index))
             for (name, rank), array in zip(plan.operands, arguments, strict=True)
         }
         function(given, plan.options, [result[(*index, ...)] for result in results])
@@ -65,7 +69,12 @@ def _member(array: np.ndarray, rank: int, index: tuple[int, ...]) -> np.ndarray:
     lengths = array.shape[: array.ndim - rank]
     place: tuple[Any, ...] = tuple(i if n > 1 else 0 for i, n in zip(index, lengths, strict=True))
     member: np.ndarray = array[(*place, ...)]
-    return member.astype(np.int64) if member.dtype == np.int32 else member  # what the kernels read at once
+    return member
+
+
+def _readable(array: np.ndarray) -> np.ndarray:
+    """Class indices as the kernels read them: without another look."""
+    return array.astype(np.int64) if array.dtype == np.int32 else array
 
 
 def _softmax_cross_entropy(given: Given, options: dict[str, Any], results: list[np.ndarray]) -> None:
