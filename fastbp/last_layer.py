@@ -123,24 +123,37 @@ def linear_softmax_cross_entropy(
     """
     x = _checks.matrix("inputs", inputs, "(N, I)")
     w = _checks.some_classes("weight", _checks.layer_weight(weight, 0, "inputs", x), "(I, C)")
-    n, c = len(x), w.shape[1]
+    b = None if bias is None else _checks.layer_bias(bias, w)
+    transposed = abs(w.strides[0]) < abs(w.strides[1])
+    grad_weight = _backend.kernels.new_array(w.shape[::-1] if transposed else w.shape, w.dtype)
+    grad_weight = grad_weight.T if transposed else grad_weight
+    grads = np.empty(x.shape, x.dtype), grad_weight, None if b is None else np.empty(len(b), x.dtype)
     options = class_weight, sample_weight, ignore_index, label_smoothing, lse_square_scale, softcap
+    loss, weight_sum = evaluate(x, w, b, targets, options, reduction, max_memory, n_threads, grads)
+    return LastLayerGrad(loss, *grads, weight_sum)
+
+
+def evaluate(
+    x: np.ndarray,
+    w: np.ndarray,
+    b: np.ndarray | None,
+    targets: ArrayLike,
+    options: tuple[Any, ...],
+    reduction: Reduction,
+    max_memory: int,
+    n_threads: int | None,
+    grads: tuple[np.ndarray, np.ndarray, np.ndarray | None],
+) -> tuple[Any, float]:
+    """The loss and the weight sum of a layer that has been checked; the gradients of x, w and b are written to `grads`."""
     arguments = (
         _checks.rows(x),
         w,
-        None if bias is None else _checks.layer_bias(bias, w),
-        *_checks.softmax_arguments("inputs", x, c, targets, options),
+        b,
+        *_checks.softmax_arguments("inputs", x, w.shape[1], targets, options),
         _checks.choice("reduction", reduction, _REDUCTIONS) == "mean",
         _checks.memory("max_memory", max_memory),
     )
     threads = _checks.threads(n_threads)
-    losses = np.empty(n, x.dtype) if reduction == "none" else None
-    grad_inputs, grad_bias = np.empty(x.shape, x.dtype), None if bias is None else np.empty(c, x.dtype)
-    transposed = abs(w.strides[0]) < abs(w.strides[1])
-    grad_weight = _backend.kernels.new_array(w.shape[::-1] if transposed else w.shape, w.dtype)
-    grad_weight = grad_weight.T if transposed else grad_weight
-    loss, weight_sum = _backend.kernels.linear_softmax_cross_entropy(
-        *arguments, losses, grad_inputs, grad_weight, grad_bias, threads
-    )
-    reduced = _in_dtype(loss, x.dtype) if losses is None else losses
-    return LastLayerGrad(reduced, grad_inputs, grad_weight, grad_bias, weight_sum)
+    losses = np.empty(len(x), x.dtype) if reduction == "none" else None
+    loss, weight_sum = _backend.kernels.linear_softmax_cross_entropy(*arguments, losses, *grads, threads)
+    return _in_dtype(loss, x.dtype) if losses is None else losses, weight_sum
