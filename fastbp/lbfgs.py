@@ -74,10 +74,15 @@ def check(run_settings: Any, batches: Any, dropout: Any, resume: Any) -> None:
     _checks.networks.for_lbfgs(not arrays, dropout, run_settings.clips, saves or resume is not None)
 
 
+class _Stopped(Exception):
+    """In the midst of an iteration."""
+
+
 class _Objective:
     """Error and gradient over all the examples, block by block, with the decay, as SciPy wants them."""
 
     def __init__(self, run: Run) -> None:
+        self._run = run
         self._net, self._decay = run.network, run.optimizer.weight_decay
         self._examples, self._rows = run.sets.training  # type: ignore[misc]
         self._gradient = np.empty_like(self._net.parameters)
@@ -92,6 +97,9 @@ class _Objective:
             if some:
                 total, weight = total + loss * some, weight + some
                 gradient += self._gradient * np.float64(some)
+            self._run.watch_the_clock()
+            if self._run.history.stopped:
+                raise _Stopped
         self.loss = total / weight if weight else math.nan
         objective, gradient = self.loss, gradient / (weight or 1.0)
         if self._decay:
@@ -126,33 +134,27 @@ def minimise(run: Run, after: Any) -> None:
         text = "optimizer: got LBFGS without SciPy, expected it to be installed: pip install 'fastbp[lbfgs]'"
         raise ModuleNotFoundError(text) from missing
     objective, last = _Objective(run), [time.perf_counter()]
-    before = run.network.parameters.copy()
+    start = run.network.parameters.astype(np.float64)
+    accepted = start.copy()  # after the last whole iteration, and so the best; a line search tries others
 
     def iteration(intermediate_result: Any) -> None:
         now = time.perf_counter()
-        run.network.parameters[:] = intermediate_result.x
+        accepted[:] = run.network.parameters[:] = intermediate_result.x
         run.optimizer.steps += 1
         if after(objective.loss, now - last[0]):
             raise StopIteration
         last[0] = time.perf_counter()
 
-    if not math.isfinite(objective(before.astype(np.float64))[0]):
-        bad = objective.first_bad()
-        raise divergence(run.network, bad.x, bad.t, "loss", None, 1, 1, 1, run.history)
-    options = {
-        "maxiter": run.epochs,
-        "maxcor": run.optimizer.memory,
-        "gtol": run.optimizer.tolerance,
-        "ftol": 0.0,
-    }
-    result = minimize(
-        objective,
-        before.astype(np.float64),
-        jac=True,
-        method="L-BFGS-B",
-        callback=iteration,
-        options=options | {"maxfun": 20 * max(run.epochs, 1)},
-    )
-    run.network.parameters[:] = result.x
+    try:
+        if not math.isfinite(objective(start)[0]):
+            bad = objective.first_bad()
+            raise divergence(run.network, bad.x, bad.t, "loss", None, 1, 1, 1, run.history)
+        options = {"maxcor": run.optimizer.memory, "gtol": run.optimizer.tolerance, "ftol": 0.0}
+        options |= {"maxiter": run.epochs, "maxfun": 20 * max(run.epochs, 1)}
+        result = minimize(objective, start, jac=True, method="L-BFGS-B", callback=iteration, options=options)
+    except _Stopped:
+        return
+    finally:
+        run.network.parameters[:] = accepted
     if result.nit < run.epochs:
         run.stop("converged" if result.success else str(result.message).lower())

@@ -104,6 +104,11 @@ class Run:
         """End the training after this batch or epoch."""
         self.history.stopped = self.history.stopped or reason
 
+    def watch_the_clock(self) -> None:
+        """End the training if its time is over."""
+        if time.perf_counter() > self.settings.deadline:
+            self.stop("the time limit")
+
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a checkpoint."""
         checkpoints.save(path, self)
@@ -155,7 +160,7 @@ def _minimise(run: Run, shown: Progress | Silence) -> None:
             if line is not None:
                 line.show(1, loss, 0, _validation_so_far(run.history))
         run.tell("epoch_end")
-        _watch_the_clock(run)
+        run.watch_the_clock()
         return bool(run.history.stopped)
 
     if run.epochs:
@@ -166,7 +171,7 @@ def _epochs(run: Run, shown: Progress | Silence) -> None:
     """All epochs, each in batches."""
     while run.done < run.epochs and not run.history.stopped:
         _epoch(run, shown)
-        _watch_the_clock(run)
+        run.watch_the_clock()
 
 
 def _epoch(run: Run, shown: Progress | Silence) -> None:
@@ -193,7 +198,7 @@ def _updates(run: Run, line: Any) -> bool:
             run.loss = total / weight
         if by_batch:
             run.tell("batch_end")
-        _watch_the_clock(run)
+        run.watch_the_clock()
         if run.history.stopped:
             break
     if line is not None:
@@ -211,7 +216,7 @@ def _train(run: Run, part: Part, line: Any) -> tuple[float, float]:
         run.batch = before + done
         if line is not None:
             line.show(run.batch, loss, run.batch * part.batch_size, _validation_so_far(run.history))
-        _watch_the_clock(run)
+        run.watch_the_clock()
         return bool(run.history.stopped)
 
     asked = report if line is not None or run.settings.deadline < math.inf else None
@@ -225,11 +230,6 @@ def _train(run: Run, part: Part, line: Any) -> tuple[float, float]:
         bad_x, bad_t, rows = part.batch(done)
         raise divergence(run.network, bad_x, bad_t, failure, rows, *place, run.history)
     return float(loss), float(weight)
-
-
-def _watch_the_clock(run: Run) -> None:
-    if time.perf_counter() > run.settings.deadline:
-        run.stop("the time limit")
 
 
 def _validation_so_far(history: History) -> str:

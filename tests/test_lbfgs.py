@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
@@ -73,6 +75,35 @@ def test_validation_callbacks_and_history(backend):
         seen == [1, 2, 3] and optimizer.steps == 3 and history.stopped == "a callback asked for it in epoch 3"
     )
     assert {len(column) for column in history.columns().values()} == {3}
+
+
+@pytest.mark.parametrize(("evaluation", "whole"), [(1, 0), (3, 0), (9, None)])
+@pytest.mark.parametrize("why", ["interrupted", "the time limit"])
+def test_stopped_in_a_line_search(backend, monkeypatch, why, evaluation, whole):
+    """What it was about to try is not left in the network."""
+    x, t = data()
+    net = MLP([5, 8, 3], seed=0)
+    accepted, runs = [net.parameters.copy()], []
+    blocks, calls = lbfgs._Objective._blocks, iter(range(1, 100))
+
+    def late(objective):
+        for block in blocks(objective):
+            if next(calls) == evaluation:
+                assert evaluation == 1 or (net.parameters != accepted[-1]).any()
+                if why == "interrupted":
+                    raise KeyboardInterrupt
+                runs[0].settings.deadline = 0.0
+            yield block
+
+    monkeypatch.setattr(lbfgs._Objective, "_blocks", late)
+    keep = SimpleNamespace(
+        fit_begin=runs.append, epoch_end=lambda run: accepted.append(net.parameters.copy())
+    )
+    history = net.fit(x, t, epochs=50, optimizer=(optimizer := LBFGS()), callbacks=[keep], progress=False)
+    assert history.stopped == why
+    assert len(history) == optimizer.steps == len(accepted) - 1
+    assert len(history) == whole if whole is not None else len(history) > 1
+    assert (net.parameters == accepted[-1]).all()
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,8 @@ import json
 import os
 import pickle
 import stat
+import subprocess
+import sys
 import tempfile
 import zipfile
 from pathlib import Path
@@ -15,6 +17,7 @@ import pytest
 
 import fastbp
 from fastbp import MLP, persistence
+from fastbp.replacing import replacing
 
 pytestmark = pytest.mark.usefixtures("backend")
 
@@ -120,6 +123,46 @@ def test_saving_replaces_the_whole_file_or_nothing(tmp_path, monkeypatch, suffix
     with pytest.raises(OSError, match="disk full"):
         net.save(path)
     assert path.read_bytes() == before and [file.name for file in tmp_path.iterdir()] == [path.name]
+
+
+KILLED = """
+import os, signal, sys
+from fastbp.replacing import replacing
+with replacing(sys.argv[1]) as file:
+    file.write(b"half of it")
+    file.flush()
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="locks that end with a process")
+def test_what_a_killed_writer_left_is_removed(tmp_path):
+    """By the next that writes the same file; not what is another's, or of one that is still writing."""
+    root = Path(fastbp.__file__).parents[1]
+    path, net = tmp_path / "net.npz", MLP([3, 2], seed=0)
+    for _ in range(2):
+        subprocess.run([sys.executable, "-c", KILLED, path], cwd=root, check=False, timeout=60)
+    (left,) = tmp_path.iterdir()  # the second removed that of the first
+    assert left.read_bytes() == b"half of it"
+    others = [tmp_path / name for name in (".0123456789abcdef.tmp", f"{left.name}.npz", left.name.upper())]
+    for other in others:
+        other.write_bytes(b"mine")
+    folder, link = (
+        left.with_name(f"{left.name[:9]}{'0' * 16}.tmp"),
+        left.with_name(f"{left.name[:9]}{'1' * 16}.tmp"),
+    )
+    folder.mkdir()
+    link.symlink_to(others[0])
+    net.save(tmp_path / "other.npz")
+    assert left.exists()
+    with replacing(path) as slow:
+        assert not left.exists()
+        (writing,) = {*tmp_path.glob(".*.tmp")} - {others[0], folder, link}
+        net.save(path)
+        assert writing.exists()
+        slow.write(b"whole")
+    assert path.read_bytes() == b"whole" and not writing.exists()
+    assert all(other.read_bytes() == b"mine" for other in others) and folder.is_dir() and link.is_symlink()
 
 
 @pytest.mark.skipif(os.name == "nt", reason="file modes and links of POSIX")
