@@ -38,7 +38,7 @@ from fastbp.losses import (
     squared_error,
 )
 from fastbp.model import MLP, Gradients
-from fastbp.optimizers import SGD, Adagrad, Adam, AdamW, Lion, RMSprop
+from fastbp.optimizers import SGD, Adagrad, Adam, AdamW, Lion, Muon, RMSprop
 from fastbp.updates import adam_update, sgd_update
 
 __all__ = [
@@ -54,6 +54,7 @@ __all__ = [
     "LastLayerGrad",
     "Lion",
     "LossGrad",
+    "Muon",
     "RMSprop",
     "TargetIndexError",
     "WeightGrad",

@@ -544,3 +544,12 @@ def test_model_with_momentum_and_adam(array):
     model = network("softmax_cross_entropy", array.dtype)
     model.step(array(X), [0], fastbp.Adam(0.001))
     np.testing.assert_allclose(model.weights[1], [[0.401, -0.801], [0.801, 1.599]], atol=1e-7)
+
+
+def test_muon(array):
+    # dW1 = (2, 1, -1)ᵀ (-0.225, 0.1125) has rank 1: its only singular value, over the norm, is 1, and five times
+    # p(s) = 3.4445 s - 4.775 s³ + 2.0315 s⁵ makes 0.701, 1.113620, 0.720706, 1.089974, 0.696436 of it
+    model = network("softmax_cross_entropy", array.dtype)
+    model.step(array(X), [0], fastbp.Muon(0.1, weight_decay=0.0))
+    step = np.outer([2, 1, -1], [-2, 1]) / 30**0.5
+    np.testing.assert_allclose(model.weights[0], np.array(W1) - 0.1 * 0.6964364095 * step, atol=1e-6)

@@ -78,7 +78,7 @@ def test_the_same_command_makes_the_same_model(houses, capfd):
     assert a == b != c
 
 
-@pytest.mark.parametrize("optimizer", ["rmsprop", "adagrad", "adamw", "lion"])
+@pytest.mark.parametrize("optimizer", ["rmsprop", "adagrad", "adamw", "lion", "muon"])
 def test_train_by_any_optimizer(houses, capfd, optimizer):
     out, _ = said(capfd, f"train houses.csv --target price --epochs 40 --optimizer {optimizer}")
     held_out = re.search(r"held out, 40 rows: R² (\S+),", out)

@@ -50,6 +50,7 @@ EVERY_STATE = [
     fastbp.Adam(amsgrad=True),
     fastbp.AdamW(amsgrad=True, average=0.9),
     fastbp.Lion(),
+    fastbp.Muon(),
 ]
 
 
@@ -321,6 +322,8 @@ def test_defaults():
     adam = {"learning_rate": 1e-3, "beta_1": 0.9, "beta_2": 0.999, "epsilon": 1e-8, "weight_decay": 0.0}
     sgd = {"learning_rate": 0.1, "momentum": 0.0, "nesterov": False, "weight_decay": 0.0}
     rmsprop = {"learning_rate": 1e-2, "alpha": 0.99, "epsilon": 1e-8, "momentum": 0.0, "weight_decay": 0.0}
+    muon = {"learning_rate": 2e-2, "momentum": 0.95, "nesterov": True, "epsilon": 1e-7, "weight_decay": 0.1}
+    muon |= {"beta_1": 0.9, "beta_2": 0.999, "adam_epsilon": 1e-8}
     for function, defaults in (
         (fastbp.adam_update, adam),
         (fastbp.Adam, adam | {"amsgrad": False}),
@@ -330,6 +333,7 @@ def test_defaults():
         (fastbp.RMSprop, rmsprop | {"centered": False}),
         (fastbp.Adagrad, {"learning_rate": 1e-2, "epsilon": 1e-10, "weight_decay": 0.0}),
         (fastbp.Lion, {"learning_rate": 1e-4, "beta_1": 0.9, "beta_2": 0.99, "weight_decay": 0.0}),
+        (fastbp.Muon, muon | {"ns_steps": 5, "adjust_lr_fn": "original", "adam_ratio": 0.05}),
     ):
         given = inspect.signature(function).parameters
         assert {name: given[name].default for name in defaults} == defaults

@@ -12,7 +12,7 @@ import pytest
 from conftest import THINNED, WIDTHS, Problem, Updated, check, check_threads, generator, solve
 from tolerances import SQUARES, many_updates
 
-from fastbp import SGD, Adagrad, Adam, AdamW, Lion, RMSprop, _backend
+from fastbp import SGD, Adagrad, Adam, AdamW, Lion, Muon, RMSprop, _backend
 from fastbp.optimizers import OPTIMIZERS
 
 RATES = {"learning_rate": (0.1, 0.0), "weight_decay": (0.0, 0.01)}
@@ -28,6 +28,12 @@ RULES: dict[str, tuple[Any, dict[str, tuple]]] = {  # the class, and the values 
     "adam": (Adam, MOMENTS | EPSILON | {"amsgrad": (False, True)}),
     "adamw": (AdamW, MOMENTS | EPSILON | {"amsgrad": (False, True)}),
     "lion": (Lion, MOMENTS),
+    "muon": (  # what is of matrices changes nothing in a vector: test_muon.py
+        Muon,
+        {"adam_ratio": (1.0, 0.5), "adam_epsilon": (1e-8, 0.1), "momentum": (0.95,), "nesterov": (True,)}
+        | {"epsilon": (1e-7,), "ns_steps": (5,), "adjust_lr_fn": ("original",)}
+        | MOMENTS,
+    ),
 }
 OF_ALL = RATES | {"kept": (None, 0.9), "step": (1, 2, 1000, 10**9)}
 EVERYTHING = {"momentum": 0.9, "nesterov": True, "centered": True, "amsgrad": True, "weight_decay": 0.01}

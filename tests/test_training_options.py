@@ -10,7 +10,7 @@ from conftest import ORACLE, generator, shared_by
 from tolerances import SGD as SGD_ERROR
 from tolerances import many_updates, product_of
 
-from fastbp import SGD, Adagrad, Adam, AdamW, Lion, RMSprop, _backend, _reference
+from fastbp import SGD, Adagrad, Adam, AdamW, Lion, Muon, RMSprop, _backend, _reference
 from fastbp.optimizers import OPTIMIZERS
 
 SIZES = (6, 21, 15, 4)
@@ -21,6 +21,7 @@ EVERY_STATE = {
     "adam": Adam(0.01, amsgrad=True),
     "adamw": AdamW(0.01, weight_decay=0.0),
     "lion": Lion(0.01),
+    "muon": Muon(0.02, adam_ratio=0.5, weight_decay=0.0),
 }
 RULES = {"plain": SGD(0.1)} | EVERY_STATE
 every_rule = pytest.mark.parametrize("rule", RULES)
@@ -144,12 +145,13 @@ def test_the_average_is_that_of_the_parameters(dtype, rule, clips, engine):
 
 @every_rule
 def test_clipped_values(dtype, rule, engine):
-    """To the bit those of the gradient, clipped by hand."""
-    start, x, t = batch(dtype)
-    decay = {"weight_decay": 0.1, "decay_biases": True}
-    net, optimizer = network_of(engine, start.copy()), optimizer_of(rule, **decay)
+    """To the bit those of the gradient, clipped by hand. A vector by itself has no hidden matrix, so for Muon there is none."""
+    sizes = (6, 4) if rule == "muon" else SIZES
+    start, x, t = batch(dtype, sizes=sizes)
+    decay, hidden = {"weight_decay": 0.1, "decay_biases": True}, ("tanh",) * (len(sizes) - 2)
+    net, optimizer = network_of(engine, start.copy(), sizes, hidden), optimizer_of(rule, **decay)
     train(net, x, t, optimizer, clip_value=0.01)
-    by_hand, other = network_of(engine, start.copy()), optimizer_of(rule, **decay)
+    by_hand, other = network_of(engine, start.copy(), sizes, hidden), optimizer_of(rule, **decay)
     for i in range(0, 40, 10):
         _, _, gradient = gradient_of(by_hand, x[i : i + 10], t[i : i + 10])
         assert 0.1 < (np.abs(gradient) > 0.01).mean() < 1

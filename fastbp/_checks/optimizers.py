@@ -126,6 +126,16 @@ def flag(name: str, value: Any, dtype: np.dtype | None) -> bool:
     return scalars.flag(name, value)
 
 
+def iterations(name: str, value: Any) -> int:
+    """How often a matrix is brought nearer to an orthogonal one."""
+    return integer(name, value, 1, 99, "an integer in [1, 99]")
+
+
+def adjustment(name: str, value: Any) -> str:
+    """By what a step depends on the shape of its matrix."""
+    return scalars.choice(name, value, ("original", "match_rms_adamw"))
+
+
 def nesterov(value: Any, momentum: float) -> None:
     """Refuse Nesterov's rule without momentum."""
     if value and momentum == 0:

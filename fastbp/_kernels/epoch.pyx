@@ -172,7 +172,7 @@ cdef int train_batches(Call *c, fbp_team *team) except -1 nogil:
     cdef Loss loss
     cdef Bounds bounds
     # Nanoseconds of work have a count of their own here: that of the polls for signals may run out within a batch each time.
-    cdef double next_report = 0, unreported = 0, work = BATCH_WORK + step_work(c.net, min(c.batch_size, c.count))
+    cdef double next_report = 0, unreported = 0, work = BATCH_WORK + step_work(c.net, min(c.batch_size, c.count), c.u.iterations)
     begin_step(c)
     bounds = measured(c.net, c.u)
     while c.start < c.count and not c.stopped:

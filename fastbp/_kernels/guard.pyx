@@ -81,10 +81,16 @@ cdef Bounds measured(const Net *net, const Update *u) noexcept nogil:
     return most
 
 
+cdef bint has_large_numbers(const fbp_update *u) noexcept nogil:
+    cdef double rate = u.learning_rate / u.bias[0], decay = u.weight_decay
+    return rate > LARGE_RATE or decay > LARGE_DECAY or rate * decay > LARGE_DECAY or epsilon_of(u) < SMALL_EPSILON
+
+
 cdef bint may_overflow(const Update *u, double gradient, const Bounds *most) noexcept nogil:
-    cdef double rate = u.weights.learning_rate / u.weights.bias[0], decay = u.weights.weight_decay
+    # What was orthogonalised has no singular value above 1.21, and its factor is below 1e5 for all matrices that fit in memory.
+    cdef double decay = u.weights.weight_decay
     cdef int i
-    if rate > LARGE_RATE or decay > LARGE_DECAY or rate * decay > LARGE_DECAY or epsilon_of(&u.weights) < SMALL_EPSILON:
+    if has_large_numbers(&u.weights) or (u.iterations > 0 and has_large_numbers(&u.matrices)):
         return True
     for i in range(FBP_STATES):
         if not most.state[i] < LARGE_NUMBER:

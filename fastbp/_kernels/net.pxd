@@ -59,6 +59,10 @@ cdef struct Net:
     double *batch_weight         # (rows) its weights
     double *batch_largest        # (rows) the largest magnitude of each row of batch_x
     char *gradient               # (count), or NULL if no plan needs it
+    bint keeps_orthogonal        # whether the next three are allocated
+    char *orthogonal             # (count), of hidden matrices what was orthogonalised
+    char *other_matrix           # as large as the largest hidden matrix
+    char *squares                # two square matrices of the shorter side of any of them
     char *trial                  # (FBP_STATES + 2, count) for updates on trial; NULL before the first
     Py_ssize_t usual             # rows of the last call
     char *formed                 # a gradient (count) whose last layer was formed with the deltas, or NULL
@@ -66,9 +70,9 @@ cdef struct Net:
     double unpolled              # nanoseconds of work since the last poll for signals
 
 # prepare, before a call on `rows` rows: makes sure that the work space is large enough for them, for targets of target_row bytes
-# each, for n_threads and, if asked, for a gradient, and that the primitives are those of the instruction set in use. tidy, after
-# a call: frees memory that was needed for an unusual one. give_back frees all.
-cdef int prepare(Net *net, Py_ssize_t rows, Py_ssize_t target_row, int n_threads, bint gradient) except -1
+# each, for n_threads and, if asked, for a gradient and for orthogonalised matrices, and that the primitives are those of the
+# instruction set in use. tidy, after a call: frees memory that was needed for an unusual one. give_back frees all.
+cdef int prepare(Net *net, Py_ssize_t rows, Py_ssize_t target_row, int n_threads, bint gradient, bint orthogonal) except -1
 cdef void tidy(Net *net, Py_ssize_t rows) noexcept nogil
 cdef void give_back(Net *net) noexcept nogil
 
@@ -122,6 +126,7 @@ cdef inline void set_gradient(Product *p, const Net *net, Py_ssize_t i, Matrix x
 cdef Rows rows_of(const Net *net, const Batch *batch) noexcept nogil
 cdef LastLayer last_layer_of(const Net *net, const Batch *batch, char *to) noexcept nogil
 
-# Nanoseconds of one thread for the forward pass, and for a whole step
+# Nanoseconds of one thread for the forward pass, and for a whole step, whose update makes so many iterations of three products
+# for each hidden matrix
 cdef double forward_work(const Net *net, Py_ssize_t rows) noexcept nogil
-cdef double step_work(const Net *net, Py_ssize_t rows) noexcept nogil
+cdef double step_work(const Net *net, Py_ssize_t rows, int iterations) noexcept nogil

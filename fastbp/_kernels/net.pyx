@@ -13,6 +13,7 @@ from libc.string cimport memset
 from fastbp._kernels.dispatch cimport FBP_IDENTITY, kernels_for
 from fastbp._kernels.last_layer cimport Blocks, block_scratch
 from fastbp._kernels.last_layer cimport lay_out as lay_out_blocks
+from fastbp._kernels.layer cimport set_gram_product, set_polynomial_product, set_square_product
 from fastbp._kernels.memory cimport LINE, space_room, space_start, take, times
 from fastbp._kernels.optimizer cimport norm_sums
 from fastbp._kernels.product cimport operations, product_scratch, product_work
@@ -68,10 +69,24 @@ cdef double forward_work(const Net *net, Py_ssize_t rows) noexcept nogil:
     return work
 
 
-cdef double step_work(const Net *net, Py_ssize_t rows) noexcept nogil:
+cdef double orthogonal_work(const Net *net) noexcept nogil:
+    """Of one iteration"""
+    cdef const Dense *d
+    cdef Product p
+    cdef double work = 0
+    for i in range(net.depth - 1):
+        d = &net.layers[i].dense
+        set_gram_product(&p, net.k, net.element, d.inputs, d.outputs, NULL, NULL)
+        work += 2 * product_work(&p)
+        set_square_product(&p, net.k, net.element, min(d.inputs, d.outputs), NULL, NULL)
+        work += product_work(&p)
+    return work
+
+
+cdef double step_work(const Net *net, Py_ssize_t rows, int iterations) noexcept nogil:
     cdef Rows r
     r.N, r.C = rows, net.layers[net.depth - 1].dense.outputs
-    return 3 * forward_work(net, rows) + error_work(&r)
+    return 3 * forward_work(net, rows) + error_work(&r) + (iterations * orthogonal_work(net) if iterations > 0 else 0)
 
 
 # -- the plan ----------------------------------------------------------------------------------------------------------------
@@ -113,6 +128,14 @@ cdef Py_ssize_t scratch_of(const Net *net, Product *p) noexcept nogil:
     return product_scratch(p, net.most_threads)
 
 
+cdef Py_ssize_t orthogonal_scratch(const Net *net, const Dense *d) noexcept nogil:
+    cdef Product gram, square, last
+    set_gram_product(&gram, net.k, net.element, d.inputs, d.outputs, NULL, NULL)
+    set_square_product(&square, net.k, net.element, min(d.inputs, d.outputs), NULL, NULL)
+    set_polynomial_product(&last, net.k, net.element, d.inputs, d.outputs, NULL, NULL, NULL)
+    return max(scratch_of(net, &gram), max(scratch_of(net, &square), scratch_of(net, &last)))
+
+
 cdef Py_ssize_t most_scratch(const Net *net, Py_ssize_t rows) noexcept nogil:
     """The scratch of the products of all layers, and of a norm"""
     cdef Py_ssize_t scratch = times(norm_sums(net.count), sizeof(double)), i
@@ -128,7 +151,23 @@ cdef Py_ssize_t most_scratch(const Net *net, Py_ssize_t rows) noexcept nogil:
         if i > 0:
             set_recursion(&p, net, i, rows)
             scratch = max(scratch, scratch_of(net, &p))
+        if net.keeps_orthogonal and i < net.depth - 1:
+            scratch = max(scratch, orthogonal_scratch(net, &net.layers[i].dense))
     return scratch
+
+
+cdef void lay_out_orthogonal(Net *net, char *base) noexcept nogil:
+    cdef Py_ssize_t matrix = 0, square = 0, side, i
+    cdef const Dense *d
+    net.orthogonal = net.other_matrix = net.squares = NULL
+    if net.keeps_orthogonal:
+        for i in range(net.depth - 1):
+            d = &net.layers[i].dense
+            side = min(d.inputs, d.outputs)
+            matrix, square = max(matrix, d.inputs * d.outputs), max(square, side * side)
+        net.orthogonal = take(base, &net.used, net.count * net.element)
+        net.other_matrix = take(base, &net.used, matrix * net.element)
+        net.squares = take(base, &net.used, 2 * square * net.element)
 
 
 cdef Py_ssize_t lay_out_last(Net *net, char *base, Py_ssize_t rows) noexcept nogil:
@@ -166,6 +205,7 @@ cdef void lay_out(Net *net, char *base, Py_ssize_t rows) noexcept nogil:
     net.batch_t = take(base, &net.used, times(rows, net.target_row))
     net.batch_weight = <double *>take(base, &net.used, times(rows, sizeof(double)))
     net.batch_largest = <double *>take(base, &net.used, times(rows, sizeof(double)))
+    lay_out_orthogonal(net, base)
     net.gradient = NULL
     if net.keeps_gradient or largest.by_blocks or not largest.fused:
         net.gradient = take(base, &net.used, net.count * net.element)
@@ -181,22 +221,23 @@ cdef void give_back(Net *net) noexcept nogil:
     free(net.memory)
     free(net.trial)
     net.memory = net.trial = NULL
-    net.capacity = net.target_row = net.used = net.most_threads = net.keeps_gradient = 0
+    net.capacity = net.target_row = net.used = net.most_threads = net.keeps_gradient = net.keeps_orthogonal = 0
 
 
-cdef int prepare(Net *net, Py_ssize_t rows, Py_ssize_t target_row, int n_threads, bint gradient) except -1:
+cdef int prepare(Net *net, Py_ssize_t rows, Py_ssize_t target_row, int n_threads, bint gradient, bint orthogonal) except -1:
     cdef const fbp_kernels *k = kernels_for(net.element)
     cdef int i
     if net.used > LARGE_SPACE and net.capacity // UNUSUAL > rows:
         give_back(net)
     if rows <= net.capacity and target_row <= net.target_row and n_threads <= net.most_threads and k == net.k and \
-            gradient <= net.keeps_gradient:
+            gradient <= net.keeps_gradient and orthogonal <= net.keeps_orthogonal:
         return 0
     net.k, net.plan.rows = k, -1
     for i in range(net.depth):
         net.layers[i].dense.k = k
     rows, net.target_row = max(rows, net.capacity), max(target_row, net.target_row)
     net.most_threads, net.keeps_gradient = max(n_threads, net.most_threads), net.keeps_gradient or gradient
+    net.keeps_orthogonal = net.keeps_orthogonal or orthogonal
     lay_out(net, NULL, rows)
     free(net.memory)
     net.capacity = 0

@@ -200,7 +200,9 @@ cdef class Network:
         cdef int threads = threads_for(2, nanoseconds)  # max_threads() is not called if one is enough
         if threads > 1:
             threads = threads_for(plain_threads(self.n_threads), nanoseconds)
-        prepare(&self.net, rows, call.all.t.columns * call.all.t.element, threads, call.u != NULL and call.u.clip_norm > 0)
+        cdef bint orthogonal = call.u != NULL and call.u.iterations > 0
+        cdef bint gradient = call.u != NULL and call.u.clip_norm > 0
+        prepare(&self.net, rows, call.all.t.columns * call.all.t.element, threads, gradient or orthogonal, orthogonal)
         call.net, self.net.drops = &self.net, call.u != NULL
         try:
             with nogil:
@@ -239,7 +241,7 @@ cdef class Network:
         call.all.weight = <const double *>vector_of(weights, READ)
         self.take_turn()
         try:
-            self.run(&call, <Work>find_gradient, call.all.x.rows, step_work(&self.net, call.all.x.rows))
+            self.run(&call, <Work>find_gradient, call.all.x.rows, step_work(&self.net, call.all.x.rows, 0))
         finally:
             self.end_turn()
         return call.loss, call.weight
@@ -282,7 +284,7 @@ cdef class Network:
         u.clip_norm, u.weights.clip = clip_norm, clip_value
         call.u, call.first_step = &u, optimizer.steps + 1
         try:
-            self.run(call, <Work>train_batches, rows, step_work(&self.net, rows))
+            self.run(call, <Work>train_batches, rows, step_work(&self.net, rows, u.iterations))
         finally:
             optimizer.steps = call.first_step + call.updates - 1
         return 0
@@ -333,7 +335,7 @@ cdef class Network:
             return 0
         self.last_update = update_at(optimizer, rates, self.state)
         if not any([callable(getattr(optimizer, name)) for name in optimizer.rates]):
-            self.names = (*optimizer.rates, "_state", "_owner")
+            self.names = (*optimizer.rates, *optimizer.options, "_state", "_owner")
             self.values = tuple([optimizer.__dict__[name] for name in self.names])
             self.optimizer = optimizer
         return 1
@@ -347,7 +349,7 @@ cdef class Network:
         if type(steps) is not int or not 0 <= steps <= MOST_STEPS:
             return 0
         call.u, call.first_step = &self.last_update, steps + 1
-        self.run(call, <Work>step_once, call.all.x.rows, step_work(&self.net, call.all.x.rows))
+        self.run(call, <Work>step_once, call.all.x.rows, step_work(&self.net, call.all.x.rows, call.u.iterations))
         if call.updates > 0:
             optimizer.steps = steps + 1
         return 0

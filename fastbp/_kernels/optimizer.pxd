@@ -7,6 +7,10 @@ from fastbp._kernels.team cimport fbp_team
 # biases of a network, and its state vectors, with an element for each parameter.
 cdef struct Update:
     fbp_update weights, biases
+    fbp_update matrices      # of hidden matrices, if their steps are orthogonalised
+    int iterations           # by which they are, or 0
+    double epsilon           # the least norm by which what is orthogonalised is divided
+    bint as_long_as_adamw    # whether its step is to be as long as one of AdamW
     char *state[4]           # FBP_STATES of them; NULL those that there are not
     bint decay_biases
     double average           # from the second step on

@@ -33,6 +33,9 @@ RULES = {fbp_rules[i].name.decode(): i for i in range(FBP_UPDATES)}
 
 cdef double ELEMENT_WORK = 0.5     # nanoseconds that one thread needs for a parameter, roughly
 cdef Py_ssize_t RUN = 16 * 1024    # parameters of one call of the primitive
+cdef enum:
+    OF_MATRICES = 4                # rates of hidden matrices, between the learning rate and the rule's own; see Muon
+    MOST_RATES = FBP_RATES + 6
 
 
 # -- the numbers of an update ------------------------------------------------------------------------------------------------
@@ -43,7 +46,10 @@ cdef Update update_of(optimizer, dict state) except *:
     memset(&u, 0, sizeof(u))
     u.weights.rule, u.weights.decoupled, u.weights.gradient_scale = RULES[optimizer.rule], optimizer.decoupled, 1
     u.decay_biases, u.n_rates = optimizer.decay_biases, len(optimizer.rates)
-    assert u.n_rates <= FBP_RATES + 2
+    if optimizer.of_matrices:
+        u.matrices.rule = RULES["muon"]
+        u.iterations, u.as_long_as_adamw = optimizer.ns_steps, optimizer.adjust_lr_fn == "match_rms_adamw"
+    assert u.n_rates <= MOST_RATES and optimizer.of_matrices in (0, OF_MATRICES)
     for i, name in enumerate(optimizer.vectors):
         if name in state:
             u.state[<int>i] = vector_of(state[name], WRITE)
@@ -53,15 +59,18 @@ cdef Update update_of(optimizer, dict state) except *:
 
 
 cdef void set_rates(Update *u, const double *rates) noexcept nogil:
-    cdef int i
+    cdef int i, of_matrices = OF_MATRICES if u.iterations > 0 else 0
     u.weights.learning_rate, u.weights.weight_decay = rates[0], rates[u.n_rates - 1]
-    for i in range(u.n_rates - 2):
-        u.weights.rate[i] = rates[i + 1]
+    for i in range(u.n_rates - 2 - of_matrices):
+        u.weights.rate[i] = rates[1 + of_matrices + i]
+    if of_matrices:
+        u.matrices.learning_rate, u.matrices.rate[0], u.matrices.rate[1], u.epsilon = rates[0], rates[1], rates[2], rates[3]
+        u.weights.learning_rate *= rates[4]
 
 
 cdef Update update_at(optimizer, tuple rates, dict state) except *:
     cdef Update u = update_of(optimizer, state)
-    cdef double numbers[FBP_RATES + 2]
+    cdef double numbers[MOST_RATES]
     cdef int i = 0
     for rate in rates:
         numbers[i] = rate
@@ -81,11 +90,15 @@ cdef void set_step(Update *u, int64_t step, Py_ssize_t of_call) noexcept nogil:
     u.biases = u.weights
     if not u.decay_biases:
         u.biases.weight_decay = 0
+    u.matrices.weight_decay, u.matrices.decoupled = u.weights.weight_decay, u.weights.decoupled
+    u.matrices.clip, u.matrices.average = u.weights.clip, u.weights.average
+    u.matrices.gradient_scale = u.matrices.bias[0] = u.matrices.bias[1] = 1
 
 
 cdef void set_norm(Update *u, double norm) noexcept nogil:
     cdef double scale = u.clip_norm / norm if norm > u.clip_norm else 1
-    u.weights.gradient_scale = u.biases.gradient_scale = scale if isfinite(norm) else NAN  # which makes no update
+    scale = scale if isfinite(norm) else NAN  # which makes no update
+    u.weights.gradient_scale = u.biases.gradient_scale = u.matrices.gradient_scale = scale
 
 
 # -- over threads ------------------------------------------------------------------------------------------------------------

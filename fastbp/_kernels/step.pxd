@@ -31,5 +31,5 @@ cdef double gradient_bound(Net *net, const Batch *batch) except? -1 nogil
 
 # The update of all parameters from the deltas and bias gradients, last layer first
 cdef int update(Net *net, const Batch *batch, Update *u, fbp_team *team) except -1 nogil
-# The update from a gradient, a vector of `count`
-cdef void update_by(Net *net, const char *g, Update *u, fbp_team *team) noexcept nogil
+# The update from a gradient, a vector of `count`; signals are polled before the first write alone.
+cdef int update_by(Net *net, const char *g, Update *u, fbp_team *team) except -1 nogil

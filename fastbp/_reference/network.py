@@ -130,7 +130,11 @@ class Network:
         for number, (part, g, *states) in enumerate(arrays):
             decays = number % 2 == 0 or optimizer.decay_biases
             some = dict(zip(new, states, strict=True))
-            update_segment(optimizer, rates, optimizer.steps + 1, part, g, some, decays, scale, clip_value)
+            weights = number % 2 == 0 and number // 2 < len(self.layer_sizes) - 2
+            matrix = self.layer_sizes[number // 2 : number // 2 + 2] if weights else ()
+            update_segment(
+                optimizer, rates, optimizer.steps + 1, part, g, some, decays, scale, clip_value, matrix
+            )
         if not all(np.isfinite(array).all() for array in (gradient, w, *new.values())):
             return "gradient"
         keep(optimizer, self.parameters, state, w, new)

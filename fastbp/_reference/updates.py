@@ -54,7 +54,8 @@ def adagrad(g, rates, step, state):
 
 def adam(g, rates, step, state):
     """d = m̂ / (sqrt(v̂) + ε), from running means of g and g², each over its total weight 1 - β^step; AMSGrad: the largest v."""
-    (beta_1, beta_2, epsilon), (m, v, largest, *_) = rates, state
+    (beta_1, beta_2, epsilon), (m, v, *more) = rates, state
+    largest = more[0] if more else None
     m[...] = beta_1 * m + (1.0 - beta_1) * g
     v[...] = beta_2 * v + (1.0 - beta_2) * g * g
     rests = np.abs(m) < np.finfo(m.dtype).tiny
@@ -80,17 +81,49 @@ def lion(g, rates, step, state):
 RULES = {rule.__name__: rule for rule in (sgd, rmsprop, adagrad, adam, lion)}
 
 
+def orthogonalised(x, n_steps, epsilon):
+    """X / max(|X|, ε), and so many times X <- a X + b (X Xᵀ) X + c (X Xᵀ)² X."""
+    a, b, c = 3.4445, -4.7750, 2.0315
+    with np.errstate(over="ignore"):
+        length = np.sqrt((x.astype(np.promote_types(x.dtype, np.float64)) ** 2).sum())
+    x = (x / np.maximum(length, epsilon)).astype(x.dtype)
+    for _ in range(n_steps):
+        gram = x @ x.T if x.shape[0] <= x.shape[1] else x.T @ x
+        gram = b * gram + c * gram @ gram
+        x = a * x + (gram @ x if x.shape[0] <= x.shape[1] else x @ gram)
+    return x
+
+
+def muon(g, rates, optimizer, m):
+    """m <- μ m + (1-μ) g; d is m (nesterov: μ m + (1-μ) g), orthogonalised, times a factor that follows from its shape."""
+    momentum, nesterov, epsilon, _ = rates
+    m[...] = momentum * m + (1.0 - momentum) * g
+    d = momentum * m + (1.0 - momentum) * g if nesterov else m.copy()
+    _at_rest(m)
+    inputs, outputs = g.shape
+    factor = max(1.0, outputs / inputs) ** 0.5
+    if optimizer.adjust_lr_fn == "match_rms_adamw":
+        factor = 0.2 * max(inputs, outputs) ** 0.5
+    return factor * orthogonalised(d, optimizer.ns_steps, epsilon)
+
+
 @quiet
-def update_segment(optimizer, rates, step, w, g, state, decays, scale=1.0, clip=0.0):
-    """Update some of the parameters: those of one array."""
+def update_segment(optimizer, rates, step, w, g, state, decays, scale=1.0, clip=0.0, matrix=()):
+    """Update some of the parameters: those of one array, of this shape where it is a hidden matrix."""
     rate, *own, decay = map(float, rates)
+    of_matrices, own = own[: optimizer.of_matrices], own[optimizer.of_matrices :]
     decay = decay if decays else 0.0
     g = scale * g if scale != 1.0 else g
     if clip:
         g = np.clip(g, -clip, clip)
     if decay and not optimizer.decoupled:
         g = g + decay * w
-    d = RULES[optimizer.rule](g, own, step, [state.get(name) for name in optimizer.vectors])
+    states = [state.get(name) for name in optimizer.vectors]
+    if of_matrices and matrix:
+        d = muon(g.reshape(matrix), of_matrices, optimizer, states[0].reshape(matrix)).reshape(-1)
+    else:
+        d = RULES[optimizer.rule](g, own, step, states)
+        rate *= of_matrices[3] if of_matrices else 1.0
     if decay and optimizer.decoupled:
         w *= 1.0 - rate * decay
     w -= rate * d

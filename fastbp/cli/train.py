@@ -22,12 +22,12 @@ from fastbp.cli.common import (
 from fastbp.data import Pipeline, Preparation, Score, Table, Target, read, split
 from fastbp.data.tables import ArrayTable
 from fastbp.history import History
-from fastbp.optimizers import SGD, Adagrad, Adam, AdamW, Lion, RMSprop
+from fastbp.optimizers import SGD, Adagrad, Adam, AdamW, Lion, Muon, RMSprop
 
 HELP = "train a network on a table, and say how well it predicts rows that it has not seen"
 
 _OPTIMIZERS = {
-    "sgd": SGD, "rmsprop": RMSprop, "adagrad": Adagrad, "adam": Adam, "adamw": AdamW, "lion": Lion,
+    "sgd": SGD, "rmsprop": RMSprop, "adagrad": Adagrad, "adam": Adam, "adamw": AdamW, "lion": Lion, "muon": Muon,
 }  # fmt: skip
 
 
@@ -45,7 +45,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--learning-rate",
         type=number(float, 0, above=True),
         metavar="X",
-        help="(default 0.001 of adam and adamw, 0.1 of sgd, 0.01 of rmsprop and adagrad, 0.0001 of lion)",
+        help="(default 0.001 of adam and adamw, 0.1 of sgd, 0.01 of rmsprop and adagrad, 0.0001 of lion, 0.02 of muon)",
     )
     add(
         "--validation-fraction", type=number(float, 0, 1), default=0.2, metavar="X",

@@ -60,7 +60,7 @@ class Adam(Optimizer):
         "epsilon": _checks.optimizers.epsilon,
         "weight_decay": _checks.optimizers.rate,
     }
-    options = ("amsgrad",)
+    options = {"amsgrad": _checks.flag}  # noqa: RUF012
     amsgrad: bool
 
     def __init__(

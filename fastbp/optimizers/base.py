@@ -60,8 +60,10 @@ class Optimizer:
     """The learning rate, the rule's own in its order, the weight decay; each with the check of its values."""
     vectors: ClassVar[tuple[str, ...]]
     """Of the state, in the rule's order."""
-    options: ClassVar[tuple[str, ...]] = ()
-    """Flags of the constructor that are no rates: they decide which vectors there are."""
+    of_matrices: ClassVar[int] = 0
+    """How many of the `rates`, right after the learning rate, are those of a network's hidden matrices; 0 or as Muon has them."""
+    options: ClassVar[dict[str, Callable[[str, Any], Any]]] = {}
+    """What else the constructor takes, each with its check: which vectors there are, what is done with them."""
     decoupled: ClassVar[bool] = False
     """Whether the decay acts on the parameters themselves, not through the gradient."""
     learning_rate: Rate
@@ -83,7 +85,7 @@ class Optimizer:
         self._average = None if average is None else _checks.number("average", average, _checks.DECAY_RATE)
         self._decay_biases = _checks.flag("decay_biases", decay_biases)
         for name, value in settings.items():
-            setattr(self, name, value if name in self.rates else _checks.flag(name, value))
+            setattr(self, name, value if name in self.rates else self.options[name](name, value))
         given = self._rates_of(self)
         for name, value, checked in zip(self.rates, given, self._rates_at(0, given, None), strict=True):
             setattr(self, name, value if _is_schedule(value) else checked)

@@ -74,7 +74,7 @@ class RMSprop(Optimizer):
         "momentum": _checks.optimizers.fraction,
         "weight_decay": _checks.optimizers.rate,
     }
-    options = ("centered",)
+    options = {"centered": _checks.flag}  # noqa: RUF012
     centered: bool
     momentum: Rate
 

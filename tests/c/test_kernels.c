@@ -65,7 +65,7 @@ enum primitive {
 #undef FBP_KERNEL
 };
 typedef struct {
-    int kind, rows, weighted, at_top, nesterov, step, bias, slope, add, update, pieces, any_result;
+    int kind, rows, weighted, at_top, nesterov, formed, step, bias, slope, add, update, pieces, any_result;
     double scale, smoothing, parameter, softcap, lse_square_scale, momentum, decay;
 } options;
 typedef struct { exact value, size, floor; } estimate; /* an error is counted in eps · size or floor · tiny */
@@ -342,6 +342,15 @@ static void expect_update(problem *p) /* its size is that of the same formulas w
             if (isfinite(root)) step_size += 2 * (b1 * fabsl(m) + (1 - b1) * g_size) / fabsl(root);
             next = b2 * m + (1 - b2) * g, next_size = b2 * fabsl(m) + (1 - b2) * g_size;
             break;
+        case FBP_UPDATE_muon: /* v is what was orthogonalised; without it the state stays */
+            next = b1 * m + (1 - b1) * g, next_size = b1 * fabsl(m) + (1 - b1) * g_size;
+            step = v, step_size = fabsl(v), want[2][i] = (estimate){v, fabsl(v), 2};
+            if (!p->o.formed) {
+                step = p->o.nesterov ? b1 * next + (1 - b1) * g : next;
+                step_size = p->o.nesterov ? b1 * next_size + (1 - b1) * g_size : next_size;
+                next = m, next_size = fabsl(m);
+            }
+            break;
         }
         want[0][i] = (estimate){w - eta * step, fabsl(w) + eta * step_size, 2};
         want[1][i] = (estimate){next, next_size, 2};
@@ -534,6 +543,7 @@ static double call(const problem *p, void **x, void **y)
         void *state[FBP_STATES] = {o.kind == FBP_UPDATE_sgd && o.momentum == 0 ? NULL : y[1]};
         if (o.kind == FBP_UPDATE_adam) state[1] = y[2];
         if (o.kind == FBP_UPDATE_rmsprop) state[2] = y[2];
+        if (o.kind == FBP_UPDATE_muon) rates.rate[1] = o.nesterov, state[1] = o.formed ? y[2] : NULL;
         k->update(n, x[0], &rates, state, y[0]);
         break;
     case is_largest_magnitude: return k->largest_magnitude(n, x[0], y[0]);
@@ -629,17 +639,20 @@ static const line LINES[] = {
     ERROR(quantile, "zg", SUM + 3 * ROUNDING,
           {{.kind = FBP_QUANTILE, .scale = 0.3, .parameter = 0.5}, {.kind = FBP_QUANTILE, .scale = 1, .parameter = 0.9}}),
     UPDATE(sgd, "zgg", 2, 10 * ROUNDING, /* three scalars, seven operations */
-           {{.kind = FBP_UPDATE_sgd}, {.kind = FBP_UPDATE_sgd, .momentum = 0.9},
-            {.kind = FBP_UPDATE_sgd, .momentum = 0.9, .nesterov = 1, .decay = 0.01}}),
+           {{.scale = 1, .kind = FBP_UPDATE_sgd}, {.scale = 1, .kind = FBP_UPDATE_sgd, .momentum = 0.9},
+            {.scale = 1, .kind = FBP_UPDATE_sgd, .momentum = 0.9, .nesterov = 1, .decay = 0.01}}),
     UPDATE(rmsprop, "zgwg", 3, 20 * ROUNDING, /* seven scalars, thirteen operations on the longest path */
-           {{.kind = FBP_UPDATE_rmsprop}, {.kind = FBP_UPDATE_rmsprop, .decay = 0.01}}),
+           {{.scale = 1, .kind = FBP_UPDATE_rmsprop}, {.scale = 1, .kind = FBP_UPDATE_rmsprop, .decay = 0.01}}),
     UPDATE(adagrad, "zgw", 2, 10 * ROUNDING, /* three scalars, seven operations */
-           {{.kind = FBP_UPDATE_adagrad}, {.kind = FBP_UPDATE_adagrad, .decay = 0.01}}),
+           {{.scale = 1, .kind = FBP_UPDATE_adagrad}, {.scale = 1, .kind = FBP_UPDATE_adagrad, .decay = 0.01}}),
     UPDATE(adam, "zggw", 3, 20 * ROUNDING, /* eight scalars, twelve operations on the longest path */
-           {{.kind = FBP_UPDATE_adam, .step = 1}, {.kind = FBP_UPDATE_adam, .step = 9},
-            {.kind = FBP_UPDATE_adam, .step = 999, .decay = 0.01}}),
+           {{.scale = 1, .kind = FBP_UPDATE_adam, .step = 1}, {.scale = 1, .kind = FBP_UPDATE_adam, .step = 9},
+            {.scale = 1, .kind = FBP_UPDATE_adam, .step = 999, .decay = 0.01}}),
     UPDATE(lion, "zgg", 2, 10 * ROUNDING, /* five scalars, five operations */
-           {{.kind = FBP_UPDATE_lion}, {.kind = FBP_UPDATE_lion, .decay = 0.01}}),
+           {{.scale = 1, .kind = FBP_UPDATE_lion}, {.scale = 1, .kind = FBP_UPDATE_lion, .decay = 0.01}}),
+    UPDATE(muon, "zggz", 3, 10 * ROUNDING, /* four scalars, six operations */
+           {{.scale = 1, .kind = FBP_UPDATE_muon}, {.scale = 1, .kind = FBP_UPDATE_muon, .nesterov = 1},
+            {.scale = 1, .kind = FBP_UPDATE_muon, .formed = 1, .decay = 0.01}}),
     LINE(dropout, expect_dropout, "z", 1, 1, 2 * ROUNDING, {{.scale = 0.3}, {.scale = 0.5}}),
     LINE(largest_magnitude, expect_one_number, "z", 0, 0, 0, {{0}}),
     LINE(sum_of_squares, expect_sum_of_squares, "g", 0, 0, 4 * ROUNDING, {{0}}),
