@@ -23,6 +23,7 @@ from fastbp.activations import (
 )
 from fastbp.divergence import DivergenceError
 from fastbp.gradient_check import check_gradient
+from fastbp.hessians import LossGradHessian, sigmoid_cross_entropy_hessian, softmax_cross_entropy_hessian
 from fastbp.history import History
 from fastbp.last_layer import LastLayerGrad, linear_softmax_cross_entropy
 from fastbp.layers import WeightGrad, linear, linear_backward_input, linear_backward_weight
@@ -54,6 +55,7 @@ __all__ = [
     "LastLayerGrad",
     "Lion",
     "LossGrad",
+    "LossGradHessian",
     "Muon",
     "RMSprop",
     "TargetIndexError",
@@ -86,11 +88,13 @@ __all__ = [
     "show_config",
     "sigmoid",
     "sigmoid_cross_entropy",
+    "sigmoid_cross_entropy_hessian",
     "sigmoid_squared_error",
     "silu",
     "softmax",
     "softmax_backward",
     "softmax_cross_entropy",
+    "softmax_cross_entropy_hessian",
     "softplus",
     "squared_error",
     "tanh",

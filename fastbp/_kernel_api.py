@@ -99,6 +99,21 @@ class Kernels(Protocol):
         grad: Any,
         n_threads: Any,
     ) -> tuple[np.floating[Any], np.ndarray, float] | None: ...
+    def softmax_cross_entropy_hessian(
+        self,
+        logits: _Array,
+        labels: _Labels | None,
+        targets: _Array | None,
+        class_weight: _Weights,
+        sample_weight: _Weights,
+        ignore_index: int,
+        label_smoothing: float,
+        hessian: _Array,
+        mean: bool,
+        losses: _Array | None,
+        grad: _Array,
+        n_threads: int,
+    ) -> tuple[float, float]: ...
     def sigmoid_cross_entropy(
         self,
         logits: _Array,
@@ -106,6 +121,19 @@ class Kernels(Protocol):
         pos_weight: _Weights,
         sample_weight: _Weights,
         label_smoothing: float,
+        mean: bool,
+        losses: _Array | None,
+        grad: _Array,
+        n_threads: int,
+    ) -> tuple[float, float]: ...
+    def sigmoid_cross_entropy_hessian(
+        self,
+        logits: _Array,
+        targets: _Array,
+        pos_weight: _Weights,
+        sample_weight: _Weights,
+        label_smoothing: float,
+        hessian: _Array,
         mean: bool,
         losses: _Array | None,
         grad: _Array,

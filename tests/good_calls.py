@@ -111,6 +111,13 @@ def good_calls() -> Iterator[tuple[str, Call]]:
         yield case, Call(fastbp.softmax_cross_entropy, arguments, *in_place)
     arguments = {"logits": z, "targets": t, "pos_weight": values(4), **tail}
     yield "sigmoid_cross_entropy", Call(fastbp.sigmoid_cross_entropy, arguments, *in_place)
+    both = {**tail, "hessian_out": zeros(3, 4)}
+    for case, change in (
+        ("softmax_cross_entropy_hessian", {"targets": labels, "class_weight": values(4)}),
+        ("sigmoid_cross_entropy_hessian", {"targets": t, "pos_weight": values(4)}),
+    ):
+        arguments = {"logits": z, **change, **both}
+        yield case, Call(getattr(fastbp, case), arguments, ("grad_out", "hessian_out"), in_place[1])
     for function in (fastbp.sigmoid_squared_error, fastbp.poisson_deviance):
         yield function.__name__, Call(function, {"logits": z, "targets": t, **tail}, *in_place)
     for function in (fastbp.squared_error, fastbp.huber, fastbp.quantile):
@@ -156,7 +163,9 @@ UPDATES = ("sgd_update", "adam_update")
 GOOD = dict(good_calls())
 INPUTS = [(case, name) for case, call in GOOD.items() for name in call.inputs()]
 OUTPUTS = [(case, name) for case, call in GOOD.items() for name in call.outputs]
-FRESH_OUTPUTS = [(case, name) for case, name in OUTPUTS if name in ("out", "grad_out", "bias_out")]
+FRESH_OUTPUTS = [
+    (case, name) for case, name in OUTPUTS if name in ("out", "grad_out", "hessian_out", "bias_out")
+]
 
 
 def answer(call: Call, arguments: dict[str, Any]) -> list[np.ndarray]:

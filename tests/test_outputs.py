@@ -71,7 +71,7 @@ def test_an_output_is_filled_and_returned(case: str, name: str) -> None:
         out = layout(call.arguments[name])
         arguments = call.changed(**{name: out})
         result = call.function(**arguments)
-        position = {"out": 0, "grad_out": 1, "bias_out": 1}[name]
+        position = {"out": 0, "grad_out": 1, "hessian_out": 2, "bias_out": 1}[name]
         assert (result[position] if isinstance(result, tuple) else result) is out
         same([np.array(out)], [usual[name]])
 

@@ -236,8 +236,8 @@ def softmax_backward(a, r, fma):
 # -- errors: each is the sum over n of w_n E_n, divided by W = sum of w_n for the mean -------------------------------------------
 
 
-def _reduced(a, r, rows: Bound, grad: Bound, n_terms: int) -> Bounds:
-    """From the bounds of the weighted examples (N,) and of their deltas (N,C) those of what a call returns.
+def _reduced(a, r, rows: Bound, n_terms: int, **derivatives: Bound) -> Bounds:
+    """From the bounds of the weighted examples (N,) and of their derivatives (N,C) those of what a call returns.
 
     Each of the n_terms of an example may have underflowed; a small W magnifies that.
     """
@@ -249,19 +249,16 @@ def _reduced(a, r, rows: Bound, grad: Bound, n_terms: int) -> Bounds:
     bounds = {
         "loss": Bound(total / divisor, error + sum_of(n_rows) + WEIGHTING, underflow * n_rows * n_terms),
         "weight_sum": Bound(r.weight_sum, sum_of(n_rows) + sum_of(n_terms) + WEIGHTING),
-        "grad": Bound(grad.magnitude / divisor, grad.coefficient + WEIGHTING, underflow * n_terms),
     }
+    for name, each in derivatives.items():
+        bounds[name] = Bound(each.magnitude / divisor, each.coefficient + WEIGHTING, underflow * n_terms)
     if a.losses is not None:
         bounds["losses"] = Bound(rows.magnitude, rows.coefficient + WEIGHTING, UNDERFLOW * n_terms)
     return bounds
 
 
-@_bound
-def softmax_cross_entropy(a, r, fma):
-    """E = s [sum u_c (log1p(rest) + d_c) + k lse²] is a sum of terms of one sign. Its delta is s [y_c (U + 2k lse) - u_c],
-    U = sum u; but for the largest logit s [V - u_c rest + 2k lse]/(1+rest), V the sum of the other u, so that no y_c is
-    subtracted from a target near it.
-    """
+def _targets_and_weights(a) -> tuple[Array, Array]:
+    """The |u_c| (N,C) and |s| (N,1) of softmax outputs, both 0 where a row is not read."""
     n_rows, n_classes = a.logits.shape
     class_weight = np.ones(n_classes) if a.class_weight is None else a.class_weight
     s = np.ones(n_rows) if a.sample_weight is None else np.abs(a.sample_weight)
@@ -271,8 +268,23 @@ def softmax_cross_entropy(a, r, fma):
         read = (s != 0) & (a.labels != a.ignore_index)
         targets = np.arange(n_classes) == a.labels[:, None]
     u = np.abs(class_weight * ((1 - a.label_smoothing) * targets + a.label_smoothing / n_classes))
-    u, s = np.where(read[:, None], u, 0), np.where(read, s, 0)[:, None]
-    row = _rows(np.where(read[:, None], a.logits, 0), a.softcap)
+    return np.where(read[:, None], u, 0), np.where(read, s, 0)[:, None]
+
+
+def _rows_read(a, s: Array) -> Array:
+    """The logits, 0 in the rows that are not read."""
+    return np.where(s > 0, a.logits, 0)
+
+
+@_bound
+def softmax_cross_entropy(a, r, fma):
+    """E = s [sum u_c (log1p(rest) + d_c) + k lse²] is a sum of terms of one sign. Its delta is s [y_c (U + 2k lse) - u_c],
+    U = sum u; but for the largest logit s [V - u_c rest + 2k lse]/(1+rest), V the sum of the other u, so that no y_c is
+    subtracted from a target near it.
+    """
+    n_classes = a.logits.shape[1]
+    u, s = _targets_and_weights(a)
+    row = _rows(_rows_read(a, s), a.softcap)
     total, others = u.sum(axis=1, keepdims=True), np.where(row.is_top, 0, u).sum(axis=1, keepdims=True)
     few = SMOOTHING + sum_of(n_classes) + 2 * ROUNDING
 
@@ -288,21 +300,45 @@ def softmax_cross_entropy(a, r, fma):
     delta_error = np.where(row.is_top, row.rest_error, row.y_error) + row.lse_error * (pull > 0) + few
     if a.softcap:  # its factor 1 - tanh² is off by twice the error of tanh
         delta_error = delta_error + 2 * TANH + 2 * ROUNDING
-    return _reduced(a, r, rows, Bound(s * np.where(row.is_top, at_top, elsewhere), delta_error), n_classes)
-
-
-def _sum_over_outputs(a, r, entries: Bound, deltas: Bound) -> Bounds:
-    """An error that is a sum over the outputs (N,O) of entries, each with its delta."""
-    n_rows, n_outputs = entries.magnitude.shape
-    s = np.ones((n_rows, 1)) if a.sample_weight is None else np.abs(a.sample_weight)[:, None]
-    entry, delta = (np.where(s > 0, s * bound.magnitude, 0) for bound in (entries, deltas))
-    rows = Bound(entry.sum(axis=1), entries.coefficient + sum_of(n_outputs))
-    return _reduced(a, r, rows, Bound(delta, deltas.coefficient), n_outputs)
+    deltas = Bound(s * np.where(row.is_top, at_top, elsewhere), delta_error)
+    return _reduced(a, r, rows, n_classes, grad=deltas)
 
 
 @_bound
-def sigmoid_cross_entropy(a, r, fma):
-    """E = (A+B) log1p(e) + |z| (A where z > 0, else B), A = 1 - t, B = p t; dE/dz = A - (A+B) s or (A+B) s - B, s = e/(1+e).
+def softmax_cross_entropy_hessian(a, r, fma):
+    """Those of the error, and s U y_c (1 - y_c), U = sum u. Here y_c <= 1/2, whose error 1 - y_c does not magnify; but for the
+    largest logit it is s U rest/(1+rest)², no steeper in rest than rest itself.
+    """
+    u, s = _targets_and_weights(a)
+    row = _rows(_rows_read(a, s))
+    curvature = np.where(row.is_top, row.rest / (1 + row.rest) ** 2, row.y * (1 - row.y))
+    error = (
+        np.where(row.is_top, row.rest_error, 2 * row.y_error) + SMOOTHING + sum_of(u.shape[1]) + 4 * ROUNDING
+    )
+    without = SimpleNamespace(**vars(a), lse_square_scale=0.0, softcap=0.0)
+    hessian = Bound(s * u.sum(axis=1, keepdims=True) * curvature, error)
+    none = Bound(np.zeros(len(s)), 0.0)
+    return softmax_cross_entropy(without, r, fma) | {
+        "hessian": _reduced(a, r, none, u.shape[1], hessian=hessian)["hessian"]
+    }
+
+
+def _sum_over_outputs(a, r, entries: Bound, **derivatives: Bound) -> Bounds:
+    """An error that is a sum over the outputs (N,O) of entries, each with its delta."""
+    n_rows, n_outputs = entries.magnitude.shape
+    s = np.ones((n_rows, 1)) if a.sample_weight is None else np.abs(a.sample_weight)[:, None]
+
+    def weighted(bound: Bound) -> Bound:
+        return bound._replace(magnitude=np.where(s > 0, s * bound.magnitude, 0))
+
+    rows = Bound(weighted(entries).magnitude.sum(axis=1), entries.coefficient + sum_of(n_outputs))
+    return _reduced(a, r, rows, n_outputs, **{name: weighted(each) for name, each in derivatives.items()})
+
+
+@_bound
+def sigmoid_cross_entropy_hessian(a, r, fma):
+    """E = (A+B) log1p(e) + |z| (A where z > 0, else B), A = 1 - t, B = p t; dE/dz = A - (A+B) s or (A+B) s - B, s = e/(1+e);
+    d²E/dz² = (A+B) e/(1+e)², no steeper in e than e.
 
     A smoothed target is off by its roundings relative to 1, and so is A.
     """
@@ -316,14 +352,28 @@ def sigmoid_cross_entropy(a, r, fma):
     entries = (no + yes) * np.log1p(e) + np.where(wrong > 0, size * wrong, 0)
     deltas = wrong + (no + yes) * e / (1 + e)
     few = SMOOTHING + 3 * ROUNDING
-    return _sum_over_outputs(a, r, Bound(entries, SOFTPLUS + few), Bound(deltas, SIGMOID + few))
+    curvatures = (no + yes) * e / (1 + e) ** 2
+    return _sum_over_outputs(
+        a,
+        r,
+        Bound(entries, SOFTPLUS + few),
+        grad=Bound(deltas, SIGMOID + few),
+        hessian=Bound(curvatures, EXP + few + 6 * ROUNDING),
+    )
+
+
+@_bound
+def sigmoid_cross_entropy(a, r, fma):
+    """The same without the Hessian."""
+    bounds = sigmoid_cross_entropy_hessian(a, r, fma)
+    return {name: bound for name, bound in bounds.items() if name != "hessian"}
 
 
 @_bound
 def squared_error(a, r, fma):
     """½ (y - t)²: the difference is rounded once, relative to itself, and squared."""
     miss = np.abs(a.outputs - a.targets)
-    return _sum_over_outputs(a, r, Bound(miss**2 / 2, 4 * ROUNDING), Bound(miss, ROUNDING))
+    return _sum_over_outputs(a, r, Bound(miss**2 / 2, 4 * ROUNDING), grad=Bound(miss, ROUNDING))
 
 
 @_bound
@@ -337,7 +387,7 @@ def sigmoid_squared_error(a, r, fma):
         Bound(size * miss + miss**2, 2 * SIGMOID),
         Bound(size * q / (1 + e), 2 * SIGMOID + 3 * ROUNDING),
     )
-    return _sum_over_outputs(a, r, entries, deltas)
+    return _sum_over_outputs(a, r, entries, grad=deltas)
 
 
 @_bound
@@ -346,7 +396,9 @@ def poisson_deviance(a, r, fma):
     mu, t = np.exp(a.logits), np.abs(a.targets)
     logs = np.where(t > 0, np.abs(a.logits) + np.abs(np.log(np.where(t > 0, t, 1))) + 1, 0)
     entries = mu + np.where(t > 0, t * logs, 0)
-    return _sum_over_outputs(a, r, Bound(entries, EXP + LOG + 4 * ROUNDING), Bound(mu + t, EXP + ROUNDING))
+    return _sum_over_outputs(
+        a, r, Bound(entries, EXP + LOG + 4 * ROUNDING), grad=Bound(mu + t, EXP + ROUNDING)
+    )
 
 
 @_bound
@@ -358,7 +410,7 @@ def huber(a, r, fma):
     within = np.where(miss > a.parameter, a.parameter, miss)
     with np.errstate(over="ignore"):
         entries = within * (miss - within / 2)
-    return _sum_over_outputs(a, r, Bound(entries, 5 * ROUNDING), Bound(within, ROUNDING))
+    return _sum_over_outputs(a, r, Bound(entries, 5 * ROUNDING), grad=Bound(within, ROUNDING))
 
 
 @_bound
@@ -366,7 +418,7 @@ def quantile(a, r, fma):
     """-τ or 1 - τ, rounded once, times y - t, whose sign is known exactly."""
     miss = a.outputs - a.targets
     slope = np.where(miss < 0, a.parameter, np.where(miss > 0, 1 - a.parameter, 0))
-    return _sum_over_outputs(a, r, Bound(slope * np.abs(miss), 3 * ROUNDING), Bound(slope, ROUNDING))
+    return _sum_over_outputs(a, r, Bound(slope * np.abs(miss), 3 * ROUNDING), grad=Bound(slope, ROUNDING))
 
 
 # -- activations and their slopes ----------------------------------------------------------------------------------------------

@@ -29,8 +29,10 @@ from fastbp._kernels.loss import (
     elementwise_error,
     first_bad_label,
     sigmoid_cross_entropy,
+    sigmoid_cross_entropy_hessian,
     softmax_cross_entropy,
     softmax_cross_entropy_at_once,
+    softmax_cross_entropy_hessian,
 )
 from fastbp._kernels.memory import new_array
 from fastbp._kernels.network import Network
@@ -59,10 +61,12 @@ __all__ = [
     "new_array",
     "optimizer_update",
     "sigmoid_cross_entropy",
+    "sigmoid_cross_entropy_hessian",
     "softmax",
     "softmax_backward",
     "softmax_cross_entropy",
     "softmax_cross_entropy_at_once",
+    "softmax_cross_entropy_hessian",
     "thread_limit",
     "update",
     "use_isa",

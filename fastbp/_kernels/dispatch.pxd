@@ -60,6 +60,7 @@ cdef extern from "fastbp.h" nogil:
         void (*log_softmax_row)(fbp_size C, const void *z, void *y) noexcept nogil
         double (*logsumexp_row)(fbp_size C, const void *z) noexcept nogil
         void (*softmax_backward_row)(fbp_size C, const void *g, const void *y, void *d) noexcept nogil
+        void (*softmax_hessian_row)(fbp_size C, const void *z, double scale, void *h) noexcept nogil
 
         void (*softmax_cross_entropy_rows)(fbp_size N, fbp_size C, const void *z, fbp_size z_row, const int64_t *labels,
                                            const double *weights, double divisor, const fbp_cross_entropy *options, void *slope,
@@ -69,6 +70,8 @@ cdef extern from "fastbp.h" nogil:
                                             void *d) noexcept nogil
         double (*elementwise_error_row)(fbp_size O, const void *z, const void *t, const fbp_error *error, double scale,
                                         void *d) noexcept nogil
+        void (*sigmoid_hessian_row)(fbp_size O, const void *z, const void *t, const fbp_error *error, double scale,
+                                    void *h) noexcept nogil
 
         void (*dropout)(fbp_size n, const void *x, double rate, uint64_t key, int stream, fbp_size start, void *y) noexcept nogil
 

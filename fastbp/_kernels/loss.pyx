@@ -18,6 +18,7 @@ from fastbp._kernels.team cimport Work, fbp_team, on_team
 
 cdef int64_t IGNORE_INDEX = -100  # the default
 cdef RowError SOFTMAX = row_error_named("softmax_cross_entropy")
+cdef RowError SIGMOID = row_error_named("sigmoid_cross_entropy")
 
 
 cdef Rows rows_of(z, t, sample_weight, d) except *:
@@ -88,13 +89,32 @@ def first_bad_label(labels, int64_t n_classes, int64_t ignore_index):
     return bad
 
 
-def softmax_cross_entropy(logits, labels, targets, class_weight, sample_weight, int64_t ignore_index, double label_smoothing,
-                          double lse_square_scale, double softcap, bint mean, losses, grad, int n_threads):
+cdef Rows softmax_rows(logits, labels, targets, class_weight, sample_weight, int64_t ignore_index, double label_smoothing,
+                       grad) except *:
     cdef Rows r = rows_of(logits, targets, sample_weight, grad)
     r.labels = <const int64_t *>vector_of(labels, READ)
     set_class_weight(&r, <const double *>vector_of(class_weight, READ))
-    r.ignores, r.ignore_index = r.labels != NULL, ignore_index
-    r.smoothing, r.lse_square_scale, r.softcap = label_smoothing, lse_square_scale, softcap
+    r.ignores, r.ignore_index, r.smoothing = r.labels != NULL, ignore_index, label_smoothing
+    return r
+
+
+def softmax_cross_entropy(logits, labels, targets, class_weight, sample_weight, int64_t ignore_index, double label_smoothing,
+                          double lse_square_scale, double softcap, bint mean, losses, grad, int n_threads):
+    cdef Rows r = softmax_rows(logits, labels, targets, class_weight, sample_weight, ignore_index, label_smoothing, grad)
+    r.lse_square_scale, r.softcap = lse_square_scale, softcap
+    return answer(&r, SOFTMAX, mean, losses, n_threads)
+
+
+cdef int set_hessian(Rows *r, hessian) except -1:
+    cdef Matrix to = matrix_of(hessian, WRITE)
+    r.h, r.h_row = to.data, to.row
+    return 0
+
+
+def softmax_cross_entropy_hessian(logits, labels, targets, class_weight, sample_weight, int64_t ignore_index,
+                                  double label_smoothing, hessian, bint mean, losses, grad, int n_threads):
+    cdef Rows r = softmax_rows(logits, labels, targets, class_weight, sample_weight, ignore_index, label_smoothing, grad)
+    set_hessian(&r, hessian)
     return answer(&r, SOFTMAX, mean, losses, n_threads)
 
 
@@ -154,12 +174,24 @@ def softmax_cross_entropy_at_once(logits, labels, class_weight, sample_weight, l
     return scalar_of(loss, dtype), grad, weight_sum
 
 
-def sigmoid_cross_entropy(logits, targets, pos_weight, sample_weight, double label_smoothing, bint mean, losses, grad,
-                          int n_threads):
+cdef Rows sigmoid_rows(logits, targets, pos_weight, sample_weight, double label_smoothing, grad) except *:
     cdef Rows r = rows_of(logits, targets, sample_weight, grad)
     r.pos_weight = <const double *>vector_of(pos_weight, READ)
     r.smoothing = label_smoothing
-    return answer(&r, row_error_named("sigmoid_cross_entropy"), mean, losses, n_threads)
+    return r
+
+
+def sigmoid_cross_entropy(logits, targets, pos_weight, sample_weight, double label_smoothing, bint mean, losses, grad,
+                          int n_threads):
+    cdef Rows r = sigmoid_rows(logits, targets, pos_weight, sample_weight, label_smoothing, grad)
+    return answer(&r, SIGMOID, mean, losses, n_threads)
+
+
+def sigmoid_cross_entropy_hessian(logits, targets, pos_weight, sample_weight, double label_smoothing, hessian, bint mean, losses,
+                                  grad, int n_threads):
+    cdef Rows r = sigmoid_rows(logits, targets, pos_weight, sample_weight, label_smoothing, grad)
+    set_hessian(&r, hessian)
+    return answer(&r, SIGMOID, mean, losses, n_threads)
 
 
 def elementwise_error(outputs, targets, sample_weight, str error, double parameter, bint mean, losses, grad, int n_threads):

@@ -23,6 +23,8 @@ cdef struct Rows:
     double smoothing, lse_square_scale, softcap
     char *d
     Py_ssize_t d_row
+    char *h                       # (N, C) for the diagonal of the Hessian, which only the cross-entropies have; or NULL
+    Py_ssize_t h_row
     bint reused                   # whether d is used memory, and not z
 
 # A compensated sum (A. Neumaier, ZAMM 54 (1974)), whose error does not grow with the number of terms

@@ -73,6 +73,12 @@ cdef double value(Sum sum) noexcept nogil:
 ctypedef double (*Error)(const Rows *r, const Scratch *s, Py_ssize_t n, double scale, int thread) noexcept nogil
 
 
+cdef inline void zero_row(const Rows *r, Py_ssize_t n) noexcept nogil:
+    memset(r.d + n * r.d_row, 0, r.C * r.element)
+    if r.h != NULL:
+        memset(r.h + n * r.h_row, 0, r.C * r.element)
+
+
 cdef inline void each_row(Error error, const Rows *r, const Scratch *s, Piece p) noexcept nogil:
     """errors_n = s_n E_n; the gradient of errors_n / divisor goes to d. A row of weight 0 is not read."""
     cdef double weight
@@ -80,7 +86,7 @@ cdef inline void each_row(Error error, const Rows *r, const Scratch *s, Piece p)
     for n in range(p.start, p.stop):
         weight = sample_weight_of(r, n)
         if weight == 0:
-            memset(r.d + n * r.d_row, 0, r.C * r.element)
+            zero_row(r, n)
             s.errors[n] = 0
         else:
             s.errors[n] = weight * error(r, s, n, weight / p.divisor, p.thread)
@@ -108,13 +114,36 @@ cdef inline fbp_cross_entropy options_of(const Rows *r, const Scratch *s) noexce
                              s.weight_sum.lost, s.share_of_0)
 
 
+cdef double target_sum(const Rows *r, const Scratch *s, Py_ssize_t n, int64_t label) noexcept nogil:
+    """Σ_c u_c of row n, u_c the effective targets, in units; `label` is its label, if targets are labels"""
+    cdef Sum hot = Sum(0, 0)
+    cdef double t, all_classes = r.C if s.weight == NULL else value(s.weight_sum)
+    cdef Py_ssize_t c
+    if r.t == NULL:
+        add(&hot, 1 if s.weight == NULL else element_at(s.weight, label, r.element))
+    else:
+        for c in range(r.C):
+            t = element_at(target(r, n), c, r.element)
+            add(&hot, t if s.weight == NULL else t * element_at(s.weight, c, r.element))
+    return (1 - r.smoothing) * value(hot) + r.smoothing / r.C * all_classes
+
+
+cdef inline void softmax_hessian(const Rows *r, Py_ssize_t n, double scale) noexcept nogil:
+    """d²E/dz² = Σu y (1 - y), Σu in `scale`. It precedes the gradient, which may overwrite z."""
+    r.k.softmax_hessian_row(r.C, r.z + n * r.z_row, scale, r.h + n * r.h_row)
+
+
 cdef double softmax_cross_entropy_row(const Rows *r, const Scratch *s, Py_ssize_t n, double scale, int thread) noexcept nogil:
     cdef fbp_cross_entropy options = options_of(r, s)
+    if r.h != NULL:
+        softmax_hessian(r, n, scale * target_sum(r, s, n, 0))
     return r.k.softmax_cross_entropy_row(r.C, r.z + n * r.z_row, target(r, n), 0, &options, scale, of_thread(r, s.slopes, thread),
                                          of_thread(r, s.exponentials, thread), r.d + n * r.d_row)
 
 
 cdef double elementwise_error_row(const Rows *r, const Scratch *s, Py_ssize_t n, double scale, int thread) noexcept nogil:
+    if r.h != NULL:
+        r.k.sigmoid_hessian_row(r.C, r.z + n * r.z_row, target(r, n), &s.elementwise, scale, r.h + n * r.h_row)
     return r.k.elementwise_error_row(r.C, r.z + n * r.z_row, target(r, n), &s.elementwise, scale, r.d + n * r.d_row)
 
 
@@ -128,6 +157,20 @@ cdef void take_labels(const Rows *r, const Scratch *s, Py_ssize_t start, Py_ssiz
             labels[n] = 0
             if not s.weighted or s.errors[start + n] != 0:
                 s.astray[0] = True
+
+
+cdef void softmax_hessian_piece(const Rows *r, const Scratch *s, Piece p, const int64_t *labels, bint plain) noexcept nogil:
+    """Rows with these labels, whose weights are in `errors`. If the options are `plain`, class weights are among them."""
+    cdef double weight
+    cdef Py_ssize_t n
+    for n in range(p.start, p.stop):
+        weight = s.errors[n] if s.weighted else 1
+        if weight == 0:
+            memset(r.h + n * r.h_row, 0, r.C * r.element)
+            continue
+        if not plain:
+            weight *= target_sum(r, s, n, labels[n - p.start])
+        softmax_hessian(r, n, weight / p.divisor)
 
 
 cdef void softmax_cross_entropy_piece(const Rows *r, const Scratch *s, Piece p) noexcept nogil:
@@ -146,6 +189,8 @@ cdef void softmax_cross_entropy_piece(const Rows *r, const Scratch *s, Piece p) 
     while start < p.stop:
         rows, errors = min(BLOCK, p.stop - start), s.errors + start
         take_labels(r, s, start, rows, labels)
+        if r.h != NULL:
+            softmax_hessian_piece(r, s, Piece(start, start + rows, p.divisor, p.thread), labels, plain)
         r.k.softmax_cross_entropy_rows(rows, r.C, r.z + start * r.z_row, r.z_row // r.element, labels,
                                        errors if s.weighted else NULL, p.divisor, NULL if plain else &options,
                                        of_thread(r, s.slopes, p.thread), of_thread(r, s.exponentials, p.thread),
@@ -240,7 +285,7 @@ cdef void weights_of_rows(const Rows *r, const Scratch *s, Piece p) noexcept nog
 cdef void rows_of_zeros(const Rows *r, const Scratch *s, Piece p) noexcept nogil:
     cdef Py_ssize_t n
     for n in range(p.start, p.stop):
-        memset(r.d + n * r.d_row, 0, r.C * r.element)
+        zero_row(r, n)
 
 
 # -- all rows --------------------------------------------------------------------------------------------------------------
@@ -304,7 +349,7 @@ cdef bint fits(const Rows *r, const Scratch *s, int threads) noexcept nogil:
 
 
 cdef double row_work(const Rows *r) noexcept nogil:
-    return ELEMENT_WORK * (r.C + 16)
+    return ELEMENT_WORK * (r.C + 16) * (1 if r.h == NULL else 2)
 
 
 cdef double error_work(const Rows *r) noexcept nogil:

@@ -36,8 +36,10 @@ from fastbp._reference.errors import (
     elementwise_error,
     first_bad_label,
     sigmoid_cross_entropy,
+    sigmoid_cross_entropy_hessian,
     softmax_cross_entropy,
     softmax_cross_entropy_at_once,
+    softmax_cross_entropy_hessian,
 )
 from fastbp._reference.layers import (
     linear,
@@ -53,6 +55,7 @@ __all__ = [
     "Network", "activate", "activation_backward", "activation_facts", "elementwise_error",
     "first_bad_label", "linear", "linear_backward_input", "linear_backward_weight",
     "linear_softmax_cross_entropy", "log_softmax", "logsumexp", "new_array", "optimizer_update",
-    "sigmoid_cross_entropy", "softmax", "softmax_backward", "softmax_cross_entropy",
-    "softmax_cross_entropy_at_once", "update",
+    "sigmoid_cross_entropy",
+    "sigmoid_cross_entropy_hessian", "softmax", "softmax_backward", "softmax_cross_entropy",
+    "softmax_cross_entropy_at_once", "softmax_cross_entropy_hessian", "update",
 ]  # fmt: skip

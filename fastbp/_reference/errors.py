@@ -24,8 +24,9 @@ def _wide(x):
     return x.astype(np.promote_types(x.dtype, np.float64))
 
 
-def _reduce(errors, deltas, s, weights, read, mean, losses, grad, unit=1.0):
-    """Weight errors (R,) and deltas (R, C) by s (R,), write `losses` (N,) and `grad` (N, C), sum or average.
+def _reduce(errors, derivatives, s, weights, read, mean, losses, outputs, unit=1.0):
+    """Weight errors (R,) and their derivatives, each (R, C), by s (R,), write `losses` (N,) and `outputs`, each (N, C),
+    sum or average.
 
     `weights` (R,) is what each example counts in the mean: s, times the class weight of its target if any. All but
     s and the sum of the weights that is returned are in units, multiplied by `unit`; those of a mean cancel.
@@ -35,11 +36,13 @@ def _reduce(errors, deltas, s, weights, read, mean, losses, grad, unit=1.0):
     if losses is not None:
         losses[...] = 0.0
         losses[read] = errors / unit
-    grad[...] = 0.0
+    for out in outputs:
+        out[...] = 0.0
     if mean and weight_sum == 0.0:  # nothing to average, nothing to learn from
         return math.nan, weight_sum
     divisor = weight_sum if mean else unit
-    grad[read] = (s.astype(_wide(deltas).dtype) / divisor).astype(deltas.dtype)[:, None] * deltas
+    for out, rows in zip(outputs, derivatives, strict=True):
+        out[read] = (s.astype(_wide(rows).dtype) / divisor).astype(rows.dtype)[:, None] * rows
     return total / divisor, weight_sum / unit
 
 
@@ -67,12 +70,34 @@ def softmax_cross_entropy(
     logits, labels, targets, class_weight, sample_weight, ignore_index, label_smoothing, lse_square_scale,
     softcap, mean, losses, grad, n_threads,
 ):  # fmt: skip
+    options = (ignore_index, label_smoothing, lse_square_scale, softcap, mean, losses)
+    return _softmax_cross_entropy(logits, labels, targets, class_weight, sample_weight, *options, [grad])
+
+
+@quiet
+def softmax_cross_entropy_hessian(
+    logits, labels, targets, class_weight, sample_weight, ignore_index, label_smoothing, hessian, mean, losses,
+    grad, n_threads,
+):  # fmt: skip
+    options = (ignore_index, label_smoothing, 0.0, 0.0, mean, losses)
+    return _softmax_cross_entropy(
+        logits, labels, targets, class_weight, sample_weight, *options, [grad, hessian]
+    )
+
+
+def _softmax_cross_entropy(
+    logits, labels, targets, class_weight, sample_weight, ignore_index, label_smoothing, lse_square_scale,
+    softcap, mean, losses, outputs,
+):  # fmt: skip
     """E = Σ_c u_c (lse - z_c) + scale lse² with u_c = class_weight_c ((1 - smoothing) t_c + smoothing / C).
 
     With m = max z and rest = Σ exp(z_c - m) over all but the largest, lse - z_c = log1p(rest) + (m - z_c), a
     sum of two terms >= 0. The gradient is y_c (Σu + 2 scale lse) - u_c, y_c = exp(z_c - m) / (1 + rest). At
     the largest logit y_c may be close to 1 and u_c close to Σu: both terms go over the common denominator,
     (Σu - u_c + 2 scale lse - u_c rest) / (1 + rest), and Σu - u_c is added up from the other classes.
+
+    `outputs` are for the gradient and, without the last two options, the diagonal of the Hessian, Σu y (1 - y), where 1 - y
+    is rest / (1 + rest) at the largest logit.
     """
     n_classes = logits.shape[1]
     if labels is None:
@@ -112,7 +137,11 @@ def softmax_cross_entropy(
     if softcap:  # the slope is 1 - tanh²(x) = 4 q / (1 + q)², where x = z / softcap and q = exp(-2 |x|)
         q = np.exp(-2.0 * np.abs(raw / softcap))
         deltas = deltas * (4.0 * q / (1.0 + q) ** 2)
-    return _reduce(errors, deltas, s, weights, read, mean, losses, grad, unit)
+    derivatives = [deltas]
+    if len(outputs) > 1:
+        y = e / (1.0 + rest)
+        derivatives.append(u_sum * np.where(e == 1.0, rest / (1.0 + rest) ** 2, y * (1.0 - y)))
+    return _reduce(errors, derivatives, s, weights, read, mean, losses, outputs, unit)
 
 
 def softmax_cross_entropy_at_once(
@@ -126,11 +155,28 @@ def softmax_cross_entropy_at_once(
 def sigmoid_cross_entropy(
     logits, targets, pos_weight, sample_weight, label_smoothing, mean, losses, grad, n_threads
 ):  # fmt: skip
+    options = (pos_weight, sample_weight, label_smoothing, mean, losses)
+    return _sigmoid_cross_entropy(logits, targets, *options, [grad])
+
+
+@quiet
+def sigmoid_cross_entropy_hessian(
+    logits, targets, pos_weight, sample_weight, label_smoothing, hessian, mean, losses, grad, n_threads
+):  # fmt: skip
+    options = (pos_weight, sample_weight, label_smoothing, mean, losses)
+    return _sigmoid_cross_entropy(logits, targets, *options, [grad, hessian])
+
+
+def _sigmoid_cross_entropy(
+    logits, targets, pos_weight, sample_weight, label_smoothing, mean, losses, outputs
+):  # fmt: skip
     """E = -Σ_k [p_k t ln y + (1 - t) ln(1 - y)] with y = sigmoid(z), t smoothed towards 1/2, p = pos_weight.
 
     With e = exp(-|z|), -ln of the likelier one of y and 1 - y is log1p(e), of the other log1p(e) + |z|. "Yes"
     and "no" are weighted by mirrored formulas, not one by 1 - the other, and z = 0 is on neither side:
     (x, t) and (-x, 1 - t) agree bit by bit.
+
+    `outputs` are for the gradient and the diagonal of the Hessian, (p t + 1 - t) y (1 - y) with y (1 - y) = e / (1 + e)².
     """
     z, t, s, read = rows_read(logits, targets, sample_weight)
     yes = (1.0 - label_smoothing) * t + 0.5 * label_smoothing
@@ -143,7 +189,10 @@ def sigmoid_cross_entropy(
     errors = both * np.log1p(e) + _weighted(unlikely, np.abs(z))
     miss = unlikely - both * smaller
     deltas = np.where(z == 0.0, 0.5 * (no - yes), np.where(z > 0.0, miss, -miss))  # y - t where p = 1
-    return _reduce(errors.sum(axis=1), deltas, s, s, read, mean, losses, grad)
+    derivatives = [deltas]
+    if len(outputs) > 1:
+        derivatives.append(both * (smaller / (1.0 + e)))
+    return _reduce(errors.sum(axis=1), derivatives, s, s, read, mean, losses, outputs)
 
 
 def _squared_error(y, t, parameter):
@@ -197,7 +246,7 @@ def elementwise_error(outputs, targets, sample_weight, error, parameter, mean, l
     """An error that knows nothing but outputs and targets, and perhaps one parameter: E = Σ_k of its terms."""
     y, t, s, read = rows_read(outputs, targets, sample_weight)
     terms, deltas = TERMS[error](y, t, parameter)
-    return _reduce(terms.sum(axis=1), deltas, s, s, read, mean, losses, grad)
+    return _reduce(terms.sum(axis=1), [deltas], s, s, read, mean, losses, [grad])
 
 
 # -- the errors of a network: the weighted mean over the rows z (N, C), its terms, its delta, and the sum of the weights ---

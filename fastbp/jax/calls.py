@@ -47,7 +47,9 @@ class _Plan(NamedTuple):
 @functools.lru_cache(maxsize=1024)
 def _plan(text: bytes) -> _Plan:
     plan = _Plan(**json.loads(text))
-    plan.options["reduction"] = sys.intern(plan.options["reduction"])  # the short way asks whether it is its "mean"
+    plan.options["reduction"] = sys.intern(
+        plan.options["reduction"]
+    )  # the short way asks whether it is its "mean"
     return plan
 
 

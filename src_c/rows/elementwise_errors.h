@@ -14,6 +14,17 @@ typedef struct {
  *
  * A parameter above 0 is the most that E counts for an output; dE/dz is not limited.
  * For p = 1, dE/dz = y - t, exact in both tails, and negated bit for bit if (z, t) becomes (-z, 1 - t). */
+static ALWAYS_INLINE vec sigmoid_targets(const output_row *r, fbp_size i, fbp_size left, vec *B)
+{
+    vec t = load_at(r->t + i, left, 0), A = v_sub(v_all(1), t);
+    *B = t;
+    if (r->uniform != 0) { /* symmetric, unlike B = 1 - A, to keep the bits of (z, t) and (-z, 1 - t) the same */
+        A = v_fma(A, v_all(r->keep), v_all(r->uniform));
+        *B = v_fma(t, v_all(r->keep), v_all(r->uniform));
+    }
+    if (r->pos_weight) *B = v_mul(*B, load_at(r->pos_weight + i, left, 0));
+    return A;
+}
 static ALWAYS_INLINE void sigmoid_cross_entropy_terms(const void *row, int n, fbp_size i, fbp_size left, vec *term)
 {
     const output_row *r = row;
@@ -22,13 +33,7 @@ static ALWAYS_INLINE void sigmoid_cross_entropy_terms(const void *row, int n, fb
     UNROLL for (int j = 0; j < n; j++) e[j] = v_negative(v_abs(load_at(r->z + i + j * W, left - j * W, 0)));
     v_exp_each(n, e);
     UNROLL for (int j = 0; j < n; j++, i += W, left -= W) {
-        vec z = load_at(r->z + i, left, 0), t = load_at(r->t + i, left, 0), A = v_sub(one, t), B = t;
-        if (r->uniform != 0) { /* symmetric, unlike B = 1 - A, to keep the bits of (z, t) and (-z, 1 - t) the same */
-            A = v_fma(A, v_all(r->keep), v_all(r->uniform));
-            B = v_fma(B, v_all(r->keep), v_all(r->uniform));
-        }
-        if (r->pos_weight) B = v_mul(B, load_at(r->pos_weight + i, left, 0));
-        vec Q = v_add(A, B);
+        vec z = load_at(r->z + i, left, 0), B, A = sigmoid_targets(r, i, left, &B), Q = v_add(A, B);
         mask positive = v_lt(zero, z);
         vec wrong = v_select(positive, A, B), miss = v_fma(v_negative(Q), v_div(e[j], v_add(one, e[j])), wrong);
         vec delta = v_select(positive, miss, v_negative(miss));
@@ -143,4 +148,19 @@ static double elementwise_error_row(fbp_size O, const real *z, const real *t, co
     assert(are_same_or_apart(O, z, d) && are_apart(O, t, O, d) && error->kind >= 0 && error->kind < FBP_ERRORS);
     assert(!error->pos_weight || (are_elements(error->pos_weight, O) && are_apart(O, error->pos_weight, O, d)));
     return ERROR_OF_ROW[error->kind](O, z, t, error, scale, d);
+}
+
+/* h = scale d²E/dz² of the sigmoid cross-entropy, Q y (1 - y) with y (1 - y) = e/(1 + e)²: the square of no large number, and no
+ * difference. h may be z. */
+static void sigmoid_hessian_row(fbp_size O, const real *z, const real *t, const fbp_error *error, double scale, real *h)
+{
+    assert(are_elements(z, O) && are_elements(t, O) && are_elements(h, O));
+    assert(are_same_or_apart(O, z, h) && are_apart(O, t, O, h));
+    const output_row r = row_of(z, t, error, scale, h);
+    const vec one = v_all(1), all = v_all(r.scale);
+    for (fbp_size i = 0; i < O; i += W) {
+        const vec e = v_exp_below(v_negative(v_abs(load_at(z + i, O - i, 0)))), inverse = v_div(one, v_add(one, e));
+        vec B, A = sigmoid_targets(&r, i, O - i, &B);
+        store_at(h + i, v_mul(v_mul(v_mul(e, inverse), inverse), v_mul(v_add(A, B), all)), O - i);
+    }
 }

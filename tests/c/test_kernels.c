@@ -147,6 +147,23 @@ static estimate softmax(fbp_size c)
     return (estimate){y, y * (1 + row.blur[c] + row.rest_size / (1 + row.rest)), 2};
 }
 
+/* scale y_c (1 - y_c); at the largest logit 1 - y_c is the share of the others */
+static estimate softmax_hessian(fbp_size c, double scale)
+{
+    const estimate y = softmax(c);
+    const exact others = c == row.top ? row.rest / (1 + row.rest) : 1 - y.value;
+    const exact share = c == row.top && row.rest > 0 ? row.rest_size / row.rest : 1;
+    return (estimate){scale * y.value * others, scale * y.size * others * share, 2};
+}
+
+/* scale (A + B) e/(1 + e)², A and B as below */
+static estimate sigmoid_hessian(const options *o, exact z, exact t, exact p)
+{
+    const exact keep = 1 - (exact)o->smoothing, uniform = (exact)o->smoothing / 2, e = expl(-fabsl(z));
+    const exact h = o->scale * (keep * (1 - t) + uniform + (keep * t + uniform) * p) * e / ((1 + e) * (1 + e));
+    return (estimate){h, h, 1};
+}
+
 /* The delta of an output by its scale, and the term of the error; p multiplies the terms in t */
 static estimate error_term(const options *o, exact z, exact t, exact p, estimate *d)
 {
@@ -193,7 +210,7 @@ static void expect_elements(problem *p)
 {
     const options o = p->o;
     exact total = 0, total_size = 0, mean = 0, mean_size = 0;
-    if (p->id == is_softmax_row || p->id == is_log_softmax_row) analyse(p->n, in[0], 0);
+    if (p->id == is_softmax_row || p->id == is_log_softmax_row || p->id == is_softmax_hessian_row) analyse(p->n, in[0], 0);
     for (fbp_size i = 0; i < p->n; i++) mean += in[0][i] * in[1][i], mean_size += fabsl(in[0][i] * in[1][i]);
     for (fbp_size i = 0; i < p->n; i++) {
         exact z = in[0][i], t = in[1][i];
@@ -205,6 +222,8 @@ static void expect_elements(problem *p)
             break;
         case is_softmax_row: d = softmax(i); break;
         case is_log_softmax_row: d.value = -row.gap[i] - row.log, d.size = row.gap[i] + row.log_size; break;
+        case is_softmax_hessian_row: d = softmax_hessian(i, o.scale); break;
+        case is_sigmoid_hessian_row: d = sigmoid_hessian(&o, z, t, o.weighted ? in[2][i] : 1); break;
         case is_softmax_backward_row: d.value = t * (z - mean), d.size = t * (fabsl(z) + mean_size); break;
         case is_elementwise_error_row:
             term = error_term(&o, z, t, o.weighted ? in[2][i] : 1, &d);
@@ -516,6 +535,7 @@ static double call(const problem *p, void **x, void **y)
     case is_log_softmax_row: k->log_softmax_row(n, x[0], y[0]); break;
     case is_logsumexp_row: return k->logsumexp_row(n, x[0]);
     case is_softmax_backward_row: k->softmax_backward_row(n, x[0], x[1], y[0]); break;
+    case is_softmax_hessian_row: k->softmax_hessian_row(n, x[0], o.scale, y[0]); break;
     case is_softmax_cross_entropy_rows: /* one of them; the twin of the package knows them all */
         k->softmax_cross_entropy_rows(1, n, x[0], n, (const int64_t[]){p->label}, (const double[]){1}, 1 / o.scale, NULL, NULL, e,
                                       y[0], n, &error);
@@ -532,6 +552,10 @@ static double call(const problem *p, void **x, void **y)
     case is_elementwise_error_row:
         return k->elementwise_error_row(n, x[0], x[1], &(fbp_error){o.kind, o.weighted ? x[2] : NULL, o.smoothing, o.parameter},
                                         o.scale, y[0]);
+    case is_sigmoid_hessian_row:
+        k->sigmoid_hessian_row(n, x[0], x[1], &(fbp_error){o.kind, o.weighted ? x[2] : NULL, o.smoothing, o.parameter}, o.scale,
+                               y[0]);
+        break;
     case is_update:
         rates = (fbp_update){.rule = o.kind, .learning_rate = 0.1, .rate = {0.9, 0.999, 1e-8}, .bias = {1, 1},
                              .gradient_scale = 1};
@@ -623,6 +647,7 @@ static const line LINES[] = {
     LINE(log_softmax_row, expect_elements, "z", 1, 1, EXP + SUM + LOG + 2 * ROUNDING, {{0}}),
     LINE(logsumexp_row, expect_one_number, "z", 0, 0, EXP + SUM + LOG + 2 * ROUNDING, {{0}}),
     LINE(softmax_backward_row, expect_elements, "gt", 1, 3, SUM + 3 * ROUNDING, {{0}}),
+    LINE(softmax_hessian_row, expect_elements, "z", 1, 1, 2 * SOFTMAX + 4 * ROUNDING, {{.scale = 1}, {.scale = 0.3}}),
     LINE(softmax_cross_entropy_rows, expect_cross_entropy, "z", 1, 1, SOFTMAX + 3 * ROUNDING,
          {{.scale = 1}, {.scale = 0.3, .at_top = 1}}),
     LINE(softmax_cross_entropy_row, expect_cross_entropy, "ztw", 2, 1, SOFTMAX + 8 * ROUNDING, /* targets have four roundings */
@@ -631,6 +656,9 @@ static const line LINES[] = {
     ERROR(sigmoid_cross_entropy, "ztw", EXP + LOG + SUM + 4 * ROUNDING,
           {{.kind = FBP_SIGMOID_CROSS_ENTROPY, .scale = 1},
            {.kind = FBP_SIGMOID_CROSS_ENTROPY, .scale = 0.3, .weighted = 1, .smoothing = 0.1}}),
+    LINE(sigmoid_hessian_row, expect_elements, "ztw", 1, 1, EXP + 9 * ROUNDING,
+         {{.kind = FBP_SIGMOID_CROSS_ENTROPY, .scale = 1},
+          {.kind = FBP_SIGMOID_CROSS_ENTROPY, .scale = 0.3, .weighted = 1, .smoothing = 0.1}}),
     ERROR(squared_error, "zg", SUM + 3 * ROUNDING, {{.kind = FBP_SQUARED_ERROR, .scale = 0.3}}),
     ERROR(sigmoid_squared_error, "zt", 2 * SIGMOID + SUM, {{.kind = FBP_SIGMOID_SQUARED_ERROR, .scale = 0.3}}),
     ERROR(poisson_deviance, "zc", EXP + LOG + SUM + 2 * ROUNDING, {{.kind = FBP_POISSON_DEVIANCE, .scale = 0.3}}),
