@@ -7,7 +7,7 @@
 
 #include <math.h> /* defines __GLIBC__ */
 
-#if defined(__GLIBC__) && (defined(__x86_64__) || defined(__aarch64__))
+#if defined(__GLIBC__) && defined(__PIC__) && !defined(__PIE__) && (defined(__x86_64__) || defined(__aarch64__)) /* in a library */
 #ifdef __x86_64__
 #define FBP_FIRST(name, x86_64) __asm__(".symver " #name "," #name "@GLIBC_" x86_64)
 #else
