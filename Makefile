@@ -1,7 +1,7 @@
 # One word each. PYTHON chooses the interpreter: make test PYTHON=.venv/bin/python
 PYTHON ?= python
 
-.PHONY: install build test quick lint types debug sanitize mutants docs bench demo clean
+.PHONY: install build test quick lint types debug sanitize failures mutants docs bench demo clean
 
 install:  ## the package with everything that developing it needs
 	$(PYTHON) -m pip install -e '.[dev]'
@@ -29,6 +29,9 @@ debug:  ## bounds checks and assertions
 
 sanitize:  ## the same, and then: LD_PRELOAD="$$(gcc -print-file-name=libasan.so)" ASAN_OPTIONS=detect_leaks=0 python -m pytest
 	FASTBP_SANITIZE=1 $(PYTHON) setup.py build_ext --inplace
+
+failures:  ## allocations that fail, one after the other, in every call: a few minutes
+	$(PYTHON) tests/failures.py
 
 mutants:  ## faults in the sources, one at a time: do the tests notice? An hour or two; -n, -j, --seed: MUTANTS="-n 20 -j 2"
 	$(PYTHON) tools/mutants.py $(MUTANTS)

@@ -71,7 +71,7 @@ class _Accuracy:
         if self.by_class:
             found = z.argmax(axis=1)  # the first NaN of a row, if it has any: then no class is found
             right = found == (t if t.ndim == 1 else t.argmax(axis=1))
-            right &= ~np.isnan(z[np.arange(len(z)), found])
+            right &= ~np.isnan(z.reshape(-1).take(found + np.arange(0, z.size, z.shape[1])))
         else:
             right = (((z > 0) == (t > 0.5)) & ~np.isnan(z)).mean(axis=1)
         self.right += float(weights @ right)

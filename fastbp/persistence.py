@@ -92,7 +92,7 @@ def write(path: _Path, kind: str, config: Mapping[str, Any], arrays: Mapping[str
     )
     plain = {name: _plain(name, array) for name, array in arrays.items()}
     put = _put_safetensors if _is_safetensors(path) else _put_npz
-    with replacing(path) as file:
+    with _locks_are_memory(), replacing(path) as file:
         put(file, header, plain)
 
 
@@ -107,7 +107,7 @@ def read(path: _Path, kind: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]
         If it is something else, is damaged, or was written in a format newer than this one.
     """
     get = _get_safetensors if _is_safetensors(path) else _get_npz
-    with _opened(path, kind) as file:
+    with _locks_are_memory(), _opened(path, kind) as file:
         with _errors_as_damage(path, kind):
             text, arrays = get(file, os.fstat(file.fileno()).st_size)
             header = _loaded(text)
@@ -360,6 +360,20 @@ def _opened(path: _Path, kind: str) -> Iterator[BinaryIO]:
         yield file
 
 
+_NO_LOCK = "can't allocate"
+
+
+@contextlib.contextmanager
+def _locks_are_memory() -> Iterator[None]:
+    """Where there is no memory for the lock of a file, Python raises RuntimeError, "can't allocate read lock"."""
+    try:
+        yield
+    except RuntimeError as cause:
+        if _NO_LOCK not in str(cause):
+            raise
+        raise MemoryError(str(cause)) from None
+
+
 @contextlib.contextmanager
 def _errors_as_damage(path: _Path, kind: str) -> Iterator[None]:
     """A flipped bit makes zipfile, NumPy or json raise almost anything. MemoryError is about no file: one that is too
@@ -369,4 +383,6 @@ def _errors_as_damage(path: _Path, kind: str) -> Iterator[None]:
     except MemoryError:
         raise
     except Exception as cause:
+        if _NO_LOCK in str(cause):
+            raise
         raise bad_file(path, kind, f"something else, or a damaged file ({cause!s:.300})") from cause
