@@ -45,7 +45,7 @@ def in_an_empty_folder(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", MODULES)
 def test_doctests(name, backend):
-    if name in ("fastbp.sklearn", "fastbp.torch"):
+    if name in ("fastbp.sklearn", "fastbp.torch", "fastbp.jax"):
         pytest.importorskip(name.removeprefix("fastbp."))
     module = importlib.import_module(name)
     failed, _ = doctest.testmod(module, optionflags=doctest.NORMALIZE_WHITESPACE)
