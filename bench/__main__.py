@@ -18,7 +18,7 @@ from . import machine, shapes
 from .race import TWIN, Row, Setting
 from .timing import Plan
 
-TABLES = ("steps", "losses", "linear", "predict", "mnist", "sklearn", "inverse", "torch")
+TABLES = ("steps", "losses", "linear", "predict", "mnist", "sklearn", "inverse", "torch", "jax")
 PROGRAMS = ("options", "nielsen", "memmap", "sweep")  # which draw or print something else
 
 
@@ -81,7 +81,9 @@ def _table(options: argparse.Namespace, dtype: np.dtype, threads: int) -> dict[s
     if options.worker == "first":
         print(report.legend(dtype))
     setting = Setting(dtype, threads, machine.measure_peaks(threads, dtype), Plan.of(options.quick, threads))
-    named = options.peers or ("all" if options.bench == "torch" else "")  # a table that is about its peers
+    named = options.peers or (
+        "all" if options.bench in ("torch", "jax") else ""
+    )  # a table that is about its peers
     kinds = peers.choose(bench.PEERS, named, options.quick, options.isa)
     others = [TWIN, *(kind.name for kind in kinds)]
     print(report.title(options.bench, dtype, threads, setting.peaks, others), flush=True)

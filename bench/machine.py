@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-PACKAGES = ("numpy", "torch", "jax", "scikit-learn", "numba", "onnxruntime")
+PACKAGES = ("numpy", "torch", "jax", "optax", "scikit-learn", "numba", "onnxruntime")
 COPY_BYTES = 1 << 29  # per array: beyond every cache
 PEAK_SAMPLE_S = 0.03
 THREAD_VARIABLES = (

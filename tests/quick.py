@@ -64,6 +64,8 @@ ROOMS = {  # name: (whose files, which tests); * stands for folders, too
     "sklearn": ("fastbp/sklearn/*", "sklearn sklearn_own"),
     "docs": ("docs/*.md README.md examples/*", "docs walks site playground"),
     "torch": ("fastbp/torch/*", "torch"),
+    "jax": ("fastbp/jax/*", "jax"),
+    "onnx": ("fastbp/onnx/*", "onnx"),
     "bench": ("bench/*", "bench"),
     "distribution": ("setup.py pyproject.toml MANIFEST.in fastbp/__pyinstaller/*", "distribution"),
     "harness": ("tests/conftest.py tests/pairs.py tests/quick.py tests/tolerances.py", "pairs regressions"),

@@ -209,6 +209,19 @@ def test_torch(shape, dtype):
         assert row.residual < report.SUSPECT * np.finfo(dtype).eps and row.seconds > 0
 
 
+@needs("optax")
+@pytest.mark.parametrize(
+    "shape", [losses.LossShape("softmax", 6, 5), linear.LinearShape(6, 4, 5)], ids=lambda shape: shape.name
+)
+def test_jax(shape):
+    from bench import jax
+
+    mine, *theirs = jax.rows(shape, jax.PEERS, setting(DTYPES[0]))
+    assert mine.ours and mine.ratios.keys() == {"optax", "callback"} == {row.contestant for row in theirs}
+    for row in (mine, *theirs):
+        assert row.residual < report.SUSPECT * np.finfo(DTYPES[0]).eps and row.seconds > 0
+
+
 # -- what is no table of contestants ---------------------------------------------------------------------------------------------
 
 

@@ -45,7 +45,7 @@ def in_an_empty_folder(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", MODULES)
 def test_doctests(name, backend):
-    if name in ("fastbp.sklearn", "fastbp.torch"):
+    if name in ("fastbp.sklearn", "fastbp.torch", "fastbp.jax"):
         pytest.importorskip(name.removeprefix("fastbp."))
     module = importlib.import_module(name)
     failed, _ = doctest.testmod(module, optionflags=doctest.NORMALIZE_WHITESPACE)
@@ -75,7 +75,7 @@ def blocks(page: Path) -> list[str]:
 def peer_of(block: str) -> str | None:
     """The library that a block needs beside fastbp: not everybody has it."""
     imported = re.search(
-        r"^(?:import|from) (torch|sklearn|safetensors|pyarrow|matplotlib|onnxruntime|onnxscript)\b",
+        r"^(?:import|from) (torch|sklearn|safetensors|pyarrow|matplotlib|onnxruntime|onnxscript|jax)\b",
         block,
         re.MULTILINE,
     )

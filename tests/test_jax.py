@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 import importlib
 import shutil
 import subprocess
@@ -194,28 +195,29 @@ def test_edges(dtype, backend):
 
 
 P = problem("float32")
+softmax, linear = softmax_cross_entropy, linear_softmax_cross_entropy
 BAD = {
-    "bfloat16": (lambda: softmax_cross_entropy(jnp.asarray(P.logits, jnp.bfloat16), P.labels),
+    "bfloat16": (lambda: softmax(jnp.asarray(P.logits, jnp.bfloat16), P.labels),
                  TypeError, r"^logits: got bfloat16, expected float32 or float64"),
-    "integers": (lambda: softmax_cross_entropy(P.labels[:, None], P.labels), TypeError, "^logits: got int32"),
-    "a vector": (lambda: softmax_cross_entropy(P.logits[0], P.labels), ValueError, r"^logits: got shape \(5,\), expected \(N, C\)"),
-    "too few targets": (lambda: softmax_cross_entropy(P.logits, P.labels[1:]), ValueError, r"^targets: got shape \(12,\)"),
-    "real indices": (lambda: softmax_cross_entropy(P.logits, P.slopes), TypeError, r"^targets: got float32 \(13,\)"),
-    "weights": (lambda: softmax_cross_entropy(P.logits, P.labels, class_weight=P.slopes), ValueError, "^class_weight: got shape"),
-    "smoothing": (lambda: softmax_cross_entropy(P.logits, P.labels, label_smoothing=2), ValueError, "^label_smoothing: got 2"),
-    "reduction": (lambda: softmax_cross_entropy(P.logits, P.labels, reduction="max"), ValueError, "^reduction: got 'max'"),
-    "ignored rows": (lambda: softmax_cross_entropy(P.logits, P.rows, ignore_index=1), ValueError, "^ignore_index: got 1 with rows"),
-    "traced option": (lambda: jax.jit(lambda s: softmax_cross_entropy(P.logits, P.labels, softcap=s))(3.0),
+    "integers": (lambda: softmax(P.labels[:, None], P.labels), TypeError, "^logits: got int32"),
+    "a vector": (lambda: softmax(P.logits[0], P.labels), ValueError, r"^logits: got shape \(5,\), expected \(N, C\)"),
+    "too few targets": (lambda: softmax(P.logits, P.labels[1:]), ValueError, r"^targets: got shape \(12,\)"),
+    "real indices": (lambda: softmax(P.logits, P.slopes), TypeError, r"^targets: got float32 \(13,\)"),
+    "weights": (lambda: softmax(P.logits, P.labels, class_weight=P.slopes), ValueError, "^class_weight: got shape"),
+    "smoothing": (lambda: softmax(P.logits, P.labels, label_smoothing=2), ValueError, "^label_smoothing: got 2"),
+    "reduction": (lambda: softmax(P.logits, P.labels, reduction="max"), ValueError, "^reduction: got 'max'"),
+    "ignored rows": (lambda: softmax(P.logits, P.rows, ignore_index=1), ValueError, "^ignore_index: got 1 with rows"),
+    "traced option": (lambda: jax.jit(lambda s: softmax(P.logits, P.labels, softcap=s))(3.0),
                       TypeError, "^softcap: got DynamicJaxprTracer"),
-    "dtypes": (lambda: linear_softmax_cross_entropy(P.inputs, P.weight.astype(np.float16), P.labels), TypeError, "^weight: got float16"),
-    "widths": (lambda: linear_softmax_cross_entropy(P.inputs, P.weight[1:], P.labels), ValueError, r"^weight: got float32 \(5, 5\)"),
-    "bias": (lambda: linear_softmax_cross_entropy(P.inputs, P.weight, P.labels, bias=P.slopes), ValueError, r"^bias: got shape"),
-    "memory": (lambda: linear_softmax_cross_entropy(P.inputs, P.weight, P.labels, max_memory=0), ValueError, "^max_memory: got 0"),
-    "by targets": (lambda: jax.grad(lambda t: softmax_cross_entropy(P.logits, t))(P.rows),
+    "dtypes": (lambda: linear(P.inputs, P.weight.astype(np.float16), P.labels), TypeError, "^weight: got float16"),
+    "widths": (lambda: linear(P.inputs, P.weight[1:], P.labels), ValueError, r"^weight: got float32 \(5, 5\)"),
+    "bias": (lambda: linear(P.inputs, P.weight, P.labels, bias=P.slopes), ValueError, r"^bias: got shape"),
+    "memory": (lambda: linear(P.inputs, P.weight, P.labels, max_memory=0), ValueError, "^max_memory: got 0"),
+    "by targets": (lambda: jax.grad(lambda t: softmax(P.logits, t))(P.rows),
                    TypeError, r"^targets: got one to differentiate by, expected jax.lax.stop_gradient of it"),
-    "by weights": (lambda: jax.grad(lambda s: softmax_cross_entropy(P.logits, P.labels, sample_weight=s))(P.sample_weight),
+    "by weights": (lambda: jax.grad(lambda s: softmax(P.logits, P.labels, sample_weight=s))(P.sample_weight),
                    TypeError, r"^sample_weight: got one to differentiate by"),
-    "twice": (lambda: jax.hessian(softmax_cross_entropy)(P.logits, P.labels), Exception, "can(no|')t"),
+    "twice": (lambda: jax.hessian(softmax)(P.logits, P.labels), Exception, "can(no|')t"),
 }  # fmt: skip
 
 
@@ -234,7 +236,7 @@ def test_errors_of_the_computation(transformed, backend):
     message = r"TargetIndexError: targets: row 4 is 5, expected a class index in \[0, 5\)"
     for f in (softmax_cross_entropy, partial(linear_softmax_cross_entropy, P.inputs)):
         first = P.logits if f is softmax_cross_entropy else P.weight
-        with pytest.raises(Exception, match=message):
+        with pytest.raises(jax.errors.JaxRuntimeError, match=message):
             jax.block_until_ready(transformed(f)(first, labels))
         assert np.isfinite(transformed(f)(first, P.labels))
 
@@ -316,6 +318,11 @@ def test_structures_are_those_of_the_header(tmp_path):
     ours += [frames._MAJOR, frames._EXECUTE, frames._STRING, frames._METADATA, frames._INVALID_ARGUMENT]
     ours += [numbers[name] for name in ("float32", "float64", "int32", "int64", "bool", "uint8", "uint64")]
     assert told == ours
+
+
+def test_examples_of_docstrings(backend):
+    module = importlib.import_module("fastbp.jax.functions")
+    assert doctest.testmod(module, optionflags=doctest.NORMALIZE_WHITESPACE).failed == 0
 
 
 def test_without_jax(monkeypatch):

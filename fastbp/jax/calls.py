@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import itertools
 import json
 import sys
 from collections.abc import Callable, Sequence
@@ -57,13 +56,16 @@ def _run(
     function: Callable[..., None], text: bytes, arguments: list[np.ndarray], results: list[np.ndarray]
 ) -> None:
     plan = _plan(text)
-    batch = results[0].shape[: results[0].ndim - plan.results[0]]
-    for index in itertools.product(*map(range, batch)):  # one, (), where nothing is batched
-        given = {
-            name: _readable(_member(array, rank, index))
-            for (name, rank), array in zip(plan.operands, arguments, strict=True)
-        }
-        function(given, plan.options, [result[(*index, ...)] for result in results])
+    # Class indices as the kernels read them, without another look.
+    arguments = [array.astype(np.int64) if array.dtype == np.int32 else array for array in arguments]
+    given = {name: array for (name, _), array in zip(plan.operands, arguments, strict=True)}
+    if results[0].ndim == plan.results[0]:
+        function(given, plan.options, results)
+        return
+    ranks, batch = dict(plan.operands), results[0].shape[: results[0].ndim - plan.results[0]]
+    for index in np.ndindex(*batch):
+        members = {name: _member(array, ranks[name], index) for name, array in given.items()}
+        function(members, plan.options, [result[(*index, ...)] for result in results])
 
 
 def _member(array: np.ndarray, rank: int, index: tuple[int, ...]) -> np.ndarray:
@@ -72,11 +74,6 @@ def _member(array: np.ndarray, rank: int, index: tuple[int, ...]) -> np.ndarray:
     place: tuple[Any, ...] = tuple(i if n > 1 else 0 for i, n in zip(index, lengths, strict=True))
     member: np.ndarray = array[(*place, ...)]
     return member
-
-
-def _readable(array: np.ndarray) -> np.ndarray:
-    """Class indices as the kernels read them: without another look."""
-    return array.astype(np.int64) if array.dtype == np.int32 else array
 
 
 def _softmax_cross_entropy(given: Given, options: dict[str, Any], results: list[np.ndarray]) -> None:

@@ -8,6 +8,7 @@ XLA calls it on a thread of its own, without the GIL; the handler takes it, and 
 from __future__ import annotations
 
 import ctypes
+import mmap
 from collections.abc import Callable
 from ctypes import POINTER, c_char_p, c_int, c_int64, c_size_t, c_void_p
 
@@ -101,6 +102,8 @@ _HANDLER = ctypes.CFUNCTYPE(c_void_p, POINTER(_Frame))
 _memory = ctypes.pythonapi.PyMemoryView_FromMemory
 _memory.argtypes, _memory.restype = [c_void_p, ctypes.c_ssize_t, c_int], ctypes.py_object
 _READ, _WRITE = 0x100, 0x200  # of PyMemoryView_FromMemory
+_LARGE_PAGE, _ADVICE = 2**21, getattr(mmap, "MADV_HUGEPAGE", None)  # Linux alone has it
+_advise = None if _ADVICE is None else ctypes.CDLL(None).madvise
 
 Work = Callable[[bytes, list[np.ndarray], list[np.ndarray]], None]
 
@@ -147,7 +150,18 @@ def _text(attributes: _Attributes) -> bytes:
 
 
 def _arrays(buffers: _Buffers, access: int) -> list[np.ndarray]:
-    return [_array(buffers.items[i].contents, access) for i in range(buffers.size)]
+    arrays = [_array(buffers.items[i].contents, access) for i in range(buffers.size)]
+    for array in arrays:
+        if access == _WRITE and array.nbytes >= 2 * _LARGE_PAGE:
+            _ask_for_large_pages(array.ctypes.data, array.nbytes)
+    return arrays
+
+
+def _ask_for_large_pages(start: int, size: int) -> None:
+    """As src_c/memory/pages.h does: XLA's new memory has pages of 4 kB, whose first touch takes longer than the kernel."""
+    if _advise is not None:
+        first, end = -(-start // _LARGE_PAGE) * _LARGE_PAGE, (start + size) // _LARGE_PAGE * _LARGE_PAGE
+        _advise(c_void_p(first), c_size_t(end - first), _ADVICE)  # which may be refused
 
 
 def _array(buffer: _Buffer, access: int) -> np.ndarray:
