@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 import torch
@@ -109,11 +108,19 @@ def output_weight(name: str, weight: Any, shape: torch.Size) -> Tensor | None:
     return given
 
 
-def dtypes(*tensors: Tensor | None) -> tuple[torch.dtype, torch.dtype]:
-    """In which dtype to compute, and that of the result: PyTorch's promotion. Half precision is computed in float32, and stays so
-    under autocast."""
-    given = {each.dtype for each in tensors if each is not None and each.dtype.is_floating_point}
-    result = functools.reduce(torch.promote_types, given)
-    if result in _SINGLE_AND_DOUBLE:
-        return result, result
-    return torch.float32, torch.float32 if torch.is_autocast_enabled("cpu") else result
+def in_one_dtype(*tensors: Any) -> tuple[torch.dtype, tuple[Any, ...]]:
+    """The dtype of the result, and those of the tensors that are floats in the dtype to compute in: PyTorch's promotion. Half
+    precision is computed in float32, and the result stays so under autocast."""
+    result = tensors[0].dtype
+    for each in tensors:
+        if each is not None and each.dtype is not result and each.dtype.is_floating_point:
+            result = torch.promote_types(result, each.dtype)
+    compute = result if result in _SINGLE_AND_DOUBLE else torch.float32
+    if compute is not result and torch.is_autocast_enabled("cpu"):
+        result = compute
+    return result, tuple(
+        each.to(compute)
+        if each is not None and each.dtype is not compute and each.dtype.is_floating_point
+        else each
+        for each in tensors
+    )

@@ -1,7 +1,7 @@
 """The errors on tensors: from checked tensors to the kernels' arrays and back, without a copy.
 
-Each error is a NamedTuple of its options. `evaluate` takes the tensors, of which the first (`GRADIENTS`: how many) are those that
-it has gradients of, and returns the reduced error and these gradients. With ``scale``, the gradient that comes from above with
+Each error is a NamedTuple of its options. `evaluate` takes the tensors, first those that it has gradients of, and returns the
+reduced error and these gradients. With ``scale``, the gradient that comes from above with
 ``reduction="none"``, they are the gradients of Σ_n scale_n E_n. Without ``gradient`` nothing of the size of the inputs is
 allocated: the rows' deltas go, block after block, to one small buffer.
 """
@@ -161,7 +161,12 @@ class SigmoidError(NamedTuple):
 
 
 Error: TypeAlias = SoftmaxError | LinearError | SigmoidError
-GRADIENTS: dict[type[Error], int] = {SoftmaxError: 1, LinearError: 3, SigmoidError: 1}
+CONSTANTS: dict[type[Error], tuple[None, ...]] = {
+    SoftmaxError: (None,) * 2,
+    LinearError: (None,) * 2,
+    SigmoidError: (None,) * 3,
+}
+"""A None for each of the tensors, the last ones, of which there are no gradients."""
 
 
 def _array(tensor: Tensor) -> np.ndarray:

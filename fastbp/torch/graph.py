@@ -14,38 +14,37 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastbp.torch.errors import GRADIENTS, Error, LinearError, SigmoidError, SoftmaxError
+from fastbp.torch.errors import CONSTANTS, Error, LinearError, SigmoidError, SoftmaxError
 
 
-def reduced(error: Error, *tensors: Tensor | None) -> Tensor:
-    """The error of the tensors, of which the first ones may need gradients."""
-    needed = torch.is_grad_enabled() and any(
-        each is not None and each.requires_grad for each in tensors[: GRADIENTS[type(error)]]
-    )
+def reduced(error: Error, leaves: tuple[Tensor | None, ...], *constants: Tensor | None) -> Tensor:
+    """The error of the tensors; there are gradients of the leaves."""
+    needed = False
+    if torch.is_grad_enabled():
+        for each in leaves:
+            needed = needed or (each is not None and each.requires_grad)
     if torch.compiler.is_compiling():
-        loss: Tensor = _OPERATORS[type(error)](*tensors, None, needed and error.reduction != "none", *error)[
-            0
-        ]
+        operator = _OPERATORS[type(error)]
+        loss: Tensor = operator(*leaves, *constants, None, needed and error.reduction != "none", *error)[0]
         return loss
     if needed:
-        node: Tensor = _Node.apply(error, *tensors)
+        node: Tensor = _Node.apply(error, *leaves, *constants)
         return node
-    return error.evaluate(*tensors, gradient=False)[0]
+    return error.evaluate(*leaves, *constants, gradient=False)[0]
 
 
 def _gradients(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
-    error, gradients, ctx.gradients = ctx.error, ctx.gradients, None
-    if error.reduction == "none":
-        gradients = error.evaluate(*ctx.saved_tensors, scale=upstream)[1]
+    gradients, ctx.gradients = ctx.gradients, None
+    if ctx.error.reduction == "none":
+        gradients = ctx.error.evaluate(*ctx.saved_tensors, scale=upstream)[1]
     else:
         if gradients is None:
-            gradients = error.evaluate(*ctx.saved_tensors)[1]
+            gradients = ctx.error.evaluate(*ctx.saved_tensors)[1]
         if upstream.item() != 1:
             for each in gradients:
                 if each is not None:
                     each.mul_(upstream)
-    constants = len(ctx.needs_input_grad) - 1 - len(gradients)
-    return (None, *gradients, *(None,) * constants)
+    return gradients  # type: ignore[no-any-return]
 
 
 class _Node(torch.autograd.Function):
@@ -58,13 +57,15 @@ class _Node(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
+        constants = CONSTANTS[type(ctx.error)]
         if not torch.is_grad_enabled():
-            return _gradients(ctx, upstream)
+            return None, *_gradients(ctx, upstream), *constants
         with torch.no_grad():
             gradients = _gradients(ctx, upstream)
         # PyTorch's own once_differentiable would return constants where nothing above depends on a leaf
         sources = [upstream, *(each for each in ctx.saved_tensors if each is not None)]
-        return tuple(None if each is None else _Once.apply(each, *sources) for each in gradients)
+        once = [None if each is None else _Once.apply(each, *sources) for each in gradients]
+        return None, *once, *constants
 
 
 class _Once(torch.autograd.Function):
@@ -83,8 +84,8 @@ class _Once(torch.autograd.Function):
 
 def _operator(name: str, kind: type[Error], tensors: str, options: str) -> Any:
     """The operator ``fastbp::name``: the tensors, ``scale`` and ``gradient`` of `evaluate`, the fields of the error."""
-    count = GRADIENTS[kind]
     last = tensors.count(",") + 1  # where `scale` stands
+    count = last - len(CONSTANTS[kind])
 
     def call(*arguments: Any) -> tuple[Tensor, ...]:
         given, scale, gradient, fields = arguments[:last], *arguments[last : last + 2], arguments[last + 2 :]
