@@ -53,8 +53,8 @@ def _on_cpu(name: str, value: Any) -> Tensor:
     return value
 
 
-def class_targets(target: Any, shape: torch.Size, class_axis: int, ignore_index: Any) -> Tensor:
-    """Probabilities of the `shape` of the logits, or classes of that shape without the axis of the classes."""
+def class_targets(target: Any, shape: torch.Size, examples: torch.Size, ignore_index: Any) -> Tensor:
+    """Probabilities of the `shape` of the logits, or classes of that of the `examples`, which lacks the axis of the classes."""
     if isinstance(target, Tensor) and target.shape == shape:
         if not target.dtype.is_floating_point:
             raise RuntimeError(
@@ -64,10 +64,9 @@ def class_targets(target: Any, shape: torch.Size, class_axis: int, ignore_index:
             raise RuntimeError(f"ignore_index: got {ignore_index} with probabilities, expected class indices")
         return constant("target", target)
     labels = _on_cpu("target", target)
-    expected = shape[:class_axis] + shape[class_axis + 1 :]
-    if labels.shape != expected and not (len(shape) == 1 and labels.shape == (1,)):
+    if labels.shape != examples and not (len(shape) == 1 and labels.shape == (1,)):
         kind = ValueError if len(shape) == 1 or labels.shape[:1] != shape[:1] else RuntimeError
-        text = f"classes {tuple(expected)} or probabilities {tuple(shape)}"
+        text = f"classes {tuple(examples)} or probabilities {tuple(shape)}"
         raise kind(f"target: got shape {tuple(labels.shape)}, expected {text}")
     if labels.dtype not in _LABELS:
         raise RuntimeError(f"target: got {labels.dtype}, expected class indices of int64 or uint8")

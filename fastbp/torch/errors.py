@@ -221,7 +221,7 @@ def _elementwise(function: Callable[..., np.ndarray], z: Tensor) -> Tensor:
 def _buffer(shape: tuple[int, ...], dtype: np.dtype, most: int) -> np.ndarray:
     """For as many rows as `most` bytes hold, at least one."""
     n, width = shape
-    return np.empty((max(1, min(n, most // (width * dtype.itemsize))), width), dtype)
+    return np.empty((max(1, min(n, most // max(1, width * dtype.itemsize))), width), dtype)
 
 
 def _loss_alone(

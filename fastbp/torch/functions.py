@@ -78,10 +78,10 @@ def cross_entropy(
         raise RuntimeError("input: got shape (), expected (C,), (N, C) or (N, C, d1, ...)")
     arguments.softmax_numbers(ignore_index, label_smoothing)
     axis = 0 if z.ndim == 1 else 1
-    t = arguments.class_targets(target, z.shape, axis, ignore_index)
+    shape = z.shape[:axis] + z.shape[axis + 1 :]
+    t = arguments.class_targets(target, z.shape, shape, ignore_index)
     w = arguments.class_weight(weight, z.shape[axis], z, t)
     result, (z, t, w) = arguments.in_one_dtype(z, t, w)
-    shape = z.shape[:axis] + z.shape[axis + 1 :]
     if z.ndim != 2:
         t = _rows(t, axis) if t.dtype.is_floating_point else t.reshape(-1)
         z = _rows(z, axis)
@@ -231,7 +231,7 @@ def linear_cross_entropy(
     if ignore_index is not None and isinstance(target, Tensor) and target.shape == logits:
         raise RuntimeError(f"ignore_index: got {ignore_index} with probabilities, expected class indices")
     ignore_index = IGNORE_INDEX if ignore_index is None else ignore_index
-    t = arguments.class_targets(target, logits, x.ndim - 1, ignore_index)
+    t = arguments.class_targets(target, logits, shape, ignore_index)
     w = arguments.class_weight(weight, len(v), x, t)
     result, (x, v, b, t, w) = arguments.in_one_dtype(x, v, b, t, w)
     if x.ndim == 1:
