@@ -13,12 +13,13 @@ from fastbp.torch import (
     linear_cross_entropy,
 )  # in place of: from torch.nn.functional import linear_cross_entropy
 
+FOLDER = Path(__file__).parent if "__file__" in globals() else Path()  # a notebook has none
 CONTEXT, WIDTH, BATCH, EPOCHS = 8, 128, 64, 3
 
 
 def main():
     torch.manual_seed(0)
-    text = (Path(__file__).parent / "sonnets.txt").read_text(encoding="utf-8")
+    text = (FOLDER / "sonnets.txt").read_text(encoding="utf-8")
     alphabet = sorted(set(text))
     numbers = torch.tensor([alphabet.index(character) for character in text])
     windows = numbers.unfold(0, CONTEXT + 1, 1)

@@ -161,12 +161,6 @@ class SigmoidError(NamedTuple):
 
 
 Error: TypeAlias = SoftmaxError | LinearError | SigmoidError
-CONSTANTS: dict[type[Error], tuple[None, ...]] = {
-    SoftmaxError: (None,) * 2,
-    LinearError: (None,) * 2,
-    SigmoidError: (None,) * 3,
-}
-"""A None for each of the tensors, the last ones, of which there are no gradients."""
 
 
 def _array(tensor: Tensor) -> np.ndarray:
