@@ -110,16 +110,18 @@ def output_weight(name: str, weight: Any, shape: torch.Size) -> Tensor | None:
 def in_one_dtype(*tensors: Any) -> tuple[torch.dtype, tuple[Any, ...]]:
     """The dtype of the result, and those of the tensors that are floats in the dtype to compute in: PyTorch's promotion. Half
     precision is computed in float32, and the result stays so under autocast."""
-    result = tensors[0].dtype
+    first = result = tensors[0].dtype
+    mixed = False
     for each in tensors:
-        if each is not None and each.dtype is not result and each.dtype.is_floating_point:
-            result = torch.promote_types(result, each.dtype)
-    compute = result if result in _SINGLE_AND_DOUBLE else torch.float32
-    if compute is not result and torch.is_autocast_enabled("cpu"):
+        if each is not None and each.dtype is not first and each.dtype.is_floating_point:
+            mixed, result = True, torch.promote_types(result, each.dtype)
+    single_or_double = result in _SINGLE_AND_DOUBLE
+    if single_or_double and not mixed:
+        return result, tensors
+    compute = result if single_or_double else torch.float32
+    if not single_or_double and torch.is_autocast_enabled("cpu"):
         result = compute
-    return result, tuple(
-        each.to(compute)
-        if each is not None and each.dtype is not compute and each.dtype.is_floating_point
-        else each
-        for each in tensors
+    cast = (
+        each if each is None or not each.dtype.is_floating_point else each.to(compute) for each in tensors
     )
+    return result, tuple(cast)
