@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 import torch
@@ -54,8 +53,8 @@ def _on_cpu(name: str, value: Any) -> Tensor:
     return value
 
 
-def class_targets(target: Any, shape: torch.Size, class_axis: int, ignore_index: Any) -> Tensor:
-    """Probabilities of the `shape` of the logits, or classes of that shape without the axis of the classes."""
+def class_targets(target: Any, shape: torch.Size, examples: torch.Size, ignore_index: Any) -> Tensor:
+    """Probabilities of the `shape` of the logits, or classes of that of the `examples`, which lacks the axis of the classes."""
     if isinstance(target, Tensor) and target.shape == shape:
         if not target.dtype.is_floating_point:
             raise RuntimeError(
@@ -65,10 +64,9 @@ def class_targets(target: Any, shape: torch.Size, class_axis: int, ignore_index:
             raise RuntimeError(f"ignore_index: got {ignore_index} with probabilities, expected class indices")
         return constant("target", target)
     labels = _on_cpu("target", target)
-    expected = shape[:class_axis] + shape[class_axis + 1 :]
-    if labels.shape != expected and not (len(shape) == 1 and labels.shape == (1,)):
+    if labels.shape != examples and not (len(shape) == 1 and labels.shape == (1,)):
         kind = ValueError if len(shape) == 1 or labels.shape[:1] != shape[:1] else RuntimeError
-        text = f"classes {tuple(expected)} or probabilities {tuple(shape)}"
+        text = f"classes {tuple(examples)} or probabilities {tuple(shape)}"
         raise kind(f"target: got shape {tuple(labels.shape)}, expected {text}")
     if labels.dtype not in _LABELS:
         raise RuntimeError(f"target: got {labels.dtype}, expected class indices of int64 or uint8")
@@ -109,11 +107,21 @@ def output_weight(name: str, weight: Any, shape: torch.Size) -> Tensor | None:
     return given
 
 
-def dtypes(*tensors: Tensor | None) -> tuple[torch.dtype, torch.dtype]:
-    """In which dtype to compute, and that of the result: PyTorch's promotion. Half precision is computed in float32, and stays so
-    under autocast."""
-    given = {each.dtype for each in tensors if each is not None and each.dtype.is_floating_point}
-    result = functools.reduce(torch.promote_types, given)
-    if result in _SINGLE_AND_DOUBLE:
-        return result, result
-    return torch.float32, torch.float32 if torch.is_autocast_enabled("cpu") else result
+def in_one_dtype(*tensors: Any) -> tuple[torch.dtype, tuple[Any, ...]]:
+    """The dtype of the result, and those of the tensors that are floats in the dtype to compute in: PyTorch's promotion. Half
+    precision is computed in float32, and the result stays so under autocast."""
+    first = result = tensors[0].dtype
+    mixed = False
+    for each in tensors:
+        if each is not None and each.dtype is not first and each.dtype.is_floating_point:
+            mixed, result = True, torch.promote_types(result, each.dtype)
+    single_or_double = result in _SINGLE_AND_DOUBLE
+    if single_or_double and not mixed:
+        return result, tensors
+    compute = result if single_or_double else torch.float32
+    if not single_or_double and torch.is_autocast_enabled("cpu"):
+        result = compute
+    cast = (
+        each if each is None or not each.dtype.is_floating_point else each.to(compute) for each in tensors
+    )
+    return result, tuple(cast)

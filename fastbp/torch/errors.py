@@ -1,7 +1,7 @@
 """The errors on tensors: from checked tensors to the kernels' arrays and back, without a copy.
 
-Each error is a NamedTuple of its options. `evaluate` takes the tensors, of which the first (`GRADIENTS`: how many) are those that
-it has gradients of, and returns the reduced error and these gradients. With ``scale``, the gradient that comes from above with
+Each error is a NamedTuple of its options. `evaluate` takes the tensors, first those that it has gradients of, and returns the
+reduced error and these gradients. With ``scale``, the gradient that comes from above with
 ``reduction="none"``, they are the gradients of Σ_n scale_n E_n. Without ``gradient`` nothing of the size of the inputs is
 allocated: the rows' deltas go, block after block, to one small buffer.
 """
@@ -161,7 +161,6 @@ class SigmoidError(NamedTuple):
 
 
 Error: TypeAlias = SoftmaxError | LinearError | SigmoidError
-GRADIENTS: dict[type[Error], int] = {SoftmaxError: 1, LinearError: 3, SigmoidError: 1}
 
 
 def _array(tensor: Tensor) -> np.ndarray:
@@ -216,7 +215,7 @@ def _elementwise(function: Callable[..., np.ndarray], z: Tensor) -> Tensor:
 def _buffer(shape: tuple[int, ...], dtype: np.dtype, most: int) -> np.ndarray:
     """For as many rows as `most` bytes hold, at least one."""
     n, width = shape
-    return np.empty((max(1, min(n, most // (width * dtype.itemsize))), width), dtype)
+    return np.empty((max(1, min(n, most // max(1, width * dtype.itemsize))), width), dtype)
 
 
 def _loss_alone(

@@ -78,15 +78,14 @@ def cross_entropy(
         raise RuntimeError("input: got shape (), expected (C,), (N, C) or (N, C, d1, ...)")
     arguments.softmax_numbers(ignore_index, label_smoothing)
     axis = 0 if z.ndim == 1 else 1
-    t = arguments.class_targets(target, z.shape, axis, ignore_index)
-    w = arguments.class_weight(weight, z.shape[axis], z, t)
-    compute, result = arguments.dtypes(z, t, w)
     shape = z.shape[:axis] + z.shape[axis + 1 :]
+    t = arguments.class_targets(target, z.shape, shape, ignore_index)
+    w = arguments.class_weight(weight, z.shape[axis], z, t)
+    result, (z, t, w) = arguments.in_one_dtype(z, t, w)
     if z.ndim != 2:
         t = _rows(t, axis) if t.dtype.is_floating_point else t.reshape(-1)
         z = _rows(z, axis)
-    z, t, w = _in(compute, z, t, w)
-    loss = reduced(SoftmaxError(reduced_to, ignore_index, label_smoothing), z, t, w)
+    loss = reduced(SoftmaxError(reduced_to, ignore_index, label_smoothing), (z,), t, w)
     return _out(loss, result, shape if reduced_to == "none" else None)
 
 
@@ -149,9 +148,8 @@ def binary_cross_entropy_with_logits(
         raise ValueError(f"target: got shape {tuple(t.shape)}, expected {tuple(z.shape)} like input")
     w = arguments.output_weight("weight", weight, z.shape)
     p = arguments.output_weight("pos_weight", pos_weight, z.shape)
-    compute, result = arguments.dtypes(z, t, w, p)
-    z, t, w, p = _in(compute, z, t, w, p)
-    return _out(reduced(SigmoidError(reduced_to), z, t, w, p), result, None)
+    result, (z, t, w, p) = arguments.in_one_dtype(z, t, w, p)
+    return _out(reduced(SigmoidError(reduced_to), (z,), t, w, p), result, None)
 
 
 def linear_cross_entropy(
@@ -233,14 +231,13 @@ def linear_cross_entropy(
     if ignore_index is not None and isinstance(target, Tensor) and target.shape == logits:
         raise RuntimeError(f"ignore_index: got {ignore_index} with probabilities, expected class indices")
     ignore_index = IGNORE_INDEX if ignore_index is None else ignore_index
-    t = arguments.class_targets(target, logits, x.ndim - 1, ignore_index)
+    t = arguments.class_targets(target, logits, shape, ignore_index)
     w = arguments.class_weight(weight, len(v), x, t)
-    compute, result = arguments.dtypes(x, t, w)
+    result, (x, v, b, t, w) = arguments.in_one_dtype(x, v, b, t, w)
     if x.ndim == 1:
         t = _rows(t, 0) if t.dtype.is_floating_point else t.reshape(-1)
         x = x[None]
-    x, v, b, t, w = _in(compute, x, v, b, t, w)
-    loss = reduced(LinearError(reduced_to, ignore_index, label_smoothing), x, v, b, t, w)
+    loss = reduced(LinearError(reduced_to, ignore_index, label_smoothing), (x, v, b), t, w)
     return _out(loss, result, shape if reduced_to == "none" else None)
 
 
@@ -249,13 +246,6 @@ def _rows(x: Tensor, axis: int) -> Tensor:
     return x.movedim(axis, -1).reshape(-1, x.shape[axis])
 
 
-def _in(dtype: torch.dtype, *tensors: Tensor | None) -> tuple[Any, ...]:
-    """Those that are floats in `dtype`."""
-    return tuple(
-        each.to(dtype) if each is not None and each.dtype.is_floating_point else each for each in tensors
-    )
-
-
 def _out(loss: Tensor, dtype: torch.dtype, shape: torch.Size | None) -> Tensor:
-    loss = loss if loss.dtype == dtype else loss.to(dtype)
+    loss = loss if loss.dtype is dtype else loss.to(dtype)
     return loss if shape is None or loss.shape == shape else loss.reshape(shape)

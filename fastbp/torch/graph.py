@@ -14,38 +14,24 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastbp.torch.errors import GRADIENTS, Error, LinearError, SigmoidError, SoftmaxError
+from fastbp.torch.errors import Error, LinearError, SigmoidError, SoftmaxError
 
 
-def reduced(error: Error, *tensors: Tensor | None) -> Tensor:
-    """The error of the tensors, of which the first ones may need gradients."""
-    needed = torch.is_grad_enabled() and any(
-        each is not None and each.requires_grad for each in tensors[: GRADIENTS[type(error)]]
-    )
+def reduced(error: Error, leaves: tuple[Tensor | None, ...], *constants: Tensor | None) -> Tensor:
+    """The error of the tensors; there are gradients of the leaves."""
+    loss: Tensor
+    needed = False
+    if torch.is_grad_enabled():
+        for each in leaves:
+            needed = needed or (each is not None and each.requires_grad)
     if torch.compiler.is_compiling():
-        loss: Tensor = _OPERATORS[type(error)](*tensors, None, needed and error.reduction != "none", *error)[
-            0
-        ]
+        operator = _OPERATORS[type(error)]
+        loss = operator(*leaves, *constants, None, needed and error.reduction != "none", *error)[0]
         return loss
     if needed:
-        node: Tensor = _Node.apply(error, *tensors)
-        return node
-    return error.evaluate(*tensors, gradient=False)[0]
-
-
-def _gradients(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
-    error, gradients, ctx.gradients = ctx.error, ctx.gradients, None
-    if error.reduction == "none":
-        gradients = error.evaluate(*ctx.saved_tensors, scale=upstream)[1]
-    else:
-        if gradients is None:
-            gradients = error.evaluate(*ctx.saved_tensors)[1]
-        if upstream.item() != 1:
-            for each in gradients:
-                if each is not None:
-                    each.mul_(upstream)
-    constants = len(ctx.needs_input_grad) - 1 - len(gradients)
-    return (None, *gradients, *(None,) * constants)
+        loss = _Node.apply(error, *leaves, *constants)
+        return loss
+    return error.evaluate(*leaves, *constants, gradient=False)[0]
 
 
 class _Node(torch.autograd.Function):
@@ -53,18 +39,43 @@ class _Node(torch.autograd.Function):
     def forward(ctx: Any, error: Error, *tensors: Tensor | None) -> Tensor:
         ctx.error = error
         ctx.save_for_backward(*tensors)
-        loss, ctx.gradients = error.evaluate(*tensors, gradient=error.reduction != "none")
+        if error.reduction == "none":
+            ctx.gradients = None
+            return error.evaluate(*tensors, gradient=False)[0]
+        loss, gradients = error.evaluate(*tensors)
+        ctx.gradients = (None, *gradients, *(None,) * (len(tensors) - len(gradients)))
         return loss
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
-        if not torch.is_grad_enabled():
-            return _gradients(ctx, upstream)
-        with torch.no_grad():
-            gradients = _gradients(ctx, upstream)
+        gradients, ctx.gradients = ctx.gradients, None
+        if gradients is None or torch.is_grad_enabled():
+            return _anew(ctx, upstream)
+        return _multiplied(gradients, upstream)
+
+
+def _multiplied(gradients: tuple[Tensor | None, ...], factor: Tensor) -> tuple[Tensor | None, ...]:
+    """The gradients, multiplied in place by what comes from above; which is 1 below most losses."""
+    if factor.item() != 1:
+        for each in gradients:
+            if each is not None:
+                each.mul_(factor)
+    return gradients
+
+
+def _anew(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
+    """What backward returns where the gradients are not at hand, or are to be part of a graph themselves."""
+    tensors = ctx.saved_tensors
+    with torch.no_grad():
+        if ctx.error.reduction == "none":
+            gradients = ctx.error.evaluate(*tensors, scale=upstream)[1]
+        else:
+            gradients = _multiplied(ctx.error.evaluate(*tensors)[1], upstream)
+    if torch.is_grad_enabled():
         # PyTorch's own once_differentiable would return constants where nothing above depends on a leaf
-        sources = [upstream, *(each for each in ctx.saved_tensors if each is not None)]
-        return tuple(None if each is None else _Once.apply(each, *sources) for each in gradients)
+        sources = [upstream, *(each for each in tensors if each is not None)]
+        gradients = [None if each is None else _Once.apply(each, *sources) for each in gradients]
+    return None, *gradients, *(None,) * (len(tensors) - len(gradients))
 
 
 class _Once(torch.autograd.Function):
@@ -81,10 +92,10 @@ class _Once(torch.autograd.Function):
         )
 
 
-def _operator(name: str, kind: type[Error], tensors: str, options: str) -> Any:
+def _operator(name: str, kind: type[Error], leaves: str, constants: str, options: str) -> Any:
     """The operator ``fastbp::name``: the tensors, ``scale`` and ``gradient`` of `evaluate`, the fields of the error."""
-    count = GRADIENTS[kind]
-    last = tensors.count(",") + 1  # where `scale` stands
+    count = leaves.count("Tensor")
+    last = count + constants.count("Tensor")  # where `scale` stands
 
     def call(*arguments: Any) -> tuple[Tensor, ...]:
         given, scale, gradient, fields = arguments[:last], *arguments[last : last + 2], arguments[last + 2 :]
@@ -114,28 +125,18 @@ def _operator(name: str, kind: type[Error], tensors: str, options: str) -> Any:
         return (*gradients, *(None,) * (last - count + 2 + len(ctx.options)))
 
     results = ", ".join(["Tensor"] * (1 + count))
-    schema = f"({tensors}, Tensor? scale, bool gradient, {options}) -> ({results})"
+    schema = f"({leaves}, {constants}, Tensor? scale, bool gradient, {options}) -> ({results})"
     operator = torch.library.custom_op(f"fastbp::{name}", call, mutates_args=(), schema=schema)
     operator.register_fake(fake)
     operator.register_autograd(backward, setup_context=setup)
     return operator
 
 
-_OPTIONS = "str reduction, int ignore_index, float label_smoothing"
+_CLASSES = "Tensor target, Tensor? weight", "str reduction, int ignore_index, float label_smoothing"
+_OUTPUTS = "Tensor target, Tensor? weight, Tensor? pos_weight", "str reduction"
+_LINEAR = "Tensor input, Tensor linear_weight, Tensor? linear_bias"
 _OPERATORS = {
-    SoftmaxError: _operator(
-        "cross_entropy", SoftmaxError, "Tensor input, Tensor target, Tensor? weight", _OPTIONS
-    ),
-    LinearError: _operator(
-        "linear_cross_entropy",
-        LinearError,
-        "Tensor input, Tensor linear_weight, Tensor? linear_bias, Tensor target, Tensor? weight",
-        _OPTIONS,
-    ),
-    SigmoidError: _operator(
-        "binary_cross_entropy_with_logits",
-        SigmoidError,
-        "Tensor input, Tensor target, Tensor? weight, Tensor? pos_weight",
-        "str reduction",
-    ),
+    SoftmaxError: _operator("cross_entropy", SoftmaxError, "Tensor input", *_CLASSES),
+    SigmoidError: _operator("binary_cross_entropy_with_logits", SigmoidError, "Tensor input", *_OUTPUTS),
+    LinearError: _operator("linear_cross_entropy", LinearError, _LINEAR, *_CLASSES),
 }
