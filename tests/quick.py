@@ -15,8 +15,8 @@ ALL_KERNELS = (
 
 ROOMS = {  # name: (whose files, which tests); * stands for folders, too
     "losses": (
-        "fastbp/losses.py fastbp/hessians.py src_c/errors.def src_c/rows/*err* src_c/rows/soft* src_c/rows/many* src_c/rows/row.h "
-        "fastbp/_kernels/loss.* fastbp/_kernels/rows.*",
+        "fastbp/losses.py fastbp/hessians.py src_c/errors.def src_c/rows/*err* src_c/rows/soft* src_c/rows/many* "
+        "src_c/rows/row.h fastbp/_kernels/loss.* fastbp/_kernels/rows.*",
         "losses losses_at_once losses_edges losses_many_digits losses_options hessians changed_during_a_call",
     ),
     "activations": (
@@ -62,6 +62,7 @@ ROOMS = {  # name: (whose files, which tests); * stands for folders, too
     "data": ("fastbp/data/*", "data preparation"),
     "command_line": ("fastbp/cli/* fastbp/__main__.py", "cli cli_models"),
     "sklearn": ("fastbp/sklearn/*", "sklearn sklearn_own"),
+    "objectives": ("fastbp/objectives.py", "objectives hessians"),
     "docs": ("docs/*.md README.md examples/*", "docs walks"),
     "bench": ("bench/*", "bench"),
     "distribution": ("setup.py pyproject.toml MANIFEST.in fastbp/__pyinstaller/*", "distribution"),
