@@ -19,7 +19,7 @@ from .race import TWIN, Row, Setting
 from .timing import Plan
 
 TABLES = ("steps", "losses", "linear", "predict", "mnist", "sklearn", "inverse", "torch", "jax")
-PROGRAMS = ("options", "nielsen", "memmap", "sweep")  # which draw or print something else
+PROGRAMS = ("options", "nielsen", "memmap", "boosting", "sweep")  # which draw or print something else
 
 
 def main() -> None:

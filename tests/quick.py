@@ -66,6 +66,7 @@ ROOMS = {  # name: (whose files, which tests); * stands for folders, too
     "torch": ("fastbp/torch/*", "torch"),
     "jax": ("fastbp/jax/*", "jax"),
     "onnx": ("fastbp/onnx/*", "onnx"),
+    "objectives": ("fastbp/objectives.py", "objectives hessians"),
     "bench": ("bench/*", "bench"),
     "distribution": ("setup.py pyproject.toml MANIFEST.in fastbp/__pyinstaller/*", "distribution"),
     "harness": ("tests/conftest.py tests/pairs.py tests/quick.py tests/tolerances.py", "pairs regressions"),

@@ -17,6 +17,7 @@ sys.path.append(str(Path(__file__).parents[1]))  # at the end: an installed fast
 
 import fastbp
 from bench import (
+    boosting,
     inverse,
     linear,
     losses,
@@ -264,6 +265,16 @@ def test_options(capsys, backend):
     assert [row["name"] for row in rows][::10] == ["plain SGD", "all"]
     assert rows[0]["ratio"] == 1 and all(row["seconds"] > 0 for row in rows)
     assert "at most 2" in capsys.readouterr().out.splitlines()[-1]
+
+
+def test_boosting(capsys, backend, monkeypatch):
+    """Without the libraries, whose objectives are those of test_objectives.py."""
+    monkeypatch.setitem(sys.modules, "xgboost", None)
+    monkeypatch.setitem(sys.modules, "lightgbm", None)
+    rows = boosting.rows([boosting.BoostingShape(30, 3, trained=True)], DTYPES[0], 1, quick=True)
+    ours, usual = rows[0]["fastbp"], rows[0]["NumPy"]
+    assert ours["error"] < 1e-6 and usual["error"] < 1.1 and ours["ratio"] == 1
+    assert "lightgbm is left out" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("stored", ["float32", "uint8"])

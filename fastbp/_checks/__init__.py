@@ -66,6 +66,7 @@ from fastbp._checks.targets import (
     some_classes,
     target_rows,
     weights,
+    whole_labels,
 )
 
 __all__ = [
@@ -75,5 +76,5 @@ __all__ = [
     "integers", "label_to_ignore", "last_axis", "layer_bias", "layer_delta", "layer_weight", "matrix",
     "memory", "ndarray", "networks", "number", "optimizers", "output", "output_weights", "positive_in",
     "reals", "rows", "shape", "slope_source", "softmax_arguments", "some_classes", "target_rows",
-    "threads", "vector", "weights", "writable",
+    "threads", "vector", "weights", "whole_labels", "writable",
 ]  # fmt: skip

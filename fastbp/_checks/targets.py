@@ -77,6 +77,20 @@ def class_indices(
     return labels
 
 
+def whole_labels(name: str, labels: Any) -> np.ndarray:
+    """Class indices (N,) as int64 that libraries for boosting keep as floats; rows of targets stay as they are."""
+    given = reals(name, labels)
+    if given.ndim != 1 or given.dtype.kind != "f":
+        return given
+    odd = ~(np.abs(given) < 2**53) | (given != np.rint(given))  # NaN is odd, too
+    if odd.any():
+        row = int(odd.argmax())
+        raise ValueError(
+            f"{name}: got {given[row]} in row {row}, expected class indices, which are whole numbers"
+        )
+    return given.astype(INT64)
+
+
 def label_to_ignore(ignore_index: Any) -> int:
     """`ignore_index` as an int64, save the largest, for which `class_indices` has another use."""
     text = "an integer in [-2**63, 2**63 - 1)"

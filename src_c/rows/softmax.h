@@ -95,8 +95,11 @@ static void log_softmax_row(fbp_size C, const real *z, real *y)
 
 /* h_c = scale y_c (1 - y_c), the slope of y_c in its own logit. With e_c = e^(z_c - m) and Σ = 1 + rest, 1 - y_c is rest/Σ where
  * e_c = 1, which no difference from 1 would keep; elsewhere y_c is below 1/2, and the difference loses nothing. */
-static ALWAYS_INLINE void hessian_through(fbp_size C, const real *z, double scale, real *h, real *e, int padded)
+static void softmax_hessian_row(fbp_size C, const real *z, double scale, real *h)
 {
+    assert(are_elements(z, C) && are_elements(h, C) && are_same_or_apart(C, z, h));
+    const int padded = C <= BLOCK;
+    real block[BLOCK], *e = padded ? block : h;
     const real m = row_max(C, z);
     if (!isfinite(m)) {
         fill(C, NAN, h);
@@ -110,15 +113,6 @@ static ALWAYS_INLINE void hessian_through(fbp_size C, const real *z, double scal
         const vec below = v_mul(v_mul(a, gain), v_fma(a, minus_inverse, one));
         store_at(h + i, v_select(v_eq(a, one), at_maximum, below), C - i);
     }
-}
-static void softmax_hessian_row(fbp_size C, const real *z, double scale, real *h)
-{
-    assert(are_elements(z, C) && are_elements(h, C) && are_same_or_apart(C, z, h));
-    real e[BLOCK];
-    if (C <= BLOCK)
-        hessian_through(C, z, scale, h, e, 1);
-    else
-        hessian_through(C, z, scale, h, h, 0);
 }
 
 /* m + ln Σ; if the maximum is not finite, NaN for a row with a NaN, else the maximum */
