@@ -33,8 +33,8 @@ class MLPClassifier(ClassifierMixin, Perceptron):
         As in scikit-learn's :class:`~sklearn.neural_network.MLPClassifier`, with the same defaults.
     activation : str, or one for each hidden layer, default "relu"
         Also those of :class:`fastbp.MLP`, besides scikit-learn's identity, logistic, tanh and relu.
-    solver : {"lbfgs", "sgd", "adam"} or an optimizer of :mod:`fastbp.optimizers`, default "adam"
-        An optimizer brings its own rates, schedules and average; `alpha` is added to its weight decay.
+    solver : {"lbfgs", "sgd", "adam"}, an optimizer of :mod:`fastbp.optimizers` or :class:`fastbp.LBFGS`, default "adam"
+        An optimizer brings its own rates, schedules and average, or memory and tolerance; `alpha` is added to its weight decay.
     class_weight : dict or "balanced", optional
         A weight for each class, multiplied into the sample weights; ``"balanced"``: N / (C · how often the class occurs).
     label_smoothing : float in [0, 1], default 0
