@@ -213,9 +213,11 @@ class MLPClassifier(ClassifierMixin, Perceptron):
         if kind == "multiclass":
             places: np.ndarray = np.searchsorted(self.classes_, y)
             return places.astype(np.int64, copy=False)
-        if kind == "binary" and len(self.classes_) == 2:  # what the binarizer says, without its second look at all labels
-            return (y == self.classes_[1]).astype(np.int64).reshape(-1, 1)
-        rows: np.ndarray = self._label_binarizer.transform(y)
+        rows: np.ndarray
+        if kind == "binary" and len(self.classes_) == 2:  # the same, without a second look at all labels
+            rows = (y == self.classes_[1]).astype(np.int64).reshape(-1, 1)
+        else:
+            rows = self._label_binarizer.transform(y)
         return rows
 
     def _probabilities(self, y: np.ndarray, incremental: bool) -> np.ndarray:
