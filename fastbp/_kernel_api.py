@@ -35,6 +35,7 @@ class Network(Protocol):
         dropout: tuple[float, ...] = (),
         seed: int = 0,
         label_smoothing: float = 0.0,
+        parameter: float = 0.0,
     ) -> None: ...
 
     largest_error: float

@@ -126,7 +126,7 @@ def _check_model(net: MLP, x: ArrayLike, t: ArrayLike) -> list[_Comparison]:
         net.layer_sizes,
         activation=net.activation,
         loss=net.loss_name,
-        label_smoothing=net.label_smoothing,
+        **net._error_options(),
         dtype="float64",
         n_threads=net.n_threads,
     )

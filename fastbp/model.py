@@ -67,6 +67,8 @@ _FIXED = dict.fromkeys(
         "dropout",
         "loss_name",
         "label_smoothing",
+        "delta",
+        "tau",
         "dtype",
         "n_threads",
         "init",
@@ -141,10 +143,12 @@ class MLP:
         ``quantile``              Z                  rows (N, O)
         ========================= ================== =================================================
 
-        ``huber`` turns linear at δ = 1, ``quantile`` is that of τ = ½.
-
         A network of one output also takes targets (N,) for (N, 1), unless its error is that of the softmax. Other
         targets are refused: at them the error has no minimum.
+    delta : float > 0, default 1
+        Where the error ``huber`` turns linear.
+    tau : float in (0, 1), default 0.5
+        Which quantile has the least error ``quantile``; by default the median.
     dtype : {"float32", "float64"}, default "float32"
         Of the parameters and of all that is computed. Examples of any real dtype are converted to it; they and
         their targets may be tables and columns of other libraries, if no value is missing and none is text.
@@ -168,7 +172,7 @@ class MLP:
         That of each hidden layer.
     loss_name, init : str
         The arguments `loss` and `init`, which is ``"custom"`` for a function; ``loss`` itself is a method.
-    label_smoothing : float
+    label_smoothing, delta, tau : float
     dtype : numpy.dtype
     n_threads : int or None
     parameters : numpy.ndarray, one axis
@@ -212,6 +216,8 @@ class MLP:
         dropout: float | Sequence[float] = 0.0,
         loss: str = "softmax_cross_entropy",
         label_smoothing: float = 0.0,
+        delta: float = 1.0,
+        tau: float = 0.5,
         dtype: DTypeLike = "float32",
         seed: int | None = None,
         n_threads: int | None = None,
@@ -219,7 +225,18 @@ class MLP:
     ) -> None:
         named = _checks.networks.initializer("init", init, ("auto", *initializers.INITIALIZERS))
         self._generator = np.random.default_rng(_checks.networks.seed("seed", seed))
-        self._configure(layer_sizes, activation, loss, dtype, n_threads, named, dropout, label_smoothing)
+        self._configure(
+            layer_sizes,
+            activation,
+            loss,
+            dtype,
+            n_threads,
+            named,
+            dropout,
+            label_smoothing,
+            delta=delta,
+            tau=tau,
+        )
         if any(self.dropout):
             # from a copy: the weights are those that the seed gives without dropout
             self._dropout_seed = int(self._random_state().integers(2**63))
@@ -237,6 +254,8 @@ class MLP:
         dropout: float | Sequence[float] = 0.0,
         label_smoothing: float = 0.0,
         dropout_seed: int = 0,
+        delta: float = 1.0,
+        tau: float = 0.5,
     ) -> None:
         """Check the arguments and keep them."""
         self.layer_sizes = _checks.networks.layer_sizes("layer_sizes", layer_sizes)
@@ -249,6 +268,8 @@ class MLP:
         self.loss_name = _checks.choice("loss", loss, LOSSES)
         self.label_smoothing = _checks.networks.smoothing(label_smoothing, self.loss_name, LOSSES)
         self.dtype = _checks.networks.float_dtype("dtype", dtype)
+        self.delta = _checks.networks.of_error("delta", delta, 1.0, self.loss_name, LOSSES, self.dtype)
+        self.tau = _checks.networks.of_error("tau", tau, 0.5, self.loss_name, LOSSES, self.dtype)
         self.n_threads = n_threads  # checked where it is used
         self.init = _checks.choice("init", init, ("auto", "custom", *initializers.INITIALIZERS))
 
@@ -275,7 +296,17 @@ class MLP:
             self.dropout,
             self._dropout_seed,
             self.label_smoothing,
+            self._error_options().get(LOSSES[self.loss_name].parameter or "", 0.0),
         )
+
+    def _error_options(self) -> dict[str, Any]:
+        """What the error function takes besides outputs, targets and their weights."""
+        loss, options = LOSSES[self.loss_name], {}
+        if loss.smooth:
+            options["label_smoothing"] = self.label_smoothing
+        if loss.parameter is not None:
+            options[loss.parameter] = getattr(self, loss.parameter)
+        return options
 
     def _draw_weights(self, init: str | Initializer) -> None:
         """Initial weights, drawn in float64 so that a seed means the same network in both dtypes."""
@@ -362,9 +393,7 @@ class MLP:
         engine = self._engine
         if parameters is not self.parameters:
             engine = self._engine_on(parameters, type(engine), engine.n_threads)
-        options: dict[str, Any] = {"n_threads": self.n_threads}
-        if self.label_smoothing:
-            options["label_smoothing"] = self.label_smoothing
+        options = {"n_threads": self.n_threads, **self._error_options()}
         loss, n_outputs = LOSSES[self.loss_name], self.layer_sizes[-1]
         blocks = evaluation.blocks(examples, rows, n_outputs, self.dtype)
         return evaluation.evaluate(engine, loss, blocks, n_outputs, options)
@@ -760,11 +789,13 @@ class MLP:
             "dropout": self.dropout,
             "label_smoothing": self.label_smoothing,
             "dropout_seed": self._dropout_seed,
+            "delta": self.delta,
+            "tau": self.tau,
         }
 
     def _description(self) -> dict[str, Any]:
         """What two networks have in common that can go on with each other's parameters."""
-        alike = {"layer_sizes", "loss", "dropout", "label_smoothing", "dropout_seed"}
+        alike = {"layer_sizes", "loss", "dropout", "label_smoothing", "dropout_seed", "delta", "tau"}
         some = {name: value for name, value in self._configuration().items() if name in alike}
         some |= {"activations": self.activations, "dtype": self.dtype.name}
         described: dict[str, Any] = json.loads(json.dumps(some))  # lists for tuples
@@ -799,7 +830,7 @@ class MLP:
             setattr(self, name, value)
 
     def __repr__(self) -> str:
-        options = {"dropout": any(self.dropout) and self.dropout, "label_smoothing": self.label_smoothing}
+        options = {"dropout": any(self.dropout) and self.dropout, **self._error_options()}
         more = "".join(f", {name}={value!r}" for name, value in options.items() if value)
         head = (
             f"MLP({list(self.layer_sizes)}, activation={self.activation!r}, loss={self.loss_name!r}, "

@@ -8,6 +8,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from fastbp import _checks, activations, losses
+from fastbp._checks.scalars import OPEN_FRACTION
 
 
 def _identity(logits: np.ndarray, **_: Any) -> np.ndarray:
@@ -45,7 +46,9 @@ class Loss(NamedTuple):
     smooth: bool = False
     """Whether targets can be smoothed."""
     parameter: str | None = None
-    """The argument of `error` that is its one parameter; a network takes its default."""
+    """The argument of `error` that is its one parameter, and of a network."""
+    parameters: _checks.Interval = _checks.POSITIVE
+    """What it may be."""
 
 
 LOSSES = {
@@ -72,5 +75,5 @@ LOSSES = {
     ),
     "poisson_deviance": Loss(losses.poisson_deviance, _exp, None, _checks.NOT_NEGATIVE, "r2"),
     "huber": Loss(losses.huber, _identity, None, None, "r2", parameter="delta"),
-    "quantile": Loss(losses.quantile, _identity, None, None, "r2", parameter="tau"),
+    "quantile": Loss(losses.quantile, _identity, None, None, "r2", parameter="tau", parameters=OPEN_FRACTION),
 }

@@ -442,6 +442,50 @@ def test_losses(loss):
         est.to_sklearn()
 
 
+def test_where_huber_turns_and_which_quantile():
+    """Of the fit, of what it tells, and of the validation set; no number that the loss has no use for goes to the network."""
+    X, y = data("output")
+    shares, adam = [], fastbp.Adam(fastbp.schedules.cosine(0.01, 600))
+    for tau in (0.2, 0.8):
+        est = ours.MLPRegressor("quantile", 2, "identity", tau=tau, solver=adam, max_iter=300, tol=0)
+        shares.append(float((y < est.set_params(random_state=0).fit(X, y).predict(X)).mean()))
+        assert est.network_.tau == tau
+    np.testing.assert_allclose(shares, (0.2, 0.8), atol=0.05)
+    est = ours.MLPRegressor("huber", (3,), delta=0.3, max_iter=5, random_state=0)
+    z = est.fit(X, y, X_val=X, y_val=y).network_.logits(X)
+    told = fastbp.huber(z, y[:, None].astype(z.dtype), delta=0.3).loss
+    np.testing.assert_allclose(est.validation_loss_curve_[-1], told, rtol=1e-6)
+    assert (est.network_.delta, clone(est).delta) == (0.3, 0.3)
+    again = pickle.loads(pickle.dumps(est))
+    assert again.network_.delta == 0.3
+    assert ours.MLPRegressor(delta=3.0, tau=0.9, max_iter=2).fit(X, y).network_.delta == 1.0
+    for wrong in ({"delta": 0.0}, {"tau": 1.0}):
+        with pytest.raises(
+            ValueError, match=f"The '{next(iter(wrong))}' parameter of MLPRegressor must be a float"
+        ):
+            ours.MLPRegressor(**wrong).fit(X, y)
+
+
+@pytest.mark.parametrize("task", ["classes", "outputs"])
+def test_lbfgs_as_an_optimizer(task):
+    """The solver of that name, with a memory, tolerance and decay of its own: the decay is of the mean error."""
+    X, y = data(task)
+    kind = ours.MLPClassifier if task == "classes" else ours.MLPRegressor
+
+    def fitted(solver, alpha, **more):
+        return kind(
+            hidden_layer_sizes=5, solver=solver, alpha=alpha, max_iter=20, random_state=0, **more
+        ).fit(X, y)
+
+    lbfgs = fastbp.LBFGS(weight_decay=0.01)
+    est = fitted(lbfgs, 0.01 * N)
+    assert_alike(fitted("lbfgs", 0.02 * N), est, X, rtol=1e-6)
+    assert lbfgs.steps == 0 and clone(est).solver is not lbfgs
+    assert est.to_sklearn().solver == "lbfgs" and not hasattr(est, "partial_fit")
+    assert fitted(fastbp.LBFGS(memory=1), 0).loss_ > fitted(fastbp.LBFGS(memory=20), 0).loss_
+    assert fitted(fastbp.LBFGS(tolerance=10.0), 0).n_iter_ == 0
+
+
 def test_dropout_and_smoothing():
     X, y = data("classes")
     parameters = {"dropout": 0.5, "hidden_layer_sizes": 50, "max_iter": 100, "alpha": 0}

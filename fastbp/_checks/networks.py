@@ -21,6 +21,7 @@ from fastbp._checks.scalars import (
     choice,
     integer,
     number,
+    positive_in,
 )
 from fastbp._checks.targets import weights
 from fastbp._errors import TargetIndexError
@@ -72,6 +73,18 @@ def smoothing(value: Any, loss: str, losses: Any) -> float:
     if checked and not losses[loss].smooth:
         having = ", ".join(name for name, row in losses.items() if row.smooth)
         raise ValueError(f"label_smoothing: got {value} with the loss {loss}, expected 0, or one of {having}")
+    return checked
+
+
+def of_error(name: str, value: Any, default: float, loss: str, losses: Any, dtype: np.dtype) -> float:
+    """`value` as the parameter of an error, if it is one of the network's, or nothing has been said."""
+    having = next(row for row in losses.values() if row.parameter == name)
+    checked = positive_in(name, value, dtype, having.parameters)
+    if checked != default and losses[loss] is not having:
+        expected = next(other for other, row in losses.items() if row is having)
+        raise ValueError(
+            f"{name}: got {value} with the loss {loss}, expected {default}, or the loss {expected}"
+        )
     return checked
 
 

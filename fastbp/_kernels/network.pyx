@@ -112,7 +112,7 @@ cdef class Network:
             raise MemoryError("no memory for a lock")
 
     def __init__(self, layer_sizes, activations, str loss, parameters, n_threads, dropout=(), uint64_t seed=0,
-                 double label_smoothing=0.0):
+                 double label_smoothing=0.0, double parameter=0.0):
         cdef Net *net = &self.net
         self.layer_sizes, self.activations, self.loss, self.dropout = tuple(layer_sizes), tuple(activations), loss, tuple(dropout)
         self.parameters, self.n_threads = parameters, n_threads
@@ -120,6 +120,8 @@ cdef class Network:
         net.element, net.count = parameters.itemsize, parameters.size
         net.k = kernels_for(net.element)
         net.w, net.error = vector_of(parameters, WRITE), row_error_named(loss)
+        if parameter != 0:
+            net.error.parameter = parameter
         net.seed, net.smoothing, net.plan.rows, net.largest_error = seed, label_smoothing, -1, INFINITY
         self.largest = INFINITY
         net.depth = len(layer_sizes) - 1

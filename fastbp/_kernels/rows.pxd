@@ -58,7 +58,7 @@ ctypedef void (*PieceWork)(const Rows *rows, const Scratch *scratch, Piece piece
 cdef struct RowError:
     PieceWork work
     int kind                      # its number in src_c/errors.def, or -1
-    double parameter              # the default, which networks use
+    double parameter              # the default, which networks use, if they are not told
     bint by_class                 # whether targets may be labels
     double largest_target         # targets of a network are in [0, largest_target]; NaN if any target is valid
 

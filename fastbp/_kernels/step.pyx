@@ -9,8 +9,8 @@ C. With very many classes the logits and deltas of a batch are never stored whol
    blocks of rows, and its gradient, whose size does not depend on the batch, together with the deltas.
 D. Layer by layer, the weights are updated, then the biases, which may be exempt from weight decay.
 E. Pending signals are polled between matrix products and inside long ones, but not between two updates.
-F. Muon forms the steps of all hidden matrices, which may take long, before it changes the first parameter or state. A hidden matrix
-   is that of any layer but the last: the inputs of the first are numbers, not the rows of a table as in an embedding.
+F. Muon forms the steps of all hidden matrices, which may take long, before it changes the first parameter or state. A hidden
+   matrix is that of any layer but the last: the inputs of the first are numbers, not the rows of a table as in an embedding.
 """
 
 from libc.math cimport fabs, fmax, isfinite, sqrt
@@ -266,7 +266,6 @@ cdef double gradient_bound(Net *net, const Batch *batch) except? -1 nogil:
 cdef void fill(Net *net, Py_ssize_t n, const char *g, fbp_update numbers, void **state, char *to, fbp_team *team) noexcept nogil:
     """The step of a rule, d, to `to`, without any parameters: 0 + 1 d"""
     cdef Update u
-    cdef Py_ssize_t i
     memset(&u, 0, sizeof(u))
     memset(to, 0, n * net.element)
     if state != NULL:
@@ -303,7 +302,7 @@ cdef int iterate(Net *net, const Layer *layer, const char *x, char *to, fbp_team
 
 cdef int orthogonalise(Net *net, const Layer *layer, const char *g, const Update *u, fbp_team *team) except -1 nogil:
     """c^¼ times the orthogonalised step of a hidden matrix by the gradient g (count), to its place in net.orthogonal"""
-    cdef Py_ssize_t n = layer.dense.inputs * layer.dense.outputs, i
+    cdef Py_ssize_t n = layer.dense.inputs * layer.dense.outputs
     cdef char *x = net.orthogonal + layer.weight
     cdef char *y = net.other_matrix
     cdef double length
@@ -318,7 +317,7 @@ cdef int orthogonalise(Net *net, const Layer *layer, const char *g, const Update
     memset(&scaled, 0, sizeof(scaled))  # SGD's step, which is the gradient, scaled
     scaled.gradient_scale = FOURTH_ROOT / (u.epsilon if length < u.epsilon else length)
     fill(net, n, x, scaled, NULL, y, team)
-    for i in range(u.iterations):
+    for _ in range(u.iterations):
         x, y = y, x
         iterate(net, layer, x, y, team)
     return 0
@@ -327,10 +326,11 @@ cdef int orthogonalise(Net *net, const Layer *layer, const char *g, const Update
 cdef void update_matrix(Net *net, const Layer *layer, const char *g, const Update *u, fbp_team *team) noexcept nogil:
     """By its orthogonalised step, whose factor is K. Jordan's, or makes its mean square that of AdamW: J. Liu et al., "Muon is
     scalable for LLM training", https://arxiv.org/abs/2502.16982, 2025."""
-    cdef double I = layer.dense.inputs, O = layer.dense.outputs
+    cdef double inputs = layer.dense.inputs, outputs = layer.dense.outputs
     cdef Update of_matrix = u[0]
+    cdef double factor = 0.2 * sqrt(fmax(inputs, outputs)) if u.as_long_as_adamw else sqrt(fmax(1, outputs / inputs))
     of_matrix.state[1], of_matrix.state[2] = net.orthogonal, NULL
-    of_matrix.matrices.bias[0] = FOURTH_ROOT / (0.2 * sqrt(fmax(I, O)) if u.as_long_as_adamw else sqrt(fmax(1, O / I)))
+    of_matrix.matrices.bias[0] = FOURTH_ROOT / factor  # by which the learning rate is divided
     update_parameters(&of_matrix, &of_matrix.matrices, net.k, net.element, layer.dense.inputs * layer.dense.outputs,
                       g + layer.weight, net.w, layer.weight, team)
 

@@ -252,22 +252,25 @@ def elementwise_error(outputs, targets, sample_weight, error, parameter, mean, l
 # -- the errors of a network: the weighted mean over the rows z (N, C), its terms, its delta, and the sum of the weights ---
 
 
-def _mean_softmax_cross_entropy(z, targets, weights, smoothing, losses, delta, n_threads):
+def _mean_softmax_cross_entropy(z, targets, weights, smoothing, parameter, losses, delta, n_threads):
     labels, rows = (targets, None) if targets.ndim == 1 else (None, targets)
     options = (None, weights, -100, smoothing, 0.0, 0.0)
     return softmax_cross_entropy(z, labels, rows, *options, True, losses, delta, n_threads)
 
 
-def _mean_sigmoid_cross_entropy(z, targets, weights, smoothing, losses, delta, n_threads):
+def _mean_sigmoid_cross_entropy(z, targets, weights, smoothing, parameter, losses, delta, n_threads):
     return sigmoid_cross_entropy(z, targets, None, weights, smoothing, True, losses, delta, n_threads)
 
 
-def _mean_elementwise_error(error, parameter, z, targets, weights, smoothing, losses, delta, n_threads):
+def _mean_elementwise_error(error, z, targets, weights, smoothing, parameter, losses, delta, n_threads):
     return elementwise_error(z, targets, weights, error, parameter, True, losses, delta, n_threads)
 
 
-PARAMETERS = {"huber": 1.0, "quantile": 0.5}  # of those errors that have one, what a network takes for it
+PARAMETERS = {
+    "huber": 1.0,
+    "quantile": 0.5,
+}  # of those errors that have one, what a network takes for it, if it is not told
 MEAN_ERRORS = {
     "softmax_cross_entropy": _mean_softmax_cross_entropy,
     "sigmoid_cross_entropy": _mean_sigmoid_cross_entropy,
-} | {name: partial(_mean_elementwise_error, name, PARAMETERS.get(name, 0.0)) for name in TERMS}
+} | {name: partial(_mean_elementwise_error, name) for name in TERMS}

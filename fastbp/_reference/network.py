@@ -10,7 +10,7 @@ import time
 import numpy as np
 
 from fastbp._reference.activations import ACTIVATIONS, activate
-from fastbp._reference.errors import MEAN_ERRORS
+from fastbp._reference.errors import MEAN_ERRORS, PARAMETERS
 from fastbp._reference.layers import linear, linear_backward_input, linear_backward_weight
 from fastbp._reference.random import dropout_factors, step_key
 from fastbp._reference.updates import keep, update_segment
@@ -22,10 +22,11 @@ class Network:
     REPORT_SECONDS = 0.1
 
     def __init__(
-        self, layer_sizes, activations, loss, parameters, n_threads, dropout=(), seed=0, label_smoothing=0.0
-    ):
+        self, layer_sizes, activations, loss, parameters, n_threads, dropout=(), seed=0, label_smoothing=0.0, parameter=0.0
+    ):  # fmt: skip
         self.layer_sizes, self.activations, self.loss = tuple(layer_sizes), tuple(activations), loss
         self.dropout, self.seed, self.label_smoothing = tuple(dropout), seed, label_smoothing
+        self.parameter = parameter or PARAMETERS.get(loss, 0.0)  # of the error
         self.parameters, self.n_threads = parameters, n_threads  # shared with the caller, not copied
         self.largest_error = math.inf  # that an example counts in the means that are told
         self._lock = threading.RLock()
@@ -183,7 +184,8 @@ class Network:
         """
         errors = np.zeros(len(z))
         error = MEAN_ERRORS[self.loss]
-        mean, total = error(z, targets, weights, self.label_smoothing, errors, delta, self.n_threads)
+        numbers = self.label_smoothing, self.parameter
+        mean, total = error(z, targets, weights, *numbers, errors, delta, self.n_threads)
         if math.isfinite(self.largest_error) and total:
             w = np.ones(len(z)) if weights is None else weights
             mean = float((w * self._limited(z, targets, w, errors)).sum() / total)

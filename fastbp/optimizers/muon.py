@@ -17,7 +17,7 @@ class Muon(Optimizer):
         X ← a X + b (X Xᵀ) X + c (X Xᵀ)² X, `ns_steps` times, with a, b, c = 3.4445, -4.7750, 2.0315
         W ← (1 - η λ) W - η √max(1, O/I) X
 
-    The iteration of Newton and Schulz takes the singular values of X, from 1 % on, to between 0.68 and 1.14, so a step is about as
+    The iteration of Newton and Schulz takes the singular values of X, from 1 % on, to between 0.68 and 1.14: a step is about as
     long in all directions, those that gradients seldom have included. The biases, and the last layer, go by AdamW with the
     learning rate ``adam_ratio * learning_rate``.
 

@@ -33,8 +33,8 @@ class MLPClassifier(ClassifierMixin, Perceptron):
         As in scikit-learn's :class:`~sklearn.neural_network.MLPClassifier`, with the same defaults.
     activation : str, or one for each hidden layer, default "relu"
         Also those of :class:`fastbp.MLP`, besides scikit-learn's identity, logistic, tanh and relu.
-    solver : {"lbfgs", "sgd", "adam"} or an optimizer of :mod:`fastbp.optimizers`, default "adam"
-        An optimizer brings its own rates, schedules and average; `alpha` is added to its weight decay.
+    solver : {"lbfgs", "sgd", "adam"}, an optimizer of :mod:`fastbp.optimizers` or :class:`fastbp.LBFGS`, default "adam"
+        An optimizer brings its own rates, schedules and average, or memory and tolerance; `alpha` is added to its weight decay.
     class_weight : dict or "balanced", optional
         A weight for each class, multiplied into the sample weights; ``"balanced"``: N / (C · how often the class occurs).
     label_smoothing : float in [0, 1], default 0
@@ -213,7 +213,11 @@ class MLPClassifier(ClassifierMixin, Perceptron):
         if kind == "multiclass":
             places: np.ndarray = np.searchsorted(self.classes_, y)
             return places.astype(np.int64, copy=False)
-        rows: np.ndarray = self._label_binarizer.transform(y)
+        rows: np.ndarray
+        if kind == "binary" and len(self.classes_) == 2:  # the same, without a second look at all labels
+            rows = (y == self.classes_[1]).astype(np.int64).reshape(-1, 1)
+        else:
+            rows = self._label_binarizer.transform(y)
         return rows
 
     def _probabilities(self, y: np.ndarray, incremental: bool) -> np.ndarray:

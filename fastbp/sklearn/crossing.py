@@ -10,6 +10,8 @@ from sklearn import neural_network
 from sklearn.base import is_classifier
 from sklearn.utils.validation import check_is_fitted
 
+from fastbp.lbfgs import LBFGS
+
 if TYPE_CHECKING:
     from fastbp.sklearn.classifier import MLPClassifier
     from fastbp.sklearn.regressor import MLPRegressor
@@ -67,7 +69,7 @@ def to_sklearn(estimator: Any) -> Any:
     theirs = _new(getattr(neural_network, name), estimator)
     theirs.set_params(activation=_one(estimator.activation))
     if not isinstance(estimator.solver, str):
-        theirs.set_params(solver="adam")
+        theirs.set_params(solver="lbfgs" if isinstance(estimator.solver, LBFGS) else "adam")
     theirs._best_coefs = copy.deepcopy(theirs.coefs_)
     theirs._best_intercepts = copy.deepcopy(theirs.intercepts_)
     return theirs

@@ -15,6 +15,7 @@ from sklearn.utils._param_validation import Interval, Options, StrOptions
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
 from fastbp import activations
+from fastbp.lbfgs import LBFGS
 from fastbp.model import MLP
 from fastbp.optimizers import Optimizer
 from fastbp.outputs import LOSSES
@@ -29,9 +30,14 @@ def keep(est: BaseEstimator, arguments: dict[str, Any]) -> None:
     vars(est).update((name, value) for name, value in arguments.items() if name not in ("self", "__class__"))
 
 
+def is_lbfgs(solver: Any) -> bool:
+    """Whether it takes all the examples at once: by name or as an optimizer."""
+    return isinstance(solver, LBFGS) or bool(solver == "lbfgs")
+
+
 def fits_by_batches(est: Any) -> bool:
     """Whether there is a `partial_fit`."""
-    if est.solver == "lbfgs":
+    if is_lbfgs(est.solver):
         raise AttributeError(
             f"partial_fit is only available for stochastic optimizers. {est.solver} is not stochastic."
         )
@@ -44,7 +50,7 @@ class Perceptron(callbacks.CallbackSupportMixin, BaseEstimator):
     _parameter_constraints: ClassVar[dict[str, Any]] = {
         "hidden_layer_sizes": ["array-like", Interval(Integral, 1, None, closed="left")],
         "activation": [StrOptions({"logistic", *activations.ACTIVATIONS}), list, tuple],
-        "solver": [StrOptions({"lbfgs", "sgd", "adam"}), Optimizer],
+        "solver": [StrOptions({"lbfgs", "sgd", "adam"}), Optimizer, LBFGS],
         "alpha": [Interval(Real, 0, None, closed="left")],
         "batch_size": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
         "learning_rate": [StrOptions({"constant", "invscaling", "adaptive"})],
@@ -159,7 +165,7 @@ class Perceptron(callbacks.CallbackSupportMixin, BaseEstimator):
         objective = solvers.Objective(net, x, t, weights, self.alpha, self._share(), self.clip_norm or 0.0)
         heard = nullcontext(callbacks.untold) if incremental else callbacks.around(self, X, y, sample_weight)
         with heard as told:
-            if self.solver == "lbfgs":
+            if is_lbfgs(self.solver):
                 wide = self._new_network(list(net.layer_sizes), np.dtype(np.float64))
                 wide._engine.largest_error = net._engine.largest_error
                 training.lbfgs(self, objective, wide, told)
@@ -190,7 +196,7 @@ class Perceptron(callbacks.CallbackSupportMixin, BaseEstimator):
         self._show(self._new_network(sizes, dtype))
         self._draw(self._network)
         self._best_parameters = self._network.parameters.copy()
-        if self.solver == "lbfgs":
+        if is_lbfgs(self.solver):
             return
         self.loss_curve_: list[float] = []
         self.validation_loss_curve_: list[float] = []
@@ -234,9 +240,8 @@ class Perceptron(callbacks.CallbackSupportMixin, BaseEstimator):
     def _loss(self, z: np.ndarray, targets: np.ndarray, weights: np.ndarray | None) -> float:
         """The mean error of logits."""
         net = self._network
-        options = {"label_smoothing": net.label_smoothing} if net.label_smoothing else {}
         error = LOSSES[net.loss_name].error
-        return float(error(z, targets, sample_weight=weights, **options).loss) * self._share()
+        return float(error(z, targets, sample_weight=weights, **net._error_options()).loss) * self._share()
 
     # Predicting -------------------------------------------------------------------------------------------
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from numbers import Real
 from typing import Any, ClassVar
 
 import numpy as np
 from sklearn.base import RegressorMixin, _fit_context
 from sklearn.metrics import r2_score
 from sklearn.utils import column_or_1d
-from sklearn.utils._param_validation import StrOptions
+from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import validate_data
 
@@ -22,16 +23,20 @@ class MLPRegressor(RegressorMixin, Perceptron):
     Parameters
     ----------
     loss : {"squared_error", "poisson", "huber", "quantile"}, default "squared_error"
-        Half of the squared error, half of the Poisson deviance with exp(z) for an output; and Huber's error, which turns linear
-        at 1, and half of the absolute error, which is the quantile error of ½.
+        Half of the squared error, half of the Poisson deviance with exp(z) for an output; and Huber's error and the quantile
+        error, :func:`fastbp.huber` and :func:`fastbp.quantile`.
     hidden_layer_sizes, alpha, batch_size, learning_rate, learning_rate_init, power_t, max_iter, shuffle, random_state, tol, \
     verbose, warm_start, momentum, nesterovs_momentum, early_stopping, validation_fraction, beta_1, beta_2, epsilon, \
     n_iter_no_change, max_fun
         As in scikit-learn's :class:`~sklearn.neural_network.MLPRegressor`, with the same defaults.
     activation : str, or one for each hidden layer, default "relu"
         Also those of :class:`fastbp.MLP`, besides scikit-learn's identity, logistic, tanh and relu.
-    solver : {"lbfgs", "sgd", "adam"} or an optimizer of :mod:`fastbp.optimizers`, default "adam"
-        An optimizer brings its own rates, schedules and average; `alpha` is added to its weight decay.
+    solver : {"lbfgs", "sgd", "adam"}, an optimizer of :mod:`fastbp.optimizers` or :class:`fastbp.LBFGS`, default "adam"
+        An optimizer brings its own rates, schedules and average, or memory and tolerance; `alpha` is added to its weight decay.
+    delta : float > 0, default 1
+        Where Huber's error turns linear.
+    tau : float in (0, 1), default 0.5
+        Which quantile the quantile error is of: with the default the outputs are medians.
     dropout : float in [0, 1), or one for each hidden layer, default 0
         How many outputs of the hidden layers are set to 0 at random while the network trains.
     clip_norm : float > 0, optional
@@ -66,6 +71,8 @@ class MLPRegressor(RegressorMixin, Perceptron):
     _parameter_constraints: ClassVar[dict[str, Any]] = {
         **Perceptron._parameter_constraints,
         "loss": [StrOptions({"squared_error", "poisson", "huber", "quantile"})],
+        "delta": [Interval(Real, 0, None, closed="neither")],
+        "tau": [Interval(Real, 0, 1, closed="neither")],
     }
 
     def __init__(
@@ -95,6 +102,8 @@ class MLPRegressor(RegressorMixin, Perceptron):
         epsilon: float = 1e-8,
         n_iter_no_change: float = 10,
         max_fun: int = 15000,
+        delta: float = 1.0,
+        tau: float = 0.5,
         dropout: Any = 0.0,
         clip_norm: float | None = None,
         scoring: Any = None,
@@ -168,6 +177,10 @@ class MLPRegressor(RegressorMixin, Perceptron):
 
     def _error(self) -> str:
         return "poisson_deviance" if self.loss == "poisson" else self.loss
+
+    def _options(self) -> dict[str, Any]:
+        of_errors = {"huber": {"delta": self.delta}, "quantile": {"tau": self.tau}}
+        return super()._options() | of_errors.get(self.loss, {})
 
     def _n_outputs(self, targets: np.ndarray) -> int:
         return int(targets.shape[1])

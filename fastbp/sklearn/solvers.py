@@ -157,23 +157,28 @@ def adam(rate: float, beta_1: float, beta_2: float, epsilon: float) -> Steps:
 
 
 def lbfgs(
-    objective: Objective, wide: MLP, callback: Callable[[np.ndarray], None] | None = None, **options: Any
+    objective: Objective,
+    wide: MLP,
+    decay: float = 0.0,
+    callback: Callable[[np.ndarray], None] | None = None,
+    **options: Any,
 ) -> scipy.optimize.OptimizeResult:
     """Minimize by SciPy's L-BFGS-B, in float64, in which the line search finds its way: on `wide`.
 
-    `callback` finds the parameters of each iteration in the network.
+    The objective gains ½ `decay` ‖W‖². `callback` finds the parameters of each iteration in the network.
     """
     net, work = objective.net, _on(objective, wide)
     place, n_weights = _packed(net), sum(w.size for w in net.weights)
     weight = float(len(work.targets) if work.weights is None else work.weights.sum())
+    decay += work.alpha / weight
     parameters, gradient = work.net.parameters, np.empty_like(work.net.parameters)
 
     def loss_and_gradient(packed: np.ndarray) -> tuple[float, np.ndarray]:
         parameters[place] = packed
         loss = work.gradient(gradient)
         slope, w = gradient[place], packed[:n_weights]
-        slope[:n_weights] += work.alpha / weight * w
-        return loss + 0.5 * work.alpha * float(w @ w) / weight, slope
+        slope[:n_weights] += decay * w
+        return loss + 0.5 * decay * float(w @ w), slope
 
     def told(packed: np.ndarray) -> None:
         net.parameters[place] = packed

@@ -16,6 +16,7 @@ from sklearn.metrics import check_scoring
 from sklearn.model_selection import train_test_split
 from sklearn.utils.optimize import _check_optimize_result
 
+from fastbp.lbfgs import LBFGS
 from fastbp.sklearn import solvers
 from fastbp.sklearn.callbacks import Epoch, untold
 from fastbp.sklearn.examples import logits
@@ -218,8 +219,12 @@ def lbfgs(est: Any, objective: solvers.Objective, wide: Any, told: Epoch) -> Non
     """Fit on all the examples at once, with the help of a network in float64."""
     with _Iterations(told) as tell:
         callback = None if told is untold else tell
+        options, decay = {"gtol": est.tol}, 0.0
+        if isinstance(est.solver, LBFGS):  # which judges by the gradient alone
+            options = {"gtol": est.solver.tolerance, "maxcor": est.solver.memory, "ftol": 0.0}
+            decay = est.solver.weight_decay
         result = solvers.lbfgs(
-            objective, wide, callback, maxfun=est.max_fun, maxiter=est.max_iter, gtol=est.tol
+            objective, wide, decay, callback, maxfun=est.max_fun, maxiter=est.max_iter, **options
         )
     est.n_iter_ = _check_optimize_result("lbfgs", result, est.max_iter)
     est.loss_ = result.fun

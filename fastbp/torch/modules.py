@@ -86,7 +86,7 @@ def to_module(net: fastbp.MLP) -> nn.Sequential:
             activation, rate = hidden.pop(0)
             modules += [_ACTIVATIONS[activation]()] + ([nn.Dropout(rate)] if rate else [])
     module = nn.Sequential(*modules)
-    module.fastbp = {"loss": net.loss_name, "label_smoothing": net.label_smoothing}
+    module.fastbp = {"loss": net.loss_name, **net._error_options()}
     return module
 
 
@@ -134,6 +134,7 @@ def from_module(
         raise TypeError(f"module: got {type(module).__name__}, expected a torch.nn.Module")
     linears, activations, rates = _layers(module)
     noted = getattr(module, "fastbp", {})
+    of_error = {name: noted[name] for name in ("delta", "tau") if name in noted and loss is None}
     net = fastbp.MLP(
         [linears[0].in_features, *(linear.out_features for linear in linears)],
         activation=activations,
@@ -144,6 +145,7 @@ def from_module(
         seed=seed,
         n_threads=n_threads,
         init="zeros",
+        **of_error,
     )
     for linear, weight, bias in zip(linears, net.weights, net.biases, strict=True):
         weight[:], bias[:] = linear.weight.detach().numpy().T, linear.bias.detach().numpy()

@@ -112,9 +112,9 @@ static ALWAYS_INLINE vec lion_step(const fbp_update *u, const constants *c, vec 
     return v_select(v_lt(v_all(0), to), v_all(1), v_select(v_lt(to, v_all(0)), v_all(-1), to)); /* NaN stays */
 }
 
-/* mean m of a matrix's gradient:  m ← μ m + (1-μ) g.  Without O, d is what is to be orthogonalised, μ m + (1-μ) g if nesterov, else
- * m, and the state stays; with O, which has come of it, d = O.   K. Jordan, "Muon: an optimizer for hidden layers in neural
- * networks", https://kellerjordan.github.io/posts/muon/, 2024. */
+/* mean m of a matrix's gradient:  m ← μ m + (1-μ) g.  Without O, d is what is to be orthogonalised, μ m + (1-μ) g if nesterov,
+ * else m, and the state stays; with O, which has come of it, d = O.   K. Jordan, "Muon: an optimizer for hidden layers in
+ * neural networks", https://kellerjordan.github.io/posts/muon/, 2024. */
 enum { MUON_MOMENTUM, MUON_NESTEROV };
 static ALWAYS_INLINE vec muon_step(const fbp_update *u, const constants *c, vec g, vec *state)
 {
