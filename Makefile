@@ -18,7 +18,7 @@ quick:  ## the fastest instruction set alone; make quick ROOM=losses, or without
 lint:
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m ruff format --check .
-	cython-lint fastbp/_kernels
+	cython-lint fastbp
 	$(PYTHON) tools/columns.py
 
 types:
@@ -48,4 +48,4 @@ demo:
 	$(PYTHON) -m fastbp demo
 
 clean:
-	rm -rf build fastbp.egg-info docs/_build docs/gallery fastbp/_kernels/*.so fastbp/_kernels/*.pyd
+	rm -rf build fastbp.egg-info docs/_build docs/gallery fastbp/*.so fastbp/*.pyd fastbp/_kernels/*.so fastbp/_kernels/*.pyd

@@ -36,7 +36,7 @@ EXACT = [
     "-fno-reciprocal-math",
     "-fsigned-zeros",
 ]
-HEADERS = ["src_c/fastbp.h", *map(str, sorted(Path("src_c").glob("*.def")))]  # those of C and Cython programs
+HEADERS = [f"src_c/{name}" for name in ("fastbp.h", "functions.def", "activations.def", "errors.def", "updates.def")]
 
 
 def compiler_version() -> str:
@@ -78,7 +78,7 @@ def extensions() -> list[Extension]:
     primitives = ["src_c/isa/dispatch.c", *sorted(str(path) for path in VARIANTS.glob("*.c"))]
     modules = [
         Extension(
-            f"fastbp._kernels.{path.stem}",
+            ".".join(path.with_suffix("").parts),
             [str(path), *(primitives if path.stem == "dispatch" else [])],
             include_dirs=["src_c", numpy.get_include()],
             define_macros=[
@@ -87,7 +87,7 @@ def extensions() -> list[Extension]:
                 *([] if DEBUG else [("NDEBUG", None), ("CYTHON_WITHOUT_ASSERTIONS", None)]),
             ],
         )
-        for path in sorted(KERNELS.glob("*.pyx"))
+        for path in sorted([*KERNELS.glob("*.pyx"), *KERNELS.parent.glob("*.pyx")])
     ]
     if not modules or len(primitives) == 1:
         raise SystemExit(

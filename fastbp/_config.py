@@ -57,7 +57,7 @@ def show_config() -> dict[str, Any]:
 
 
 def get_include() -> str:
-    """The folder of ``fastbp.h``, for C compilers and for Cython modules that ``cimport fastbp._kernels.dispatch``.
+    """The folder of ``fastbp.h``, for C compilers and for Cython modules that ``cimport fastbp.kernels``.
 
     Examples
     --------

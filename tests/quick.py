@@ -9,7 +9,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 ALL_KERNELS = (
-    "src_c/simd/* src_c/math/* src_c/variants/* src_c/real.h src_c/fastbp.h src_c/*.def src_c/kernels.h src_c/isa/dispatch.c "
+    "src_c/simd/* src_c/math/* src_c/variants/* src_c/real.h src_c/primitives.h src_c/*.def src_c/kernels.h src_c/isa/dispatch.c "
     "src_c/isa/machine.h fastbp/_kernels/dispatch.*"
 )
 
@@ -58,6 +58,7 @@ ROOMS = {  # name: (whose files, which tests); * stands for folders, too
     ),
     "memory": ("src_c/memory/spare.h src_c/memory/pages.h fastbp/_kernels/memory.*", "large_arrays"),
     "c": ("src_c/* tests/c/*", "c"),
+    "interface": ("fastbp/kernels.* src_c/fastbp.h src_c/functions.def", "c_interface embedding"),
     "gradient_check": ("fastbp/gradient_check.py", "gradient_check"),
     "data": ("fastbp/data/*", "data preparation"),
     "command_line": ("fastbp/cli/* fastbp/__main__.py", "cli cli_models"),

@@ -104,7 +104,7 @@ TOOLCHAINS = [
 ]
 
 
-NO_GENERIC = '#include "fastbp.h"\nconst fbp_kernels fbp_generic_float32, fbp_generic_float64;\n'
+NO_GENERIC = '#include "primitives.h"\nconst fbp_kernels fbp_generic_float32, fbp_generic_float64;\n'
 
 
 @THINNED
@@ -123,7 +123,7 @@ def test_kernels(toolchain: Toolchain, tmp_path: Path) -> None:
     _assert_passed(runs, {toolchain.isa or "generic"})
 
 
-OTHERS = """#include "fastbp.h"
+OTHERS = """#include "primitives.h"
 const fbp_kernels fbp_generic_float32, fbp_generic_float64, fbp_avx2_float32, fbp_avx2_float64, fbp_avx512_float64;
 """
 

@@ -229,10 +229,12 @@ def test_a_source_distribution_builds_the_same_package(sdist, tmp_path):
     from_tree, from_sdist = _wheel(tree, tmp_path / "a"), _wheel(sdist, tmp_path / "b")
     assert set(from_sdist) == set(from_tree)
     assert from_sdist == from_tree
-    for name in ("fastbp.h", "activations.def", "errors.def", "kernels.def", "updates.def"):
+    for name in ("fastbp.h", "functions.def", "activations.def", "errors.def", "updates.def"):
         assert from_tree[f"fastbp/include/{name}"] == (ROOT / "src_c" / name).read_bytes()
     assert "fastbp/datasets/digits.npz" in from_tree
-    assert "fastbp/_kernels/dispatch.pxd" in from_tree
+    assert [name for name in from_tree if name.endswith(".pxd")] == ["fastbp/kernels.pxd"], (
+        "the others are internal"
+    )
 
 
 # -- who else must find the kernels --------------------------------------------------------------------------------------------
@@ -271,10 +273,10 @@ def test_a_frozen_program_has_kernels_and_data(tmp_path):
 
 
 EXTENSION = """
-from fastbp._kernels.dispatch cimport FBP_RELU, fbp_kernels, kernels_for
+from fastbp.kernels cimport FBP_RELU, activate
 
 def relu_of(double x):
-    kernels_for(8).activate(FBP_RELU, 1, &x, &x)
+    activate(FBP_RELU, 1, 1, &x, 1, 1, &x, 1)
     return x
 """
 

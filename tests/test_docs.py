@@ -33,6 +33,7 @@ MODULES = ["fastbp"] + [
 ]
 BLOCK = re.compile(r"^```(python|console)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 COMMAND = re.compile(r"^\$ (.*)\n((?:(?!\$ ).*\n)*)", re.MULTILINE)
+PEERS = r"torch|sklearn|safetensors|pyarrow|matplotlib|onnxruntime|onnxscript|jax|joblib|dask|numba|fastbp\.kernels"
 IMPORTED = re.compile(r"^(?:import|from) (\w+)", re.MULTILINE)
 VARIES = re.compile(r"\d+\.\d+ s\b|\d\.\de-\d\d")  # seconds, and rounding errors
 
@@ -74,11 +75,7 @@ def blocks(page: Path) -> list[str]:
 
 def peer_of(block: str) -> str | None:
     """The library that a block needs beside fastbp: not everybody has it."""
-    imported = re.search(
-        r"^(?:import|from) (torch|sklearn|safetensors|pyarrow|matplotlib|onnxruntime|onnxscript|jax)\b",
-        block,
-        re.MULTILINE,
-    )
+    imported = re.search(rf"^(?:import|from) ({PEERS})\b", block, re.MULTILINE)
     return imported and imported.group(1)
 
 

@@ -3,23 +3,16 @@
 Elementwise functions see an array without gaps as one long row, cut into pieces; rows that lie apart are rows.
 """
 
-from cpython.exc cimport PyErr_CheckSignals
 from libc.string cimport memset
 
 from fastbp._kernels.dispatch cimport activation_kind, fbp_kernels, kernels_for, real, threads_for
 from fastbp._kernels.memory cimport set_element
-from fastbp._kernels.team cimport Work, fbp_team, fbp_team_share, on_team
+from fastbp._kernels.team cimport Work, check_signals, fbp_team, fbp_team_share, on_team
 
 cdef double ELEMENT_WORK = 1.0        # nanoseconds that one thread needs for an element, roughly
 cdef Py_ssize_t PIECE = 16 * 1024     # elements of one call of a primitive on an array without gaps
 cdef Py_ssize_t SLICE = 4 * 1024**2   # elements between two polls for signals
 cdef Py_ssize_t PIECES = 4            # of a slice for each thread, so that none waits long for the others
-
-# A primitive on `count` elements of a row. g, a, y are the addresses of the first ones; not all primitives use all.
-ctypedef void (*RowFunction)(
-    const fbp_kernels *k, int kind, Py_ssize_t count, const void *g, const void *a, void *y
-) noexcept nogil
-
 
 cdef void activate_piece(const fbp_kernels *k, int kind, Py_ssize_t count, const void *g, const void *x,
                          void *y) noexcept nogil:
@@ -76,37 +69,43 @@ cdef int all_rows(RowLoop *r, fbp_team *team) except -1 nogil:
         r.stop = min(r.start + slice, r.rows)
         fbp_team_share(team, some_rows, r, (r.stop - r.start + r.count - 1) // r.count)
         r.start = r.stop
-        with gil:
-            PyErr_CheckSignals()
+        check_signals()
     return 0
 
 
-cdef int share_rows(RowLoop *r, int n_threads) except -1:
-    with nogil:
-        on_team(<Work>all_rows, r, threads_for(n_threads, ELEMENT_WORK * r.rows * r.columns))
-    return 0
+cdef int over_matrices(RowFunction function, int kind, Py_ssize_t element, Py_ssize_t N, Py_ssize_t C, const char *g,
+                       Py_ssize_t g_row, const char *x, Py_ssize_t x_row, char *y, Py_ssize_t y_row, bint elementwise,
+                       int n_threads) except -1 nogil:
+    cdef RowLoop r
+    cdef Py_ssize_t row = C * element
+    if N == 0 or (elementwise and C == 0):
+        return 0
+    memset(&r, 0, sizeof(r))
+    r.k, r.function, r.kind = kernels_for(element), function, kind
+    r.rows, r.columns, r.last = N, C, C
+    r.g, r.x, r.y, r.g_row, r.x_row, r.y_row = g, x, y, g_row, x_row, y_row
+    if elementwise and (N == 1 or x_row == y_row == row and (g == NULL or g_row == row)):
+        r.columns *= N
+        r.rows = (r.columns + PIECE - 1) // PIECE
+        r.last = r.columns - (r.rows - 1) * PIECE
+        r.columns, r.x_row, r.y_row = PIECE, PIECE * element, PIECE * element
+        r.g_row = 0 if g == NULL else r.x_row
+    return on_team(<Work>all_rows, &r, threads_for(n_threads, ELEMENT_WORK * r.rows * r.columns))
 
 
 cdef int over_rows(RowFunction function, int kind, const real[:, :] g, const real[:, :] x, real[:, :] y, bint elementwise,
                    int n_threads) except -1:
     """Apply `function` to every row of x (and g, unless None) into y."""
-    cdef RowLoop r
-    cdef Py_ssize_t element = sizeof(real), row = x.shape[1] * element
+    cdef const char *first = NULL
+    cdef Py_ssize_t g_row = 0
     if x.shape[0] == 0 or x.shape[1] == 0:
         return 0
-    memset(&r, 0, sizeof(r))
-    r.k, r.function, r.kind = kernels_for(element), function, kind
-    r.rows, r.columns, r.last = x.shape[0], x.shape[1], x.shape[1]
-    r.x, r.y, r.x_row, r.y_row = <const char *>&x[0, 0], <char *>&y[0, 0], x.strides[0], y.strides[0]
     if g is not None:
-        r.g, r.g_row = <const char *>&g[0, 0], g.strides[0]
-    if elementwise and (r.rows == 1 or r.x_row == r.y_row == row and (g is None or r.g_row == row)):
-        r.columns *= r.rows
-        r.rows = (r.columns + PIECE - 1) // PIECE
-        r.last = r.columns - (r.rows - 1) * PIECE
-        r.columns, r.x_row, r.y_row = PIECE, PIECE * element, PIECE * element
-        r.g_row = 0 if g is None else r.x_row
-    return share_rows(&r, n_threads)
+        first, g_row = <const char *>&g[0, 0], g.strides[0]
+    with nogil:
+        over_matrices(function, kind, sizeof(real), x.shape[0], x.shape[1], first, g_row, <const char *>&x[0, 0], x.strides[0],
+                      <char *>&y[0, 0], y.strides[0], elementwise, n_threads)
+    return 0
 
 
 def activate(str name, const real[:, :] x, real[:, :] out, int n_threads):
@@ -130,12 +129,11 @@ def softmax_backward(const real[:, :] grad, const real[:, :] y, real[:, :] out, 
 
 
 def logsumexp(const real[:, :] x, real[::1] out, int n_threads):
-    cdef RowLoop r
+    cdef const char *first = NULL
     if x.shape[0] == 0:
         return
-    memset(&r, 0, sizeof(r))
-    r.k, r.function, r.kind = kernels_for(sizeof(real)), logsumexp_row, sizeof(real)
-    r.rows, r.columns, r.last = x.shape[0], x.shape[1], x.shape[1]
-    r.x = <const char *>&x[0, 0] if r.columns > 0 else NULL
-    r.y, r.x_row, r.y_row = <char *>&out[0], x.strides[0], sizeof(real)
-    share_rows(&r, n_threads)
+    if x.shape[1] > 0:
+        first = <const char *>&x[0, 0]
+    with nogil:
+        over_matrices(logsumexp_row, sizeof(real), sizeof(real), x.shape[0], x.shape[1], NULL, 0, first, x.strides[0],
+                      <char *>&out[0], sizeof(real), False, n_threads)

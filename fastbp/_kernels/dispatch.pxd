@@ -2,7 +2,7 @@
 
 from libc.stdint cimport int64_t, uint64_t
 
-cdef extern from "fastbp.h" nogil:
+cdef extern from "primitives.h" nogil:
     ctypedef Py_ssize_t fbp_size
 
     int FBP_IDENTITY, FBP_SIGMOID, FBP_TANH, FBP_RELU, FBP_ACTIVATIONS  # and the other kinds of activations.def
@@ -103,6 +103,9 @@ cdef const fbp_kernels *kernels_for(size_t element_size) noexcept nogil
 
 # The number of threads for `work` nanoseconds of one thread: at most n_threads, each with enough work to pay for waking it
 cdef int threads_for(int n_threads, double work) noexcept nogil
+
+# The number of threads that a call may use which asks for n_threads; for less than 1, max_threads()
+cdef int most_threads(int n_threads) noexcept nogil
 
 # The number of threads that a call with this argument may use: max_threads() for None, 0 for anything but None and integers >= 1
 cdef int plain_threads(n_threads) except -1

@@ -52,9 +52,13 @@ cdef int activation_kind(str name) except -1:
 cdef int MOST_THREADS = max(64, 4 * (os.cpu_count() or 1))
 
 
+cdef int most_threads(int n_threads) noexcept nogil:
+    return min(default_threads() if n_threads < 1 else n_threads, 1 if is_forked() else MOST_THREADS)
+
+
 def max_threads() -> int:
     """The default number of threads of a call, after threadpoolctl, OMP_NUM_THREADS, CPU affinity and quota"""
-    return min(default_threads(), MOST_THREADS)
+    return most_threads(0)
 
 
 def thread_limit() -> int:

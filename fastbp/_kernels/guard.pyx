@@ -14,7 +14,7 @@ from fastbp._kernels.dispatch cimport FBP_AVERAGE, FBP_STATES, fbp_update
 from fastbp._kernels.step cimport gradient as form_gradient
 from fastbp._kernels.step cimport update_by
 
-cdef extern from "fastbp.h" nogil:
+cdef extern from "primitives.h" nogil:
     int FBP_UPDATE_rmsprop, FBP_UPDATE_adagrad, FBP_UPDATE_adam, FBP_UPDATE_lion
 
 cdef double LARGE_NUMBER = 1e15    # of a gradient, of what weight decay adds to it, or of a state of the optimizer

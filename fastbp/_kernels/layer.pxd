@@ -69,3 +69,6 @@ cdef inline void set_polynomial_product(Product *p, const fbp_kernels *k, Py_ssi
     p.A, p.A_row, p.A_column = q if I <= O else x, min(I, O), 1
     p.B, p.B_row, p.B_column = x if I <= O else q, O, 1
     p.C = to
+
+# The product, with scratch of its own; whether there was memory for that.
+cdef bint multiplied(const Product *p, int n_threads) except -1 nogil

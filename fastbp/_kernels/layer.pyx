@@ -21,20 +21,27 @@ cdef int multiply_call(ProductCall *call, fbp_team *team) except -1 nogil:
     return multiply(&call.p, call.scratch, team)
 
 
-cdef int multiply_in_new_scratch(const Product *p, int n_threads) except -1:
-    """Multiply with newly allocated scratch."""
+cdef bint multiplied(const Product *p, int n_threads) except -1 nogil:
     cdef int threads = threads_for(n_threads, product_work(p))
     cdef Py_ssize_t scratch = product_scratch(p, threads)
     cdef ProductCall call
     cdef char *memory = <char *>malloc(space_room(scratch))
     if memory == NULL:
-        raise MemoryError(f"no memory for the packed blocks of a product of {p.M} x {p.K} by {p.K} x {p.N}")
+        return False
     call.p, call.scratch = p[0], space_start(memory, scratch)
     try:
-        with nogil:
-            on_team(<Work>multiply_call, &call, threads)
+        on_team(<Work>multiply_call, &call, threads)
     finally:
         free(memory)
+    return True
+
+
+cdef int multiply_for_python(const Product *p, int n_threads) except -1:
+    cdef bint done
+    with nogil:
+        done = multiplied(p, n_threads)
+    if not done:
+        raise MemoryError(f"no memory for the packed blocks of a product of {p.M} x {p.K} by {p.K} x {p.N}")
     PyErr_CheckSignals()
     return 0
 
@@ -61,7 +68,7 @@ def linear(const real[:, :] x, const real[:, :] weight, const real[::1] bias, st
         layer.bias = <const char *>&bias[0]
     set_forward_product(&p, &layer, x.shape[0], start(x), row_of(x), activation_kind(activation), <char *>start[real](out),
                         row_of[real](out))
-    multiply_in_new_scratch(&p, n_threads)
+    multiply_for_python(&p, n_threads)
 
 
 def linear_backward_input(const real[:, :] delta, const real[:, :] weight, str activation, const real[:, :] a,
@@ -73,7 +80,7 @@ def linear_backward_input(const real[:, :] delta, const real[:, :] weight, str a
         slope = start[real](a)
     set_recursion_product(&p, &layer, delta.shape[0], start(delta), row_of(delta), activation_kind(activation), slope,
                           0 if a is None else row_of[real](a), <char *>start[real](out), row_of[real](out))
-    multiply_in_new_scratch(&p, n_threads)
+    multiply_for_python(&p, n_threads)
 
 
 def linear_backward_weight(const real[:, :] a_prev, const real[:, :] delta, real[:, :] out, real[::1] bias_out, int n_threads):
@@ -82,7 +89,7 @@ def linear_backward_weight(const real[:, :] a_prev, const real[:, :] delta, real
     cdef Product p
     set_gradient_product(&p, &layer, N, start(a_prev), row_of(a_prev), start(delta), row_of(delta), False,
                          <char *>start[real](out), row_of[real](out))
-    multiply_in_new_scratch(&p, n_threads)
+    multiply_for_python(&p, n_threads)
     if layer.outputs > 0:
         with nogil:
             column_sums(layer.k, N, layer.outputs, start(delta), row_of(delta), layer.element, <char *>&bias_out[0])

@@ -12,7 +12,7 @@ from fastbp._kernels.memory cimport (
     plain_weights, scalar_of, set_element, space_room, space_start, vector_of,
 )
 from fastbp._kernels.rows cimport (
-    RowError, Rows, class_unit, error_work, reduced, row_error_named, scratch_bytes, set_class_weight,
+    RowError, Rows, class_unit, error_work, reduced, row_error_named, scratch_bytes, set_class_weight, stayed,
 )
 from fastbp._kernels.team cimport Work, fbp_team, on_team
 
@@ -40,40 +40,52 @@ cdef struct ErrorCall:
     bint mean
     char *memory
     double loss, weight_sum
+    bint astray
 
 
 cdef int reduce_call(ErrorCall *call, fbp_team *team) except -1 nogil:
-    call.loss = reduced(call.r, call.error, call.mean, team, call.memory, &call.weight_sum)
+    call.loss = reduced(call.r, call.error, call.mean, team, call.memory, &call.weight_sum, &call.astray)
     return 0
 
 
-cdef double evaluate(Rows *r, RowError error, bint mean, char *losses, int n_threads, double *weight_sum) except? -1:
-    """Call `reduced` with a new work space; the weighted errors go to `losses`, unless it is NULL."""
+cdef int evaluate(Rows *r, RowError error, bint mean, char *losses, int n_threads, double *loss,
+                  double *weight_sum) except? -1 nogil:
     cdef Py_ssize_t n
     cdef int threads = threads_for(n_threads, error_work(r))
     cdef Py_ssize_t scratch = scratch_bytes(r, threads)
     cdef double unit = class_unit(r)
     cdef char *memory = <char *>malloc(space_room(scratch))
-    cdef ErrorCall call = ErrorCall(r, error, mean, memory, 0, 0)
+    cdef ErrorCall call = ErrorCall(r, error, mean, memory, 0, 0, False)
     if memory == NULL:
-        raise MemoryError(f"no memory for the scratch of {r.N} rows of {r.C}")
+        return NO_MEMORY
     call.memory = space_start(memory, scratch)
     r.k = kernels_for(r.element)
     try:
-        with nogil:
-            on_team(<Work>reduce_call, &call, threads)
-            if losses != NULL:
-                for n in range(r.N):
-                    set_element(losses, n, r.element, (<double *>call.memory)[n] / unit)
+        on_team(<Work>reduce_call, &call, threads)
+        if losses != NULL:
+            for n in range(r.N):
+                set_element(losses, n, r.element, (<double *>call.memory)[n] / unit)
     finally:
         free(memory)
-    weight_sum[0] = call.weight_sum
-    return call.loss
+    loss[0], weight_sum[0] = call.loss, call.weight_sum
+    return ASTRAY if call.astray else 0
+
+
+cdef double evaluate_for_python(Rows *r, RowError error, bint mean, char *losses, int n_threads, double *weight_sum) except? -1:
+    """The mean or sum"""
+    cdef double loss = NAN
+    cdef int failed
+    with nogil:
+        failed = evaluate(r, error, mean, losses, n_threads, &loss, weight_sum)
+    if failed == NO_MEMORY:
+        raise MemoryError(f"no memory for the scratch of {r.N} rows of {r.C}")
+    stayed(r, failed == ASTRAY)
+    return loss
 
 
 cdef tuple answer(Rows *r, RowError error, bint mean, losses, int n_threads):
     """The result of the functions below: the mean or sum, and the sum of the weights"""
-    cdef double weight_sum, loss = evaluate(r, error, mean, vector_of(losses, WRITE), n_threads, &weight_sum)
+    cdef double weight_sum, loss = evaluate_for_python(r, error, mean, vector_of(losses, WRITE), n_threads, &weight_sum)
     return loss, weight_sum
 
 
@@ -170,7 +182,7 @@ def softmax_cross_entropy_at_once(logits, labels, class_weight, sample_weight, l
     set_class_weight(&r, weight)
     r.z, r.z_row, r.d, r.d_row, r.labels = z.data, z.row, d.data, d.row, <const int64_t *>t.data
     r.reused = in_use and d.data != z.data
-    loss = evaluate(&r, SOFTMAX, True, NULL, threads, &weight_sum)
+    loss = evaluate_for_python(&r, SOFTMAX, True, NULL, threads, &weight_sum)
     return scalar_of(loss, dtype), grad, weight_sum
 
 

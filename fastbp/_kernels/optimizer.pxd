@@ -36,6 +36,9 @@ cdef void state_at(const Update *u, Py_ssize_t at, void **state) noexcept nogil
 cdef void update_parameters(const Update *u, const fbp_update *numbers, const fbp_kernels *k, Py_ssize_t element, Py_ssize_t n,
                             const char *g, char *w, Py_ssize_t at, fbp_team *team) noexcept nogil
 
+# All updates of a flat vector of n parameters, by u.weights
+cdef void update_vector(const Update *u, Py_ssize_t element, Py_ssize_t n, const char *g, char *w, int n_threads) noexcept nogil
+
 # √Σ g² over n elements, the same bits for any number of threads; `sums` has room for so many numbers.
 cdef Py_ssize_t norm_sums(Py_ssize_t n) noexcept nogil
 cdef double norm(const fbp_kernels *k, Py_ssize_t element, Py_ssize_t n, const char *g, double *sums,

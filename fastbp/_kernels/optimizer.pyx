@@ -14,7 +14,7 @@ from fastbp._kernels.team cimport Work, fbp_team_share, on_team
 
 cdef extern from *:
     """
-    #include "fastbp.h"
+    #include "primitives.h"
     #include "glibc.h"
     typedef struct { const char *name; int corrected; } fbp_rule;
     static const fbp_rule fbp_rules[] = {
@@ -168,15 +168,20 @@ cdef int update_all(Flat *f, fbp_team *team) except -1 nogil:
     return 0
 
 
+cdef void update_vector(const Update *u, Py_ssize_t element, Py_ssize_t n, const char *g, char *w, int n_threads) noexcept nogil:
+    cdef Flat f = Flat(u, &u.weights, kernels_for(element), element, n, 0, g, w)
+    on_team(<Work>update_all, &f, threads_for(n_threads, ELEMENT_WORK * n))
+
+
 def update(optimizer, tuple rates, dict state, int64_t step, parameters, gradient, int n_threads) -> None:
     """Make update number `step`, from 1, of all parameters, and of the state; no signal is looked for meanwhile."""
     cdef Update u = update_at(optimizer, rates, state)
     cdef Py_ssize_t element = parameters.itemsize, n = parameters.size
-    cdef Flat f = Flat(&u, &u.weights, kernels_for(element), element, n, 0, vector_of(gradient, READ),
-                       vector_of(parameters, WRITE))
+    cdef const char *g = vector_of(gradient, READ)
+    cdef char *w = vector_of(parameters, WRITE)
     set_step(&u, step, 0)
     with nogil:
-        on_team(<Work>update_all, &f, threads_for(n_threads, ELEMENT_WORK * n))
+        update_vector(&u, element, n, g, w, n_threads)
 
 
 def optimizer_update(optimizer, parameters, gradient, int n_threads) -> None:

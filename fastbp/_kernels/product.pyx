@@ -5,12 +5,11 @@ is the same sum in the same order for any cut, so the number of threads changes 
 same side into slices, and a very long sum into parts, so that signals are polled.
 """
 
-from cpython.exc cimport PyErr_CheckSignals
 from libc.stdint cimport uintptr_t
 
 from fastbp._kernels.dispatch cimport FBP_IDENTITY, FBP_STATES
 from fastbp._kernels.memory cimport LINE, times, whole_lines
-from fastbp._kernels.team cimport fbp_team_share, poll
+from fastbp._kernels.team cimport check_signals, fbp_team_share, poll
 
 cdef double OPERATION_WORK = 0.02  # nanoseconds of one thread for a multiply-add, roughly; from pieces half of it
 cdef double ELEMENT_WORK = 0.5     # nanoseconds of an activation of an element
@@ -137,8 +136,7 @@ cdef int multiply_slices(const Product *p, char *scratch, fbp_team *team) except
         multiply_at_once(&part, scratch, team)
         start += step
         if start < length:
-            with gil:
-                PyErr_CheckSignals()
+            check_signals()
     return 0
 
 

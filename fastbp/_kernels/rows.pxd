@@ -77,10 +77,10 @@ cdef double error_work(const Rows *rows) noexcept nogil
 
 # add_weights adds the weights of the rows to `total`. add_errors adds their weighted errors, which it leaves at the start of
 # `memory`, and writes the gradients over `divisor` to d. Consecutive calls on parts of the rows give the bits of one call on all
-# rows. `reduced` leaves the errors in units, but returns plain numbers. stayed() and the others raise TargetIndexError if a label
-# has gone astray: changed to one out of range during the call.
+# rows. `reduced` leaves the errors in units, but returns plain numbers, and tells whether a label has gone astray: changed to one
+# out of range during the call. stayed() and the others raise TargetIndexError then.
 cdef int stayed(const Rows *rows, bint astray) except -1 nogil
 cdef int add_weights(const Rows *rows, fbp_team *team, char *memory, Sum *total) except -1 nogil
 cdef int add_errors(const Rows *rows, RowError error, double divisor, fbp_team *team, char *memory, Sum *total) except -1 nogil
 cdef double reduced(const Rows *rows, RowError error, bint mean, fbp_team *team, char *memory,
-                    double *weight_sum) except? -1 nogil
+                    double *weight_sum, bint *astray) except? -1 nogil

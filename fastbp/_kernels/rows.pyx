@@ -11,14 +11,13 @@ F. Class weights are scaled by a power of 2 near the largest, the unit, so that 
    The unit cancels in a mean; a sum is multiplied by it at the end, which rounds nothing.
 """
 
-from cpython.exc cimport PyErr_CheckSignals
 from libc.math cimport NAN, fabs, frexp, isfinite, ldexp
 from libc.stdint cimport int64_t, uint64_t
 from libc.string cimport memset
 
 from fastbp._kernels.dispatch cimport fbp_cross_entropy, fbp_error
 from fastbp._kernels.memory cimport LINE, element_at, line_start, plus, set_element, times, whole_lines
-from fastbp._kernels.team cimport fbp_team, fbp_team_share
+from fastbp._kernels.team cimport check_signals, fbp_team, fbp_team_share
 
 cdef extern from "memory/labels.h" nogil:
     bint fbp_take_labels(Py_ssize_t count, Py_ssize_t classes, const int64_t *labels, int64_t *copy)
@@ -384,8 +383,7 @@ cdef int over_rows(PieceWork work, const Rows *r, const Scratch *s, double divis
         fbp_team_share(team, piece_of_slice, &slice, slice.pieces)
         slice.start = slice.stop
         if slice.start < r.N:
-            with gil:
-                PyErr_CheckSignals()
+            check_signals()
     return 0
 
 
@@ -401,8 +399,7 @@ cdef int add_rows(const Rows *r, const Scratch *s, Sum *total) except -1 nogil:
             add(total, s.errors[n])
         start += ADDED
         if start < r.N:
-            with gil:
-                PyErr_CheckSignals()
+            check_signals()
     return 0
 
 
@@ -440,11 +437,12 @@ cdef int add_errors(const Rows *r, RowError error, double divisor, fbp_team *tea
     return stayed(r, astray)
 
 
-cdef double reduced(const Rows *r, RowError error, bint mean, fbp_team *team, char *memory, double *weight_sum) except? -1 nogil:
-    """The mean or sum of the errors. Sets d, weight_sum, and the weighted errors at the start of `memory`."""
-    cdef bint astray = False
-    cdef Scratch s = divided(r, memory, team.threads, &astray)
+cdef double reduced(const Rows *r, RowError error, bint mean, fbp_team *team, char *memory, double *weight_sum,
+                    bint *astray) except? -1 nogil:
+    """The mean or sum of the errors. Sets d, weight_sum, astray, and the weighted errors at the start of `memory`."""
+    cdef Scratch s = divided(r, memory, team.threads, astray)
     cdef Sum weights = Sum(0, 0), errors = Sum(0, 0)
+    astray[0] = False
     weigh(r, &s, team, &weights)
     weight_sum[0] = value(weights) / s.class_unit
     if mean and weight_sum[0] == 0:
@@ -452,5 +450,4 @@ cdef double reduced(const Rows *r, RowError error, bint mean, fbp_team *team, ch
         return NAN
     over_errors(error, r, &s, value(weights) if mean else s.class_unit, team)
     add_rows(r, &s, &errors)
-    stayed(r, astray)
     return value(errors) / (value(weights) if mean else s.class_unit)

@@ -28,7 +28,7 @@ from fastbp._kernels.net cimport (
 )
 from fastbp._kernels.optimizer cimport norm, set_norm, state_at, update_parameters
 from fastbp._kernels.product cimport Product, column_sums, multiply, multiply_at_once, product_scratch, product_work
-from fastbp._kernels.rows cimport Rows, reduced, scratch_bytes
+from fastbp._kernels.rows cimport Rows, reduced, scratch_bytes, stayed
 from fastbp._kernels.team cimport fbp_team_share, poll
 
 cdef Py_ssize_t SLICE = 1024**2  # elements of an activation, or of a search for the maximum, between two polls
@@ -127,10 +127,12 @@ cdef int error(Net *net, const Batch *batch, fbp_team *team, Loss *loss) except 
     """The mean error of the logits, and its gradient over them."""
     cdef const Layer *layer = &net.layers[net.depth - 1]
     cdef Rows r = rows_of(net, batch)
+    cdef bint astray
     r.z, r.d = layer.a, layer.delta
     r.z_row = r.d_row = layer.dense.outputs * net.element
     assert in_space(net, layer.a, r.N * r.z_row) and in_space(net, net.scratch, scratch_bytes(&r, team.threads))
-    loss.mean = reduced(&r, net.error, True, team, net.scratch, &loss.weight)
+    loss.mean = reduced(&r, net.error, True, team, net.scratch, &loss.weight, &astray)
+    stayed(&r, astray)
     if isfinite(net.largest_error) and loss.weight != 0:
         loss.mean = limited_sum(r.N, <double *>net.scratch, batch.weight, net.largest_error) / loss.weight
     return 0

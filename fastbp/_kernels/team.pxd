@@ -14,6 +14,10 @@ ctypedef int (*Work)(void *call, fbp_team *team) except -1 nogil
 # work(call, team) with a team of so many threads, the calling thread included, or as many as the system grants
 cdef int on_team(Work work, void *call, int threads) except -1 nogil
 
+# Polls for signals, unless this thread is in a call that leaves them to its caller and never enters Python.
+cdef int check_signals() except -1 nogil
+cdef void leave_signals(bint leave) noexcept nogil
+
 # Adds `work` nanoseconds to `unpolled`, and polls for signals if that is enough since the last poll. Whether it polled.
 cdef bint poll(double *unpolled, double work) except -1 nogil
 

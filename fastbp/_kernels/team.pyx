@@ -27,6 +27,16 @@ cdef extern from "threads/pool.h" nogil:
     void fbp_begin(uintptr_t main_thread, int chosen, int ceiling, int count, const fbp_cores *fixed)
     int fbp_get_num_threads()
 
+cdef extern from * nogil:
+    """
+    #if defined(_MSC_VER)
+    static __declspec(thread) int fbp_signals_left;
+    #else
+    static _Thread_local int fbp_signals_left; /* how many calls of this thread leave signals to their callers */
+    #endif
+    """
+    int signals_left "fbp_signals_left"
+
 cdef double POLL_WORK = 2e7  # nanoseconds of work between two polls for signals
 
 SEVERAL_THREADS = bool(FBP_THREADS)  # whether this system has teams of more than one thread
@@ -44,13 +54,24 @@ cdef int on_team(Work work, void *call, int threads) except -1 nogil:
         fbp_give_back(team)
 
 
+cdef int check_signals() except -1 nogil:
+    if signals_left == 0:
+        with gil:
+            PyErr_CheckSignals()
+    return 0
+
+
+cdef void leave_signals(bint leave) noexcept nogil:
+    global signals_left
+    signals_left += 1 if leave else -1
+
+
 cdef bint poll(double *unpolled, double work) except -1 nogil:
     unpolled[0] += work
     if unpolled[0] < POLL_WORK:
         return False
     unpolled[0] = 0
-    with gil:
-        PyErr_CheckSignals()
+    check_signals()
     return True
 
 

@@ -1,5 +1,5 @@
 /* The ordered list of instruction sets; the first one that this CPU can run is in use until fbp_use_isa() says otherwise. */
-#include "fastbp.h"
+#include "primitives.h"
 
 #include <string.h>
 

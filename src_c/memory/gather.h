@@ -6,7 +6,7 @@
 #include <stdint.h>
 #include <string.h>
 
-#include "fastbp.h"
+#include "primitives.h"
 
 #if defined(__GNUC__)
 #define FBP_PREFETCH(p) __builtin_prefetch(p)

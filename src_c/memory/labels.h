@@ -7,7 +7,7 @@
 #include <stdint.h>
 #include <string.h>
 
-#include "fastbp.h"
+#include "primitives.h"
 
 #if defined(__GNUC__)
 #define FBP_NOT_READ_AGAIN() __asm__ volatile("" ::: "memory")

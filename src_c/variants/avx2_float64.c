@@ -1,4 +1,4 @@
-#include "../fastbp.h"
+#include "../primitives.h"
 #include "../isa/machine.h"
 #ifdef FBP_X86
 #define FBP_AVX2

@@ -1,4 +1,4 @@
-#include "../fastbp.h"
+#include "../primitives.h"
 #include "../isa/machine.h"
 #define FBP_GENERIC
 #define FBP_FLOAT32

@@ -2,7 +2,7 @@
  * program with status BROKEN where there are assertions; number 0 breaks nothing. */
 #include "threads/team.h" /* first: it asks the system headers for more */
 
-#include "fastbp.h"
+#include "primitives.h"
 
 #include <signal.h>
 #include <stdio.h>

@@ -18,7 +18,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "fastbp.h"
+#include "primitives.h"
 
 /* Bounds in eps; the first five are stated in src_c/math/elementary.h. */
 #define EXP 1.0
