@@ -15,7 +15,7 @@ import numpy as np
 from mpi4py import MPI
 from training_data import LABELS, ROWS, N, X, network, rounding, told
 
-from fastbp import Adam, DivergenceError, mpi
+from fastbp import Adam, DivergenceError, cli, mpi
 from fastbp.callbacks import Checkpoint
 
 COMM = MPI.COMM_WORLD
@@ -148,9 +148,29 @@ def raises() -> None:
     fitted()
 
 
+def trains_by_the_command_line() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        folder = Path(COMM.bcast(folder, 0))
+        if RANK == 0:
+            np.savez(folder / "data.npz", X=X, y=LABELS)
+        COMM.Barrier()
+        data, model = str(folder / "data.npz"), folder / "model.npz"
+        options = ["--mpi", "--quiet", "--epochs", "3", "--batch-size", "5", "--hidden", "8", "--seed", "3"]
+        assert cli.main(["train", data, *options, "--output", str(model)]) == 0
+        assert model.exists() or RANK
+        if SIZE > 1:
+            try:
+                status = cli.main(["train", data if RANK != 1 else "none.npz", *options])
+            except SystemExit as end:
+                status = end.code
+            assert status == (2 if RANK == 1 else 1)
+        COMM.Barrier()
+
+
 def goes_well() -> None:
     for case in (
         is_one_process, is_reproducible, tells_who_failed, tells_who_diverged, stops_by_an_interrupt, goes_on,
+        trains_by_the_command_line,
     ):  # fmt: skip
         case()
     print(f"rank {RANK} is well")
