@@ -1,7 +1,7 @@
-"""Ranks: many processes of one thread against one process of many threads, the sums between them, and what a cluster would make of it.
+"""Ranks: processes of one thread against one process of many threads, the sums between them, and a model of a cluster.
 
-mpiexec starts this module as so many processes, which take samples in turn: while one works alone the others sleep. A sample is an
-epoch of some steps; its time is that which the history tells. A ratio is the median of those within each round.
+mpiexec starts this module as so many processes, which take samples in turn: while one works alone the others sleep. A sample is
+an epoch of some steps; its time is that which the history tells. A ratio is the median of those within each round.
 
 The model: a step of P nodes takes the time of its products and update, and that of the sums of its messages, each after the one
 before it and not before its gradients are there. A sum of n bytes takes the lesser of
@@ -31,6 +31,8 @@ from typing import Any
 import numpy as np
 
 import fastbp
+from fastbp import ranks
+from fastbp.parameters import Layout
 
 from .shapes import StepShape
 
@@ -66,16 +68,17 @@ NETWORKS = (
 
 def messages(sizes: Sequence[int], itemsize: int = 4) -> list[tuple[float, int]]:
     """Of each message of a step: what share of the products is done when its gradients are there, and its bytes."""
-    layers, least = list(pairwise(sizes)), 64 * 1024
+    layers, dtype = list(pairwise(sizes)), np.dtype(f"f{itemsize}")
+    _, sent = ranks.messages(Layout(sizes), dtype)
     work = sum(3 * i * o for i, o in layers) - math.prod(layers[0])
-    done, found, waiting = float(sum(i * o for i, o in layers)), [], 0
+    done, found = sum(i * o for i, o in layers), []
     for number in reversed(range(len(layers))):
         i, o = layers[number]
-        done, waiting = done + i * o, waiting + (i + 1) * o * itemsize
-        if number == 0 or waiting >= least:
-            found.append((done / work, waiting))
-            waiting = 0
-        done += i * o if number else 0
+        done += i * o
+        if number in sent:
+            part = sent[number]
+            found.append((done / work, (part.stop - part.start) * itemsize))
+        done += i * o
     return found
 
 
@@ -93,6 +96,14 @@ def step_seconds(network: Network, nodes: int, sizes: Sequence[int], compute: fl
     for share, n_bytes in messages(sizes):
         clock = max(clock, share * compute if hidden else compute) + sum_seconds(network, nodes, n_bytes)
     return max(clock, compute)
+
+
+def efficiency(
+    network: Network, nodes: int, shape: StepShape, compute: float, strong: bool, hidden: bool
+) -> float:
+    """What part of the time is spent on products: with as many examples on each node as one has, or, `strong`, in all."""
+    seconds = compute / nodes if strong else compute
+    return seconds / step_seconds(network, nodes, shape.sizes, seconds, hidden)
 
 
 def batch_for_goal(network: Network, nodes: int, shape: StepShape, compute: float, hidden: bool) -> int:
@@ -127,7 +138,7 @@ def rows(shapes: Sequence[StepShape], dtype: np.dtype, threads: int, quick: bool
             command = [mpiexec, *options, "-n", str(threads), sys.executable, "-m", "bench.mpi", asked]
             subprocess.run(command, check=True)
             measured.append(json.loads(file.read_text()) | {"shape": shape.name})
-        print(text(shape, measured[-1], threads), flush=True)
+        print(text(shape, measured[-1]), flush=True)
     return measured
 
 
@@ -143,15 +154,15 @@ def _work(sizes: list[int], batch: int, label: str, dtype: str, quick: bool, fil
 
 def measure(world: Any, alone: Any, shape: StepShape, dtype: str, rounds: int) -> dict[str, Any]:
     """Seconds of a step of each contestant in each round, on the first rank."""
-    ranks, rank = world.Get_size(), world.Get_rank()
+    size, rank = world.Get_size(), world.Get_rank()
     comm = fastbp.mpi.Communicator(world)
     fixed = fastbp.mpi.Communicator(world, reproducible=True)
     steps = max(2, int(SAMPLE_S * 50e9 / shape.operations))
-    train = _Trainer(shape, dtype, steps, ranks)
+    train = _Trainer(shape, dtype, steps, size)
     contestants: dict[str, tuple[bool, Callable[[], float]]] = {
         "one thread": (False, lambda: train(1, 1)),
         "one rank": (False, lambda: train(1, 1, fastbp.mpi.Communicator(alone))),
-        "threads": (False, lambda: train(ranks, ranks)),
+        "threads": (False, lambda: train(size, size)),
         "side by side": (True, lambda: train(1, 1)),
         "ranks": (True, lambda: train(1, 1, comm)),
         "reproducible": (True, lambda: train(1, 1, fixed)),
@@ -167,7 +178,7 @@ def measure(world: Any, alone: Any, shape: StepShape, dtype: str, rounds: int) -
             _meet(world)
             if number:
                 times[name].append(seconds)
-    return {"ranks": ranks, "steps": steps, "times": times}
+    return {"ranks": size, "steps": steps, "times": times}
 
 
 def _meet(world: Any) -> None:
@@ -180,10 +191,12 @@ def _meet(world: Any) -> None:
 class _Trainer:
     """Networks of a shape, and examples for them."""
 
-    def __init__(self, shape: StepShape, dtype: str, steps: int, ranks: int) -> None:
+    def __init__(self, shape: StepShape, dtype: str, steps: int, n_ranks: int) -> None:
         rng = np.random.default_rng(0)
         self.shape, self.dtype, self.steps = shape, dtype, steps
-        self.x = rng.standard_normal((ranks * shape.batch * steps, shape.sizes[0]), np.float32).astype(dtype)
+        self.x = rng.standard_normal((n_ranks * shape.batch * steps, shape.sizes[0]), np.float32).astype(
+            dtype
+        )
         self.t = rng.integers(0, shape.sizes[-1], len(self.x))
         self.nets: dict[int, fastbp.MLP] = {}
 
@@ -211,10 +224,8 @@ class _Trainer:
 
     def sums(self, comm: fastbp.mpi.Communicator) -> float:
         """Seconds of the sums of a step, without a step."""
-        parts = [
-            np.zeros(n_bytes // 4, np.float32)
-            for _, n_bytes in messages(self.shape.sizes, np.dtype(self.dtype).itemsize)
-        ]
+        _, sent = ranks.messages(Layout(self.shape.sizes), np.dtype(self.dtype))
+        parts = [np.zeros(part.stop - part.start, self.dtype) for part in sent.values()]
         started = time.perf_counter()
         for _ in range(self.steps):
             for pending in [comm.begin_sum(part) for part in parts]:
@@ -230,40 +241,39 @@ def ratio(times: dict[str, list[float]], faster: str, slower: str, units: float 
     return float(np.median([b * units / a for a, b in zip(times[faster], times[slower], strict=True)]))
 
 
-def text(shape: StepShape, measured: dict[str, Any], threads: int) -> str:
+def text(shape: StepShape, measured: dict[str, Any]) -> str:
     """The numbers of a shape, and the model's."""
-    times, ranks = measured["times"], measured["ranks"]
+    times, n_ranks = measured["times"], measured["ranks"]
     median = {name: float(np.median(values)) for name, values in times.items()}
-    lines = [f"{shape.name} on each of {ranks} rank{'s' * (ranks > 1)}, steps of:"]
+    lines = [f"{shape.name} on each of {n_ranks} rank{'s' * (n_ranks > 1)}, steps of:"]
     lines += [f"  {name:14} {seconds * 1e6:10.0f} µs" for name, seconds in median.items()]
     lines.append(f"  a rank with comm, of the speed without: {ratio(times, 'one rank', 'one thread'):.3f}")
-    if ranks > 1:
+    if n_ranks > 1:
         together, apart, sums = (np.array(times[name]) for name in ("ranks", "side by side", "sums"))
         hidden = float(np.median(1 - (together - apart) / sums))
         predicted = float(np.median((apart + sums) / together))
         lines += [
-            f"  {ranks} ranks x 1 thread, of the speed of 1 x {ranks}: {ratio(times, 'ranks', 'threads'):.3f}",
+            f"  {n_ranks} ranks x 1 thread, of the speed of 1 x {n_ranks}: {ratio(times, 'ranks', 'threads'):.3f}",
             f"  reproducible, of the speed of others: {ratio(times, 'reproducible', 'ranks'):.3f}",
             f"  of the sums were hidden: {hidden:.0%}; the model, nothing hidden: {predicted:.2f} of the step",
-            *scaling(shape, median["threads"], ranks),
+            *scaling(shape, median["threads"], n_ranks),
         ]
     return "\n".join(lines)
 
 
-def scaling(shape: StepShape, compute: float, ranks: int) -> list[str]:
+def scaling(shape: StepShape, compute: float, cores: int) -> list[str]:
     """The model's table for nodes like this machine, each with one rank on all its cores."""
-    node = StepShape(shape.sizes, ranks * shape.batch, shape.label)
+    node = StepShape(shape.sizes, cores * shape.batch, shape.label)
     lines = [
-        f"  nodes of {ranks} such cores, {node.batch} examples each; efficiency exposed / hidden",
+        f"  nodes of {cores} such cores, {node.batch} examples each; efficiency exposed / hidden",
         f"  {'':24}{'nodes':>6} {'weak':>11} {'strong':>11} {'examples for 90 %':>20}",
     ]
     for network in NETWORKS:
         for nodes in NODES:
-            cells = []
-            for seconds in (compute, compute / nodes):  # as many examples on each node; as many in all
-                cells.append([
-                    seconds / step_seconds(network, nodes, node.sizes, seconds, hidden) for hidden in (False, True)
-                ])  # fmt: skip
+            cells = [
+                [efficiency(network, nodes, node, compute, strong, hidden) for hidden in (False, True)]
+                for strong in (False, True)
+            ]
             weak, strong = (f"{exposed:4.0%} / {hidden:4.0%}" for exposed, hidden in cells)
             goal = [batch_for_goal(network, nodes, node, compute, hidden) for hidden in (False, True)]
             lines.append(
@@ -286,16 +296,13 @@ def draw(tables: Sequence[dict[str, Any]], path: Path) -> None:
             shape = next(shape for shape in SHAPES if shape.name == row["shape"])
             compute = float(np.median(row["times"]["threads"]))
             for network in NETWORKS:
-                for hidden in (True, False):
-                    each = [compute / nodes if strong else compute for nodes in NODES]
-                    points = [
-                        seconds / step_seconds(network, nodes, shape.sizes, seconds, hidden)
-                        for nodes, seconds in zip(NODES, each, strict=True)
-                    ]
-                    label = f"{shape.label or '-'.join(map(str, shape.sizes))}, {network.name}"
-                    style = "-" if hidden else ":"
-                    (line,) = axes.plot(NODES, points, style, color=None if hidden else line.get_color())
-                    line.set_label(label if hidden else None)
+                curves = [
+                    [efficiency(network, nodes, shape, compute, strong, hidden) for nodes in NODES]
+                    for hidden in (True, False)
+                ]
+                label = f"{shape.label or '-'.join(map(str, shape.sizes))}, {network.name}"
+                (line,) = axes.plot(NODES, curves[0], label=label)
+                axes.plot(NODES, curves[1], ":", color=line.get_color())
         axes.set(title="as many examples in all" if strong else "as many examples on each node")
         axes.set(xlabel="nodes", xscale="log", xticks=NODES, xticklabels=NODES, ylim=(0, 1.02))
         axes.minorticks_off()

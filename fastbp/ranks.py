@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from fastbp.parameters import Layout
     from fastbp.training import Settings
 
-__all__ = ["Ranks", "of"]
+__all__ = ["Ranks", "messages", "of"]
 
 _LOSS, _WEIGHT, _PRESENT, _STEPPING, _WISHES, _FAILED, _WORDS = range(
     7
@@ -53,7 +53,7 @@ class Ranks:
     def __init__(self, communicator: Communicator, layout: Layout, dtype: np.dtype) -> None:
         self.communicator, self.rank, self.size = communicator, communicator.rank, communicator.size
         self.gradient = layout.new_vector(dtype)
-        self.sends, self._messages = _messages(layout, dtype)
+        self.sends, self._messages = messages(layout, dtype)
         self.steps, self.first_rows = 0, None
         self.wish = ""
         """Why this rank would stop, if it would."""
@@ -78,6 +78,7 @@ class Ranks:
 
     def send(self, layer: int) -> None:
         """So are the gradients from this layer to the one that was sent last."""
+        self.communicator.go_on(self._pending[0])
         self._pending.append(self.communicator.begin_sum(self.gradient[self._messages[layer]]))
 
     def finish(self) -> tuple[float, float, bool, bool]:
@@ -308,7 +309,7 @@ class Ranks:
         return np.random.default_rng([int(generator.integers(2**63)), self.rank])
 
 
-def _messages(layout: Layout, dtype: np.dtype) -> tuple[np.ndarray, dict[int, slice]]:
+def messages(layout: Layout, dtype: np.dtype) -> tuple[np.ndarray, dict[int, slice]]:
     """Of each layer whether it ends a message, and the gradients that this message has: its own, and those of layers above."""
     sends, messages = np.zeros(len(layout.layers), np.uint8), {}
     start = stop = layout.size

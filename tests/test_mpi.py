@@ -23,6 +23,7 @@ from fastbp import (
     Adam,
     DivergenceError,
     Lion,
+    Muon,
     RMSprop,
     batches,
     mpi,
@@ -124,6 +125,7 @@ HOW: dict[str, dict[str, Any]] = {
     "Adam": {"optimizer": lambda: Adam(0.01, weight_decay=0.01, decay_biases=True)},
     "RMSprop": {"optimizer": lambda: RMSprop(0.01, momentum=0.5)},
     "Adagrad": {"optimizer": lambda: Adagrad(0.01)},
+    "Muon": {"optimizer": lambda: Muon(0.01), "clip_norm": 0.3},
     "average": {"optimizer": lambda: SGD(0.1, momentum=0.9, average=0.9), "validated": True},
     "schedule": {"optimizer": lambda: SGD(schedules.cosine(0.3, 20, warmup=3))},
     "plateau": {

@@ -40,7 +40,7 @@ cdef double gradient_bound(Net *net, const Batch *batch) except? -1 nogil
 
 # The update of all parameters from the deltas and bias gradients, last layer first
 cdef int update(Net *net, const Batch *batch, Update *u, fbp_team *team) except -1 nogil
-# By a gradient, a vector of `count`: how it is scaled, if it is to be clipped by its norm; and the update as it was scaled last, where
-# signals are polled before the first write alone
+# By a gradient, a vector of `count`: how it is scaled, if it is to be clipped by its norm; and the update as it was scaled last,
+# where signals are polled before the first write alone
 cdef void clip(Net *net, const char *g, Update *u, fbp_team *team) noexcept nogil
 cdef int update_by_scaled(Net *net, const char *g, Update *u, fbp_team *team) except -1 nogil

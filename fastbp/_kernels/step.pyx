@@ -11,8 +11,8 @@ D. Layer by layer, the weights are updated, then the biases, which may be exempt
 E. Where the gradient is summed over processes, both are in turn: that of a layer is on its way while the deltas below are
    computed. Then it is in memory, and the update comes after the last sum.
 F. Pending signals are polled between matrix products and inside long ones, but not between two updates.
-G. Muon forms the steps of all hidden matrices, which may take long, before it changes the first parameter or state. A hidden matrix
-   is that of any layer but the last: the inputs of the first are numbers, not the rows of a table as in an embedding.
+G. Muon forms the steps of all hidden matrices, which may take long, before it changes the first parameter or state. A hidden
+   matrix is that of any layer but the last: the inputs of the first are numbers, not the rows of a table as in an embedding.
 """
 
 from libc.math cimport fabs, fmax, isfinite, sqrt
