@@ -75,7 +75,7 @@ def blocks(page: Path) -> list[str]:
 def peer_of(block: str) -> str | None:
     """The library that a block needs beside fastbp: not everybody has it."""
     imported = re.search(
-        r"^(?:import|from) (torch|sklearn|safetensors|pyarrow|matplotlib|onnxruntime|onnxscript)\b",
+        r"^(?:import|from) (torch|sklearn|safetensors|pyarrow|matplotlib|onnxruntime|onnxscript|mpi4py)\b",
         block,
         re.MULTILINE,
     )
