@@ -19,7 +19,7 @@ from .race import TWIN, Row, Setting
 from .timing import Plan
 
 TABLES = ("steps", "losses", "linear", "predict", "mnist", "sklearn", "inverse", "torch", "jax")
-PROGRAMS = ("options", "nielsen", "memmap", "boosting", "sweep")  # which draw or print something else
+PROGRAMS = ("options", "nielsen", "memmap", "boosting", "sweep", "mpi")  # which draw or print something else
 
 
 def main() -> None:
@@ -42,10 +42,9 @@ def main() -> None:
             if run.returncode:
                 sys.exit(run.returncode)
             tables.append(json.loads(part.read_text()))
-    if options.bench == "sweep":
-        from . import sweep
-
-        sweep.draw(tables, options.output)
+    if options.bench in ("sweep", "mpi"):
+        bench = importlib.import_module(f".{options.bench}", __package__)
+        bench.draw(tables, options.output or Path(f"{options.bench}.svg"))
     if options.json:
         options.json.write_text(json.dumps(tables, indent=1) + "\n")
     if options.csv:
@@ -122,7 +121,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--isa", choices=sorted(machine.ISA_ENVIRONMENT), help="hold everyone to it")
     parser.add_argument("--quick", action="store_true", help="few repetitions")
     parser.add_argument("--only", default="", metavar="PATTERN", help="shapes whose name contains it")
-    parser.add_argument("--output", type=Path, default="sweep.svg", metavar="FILE", help="a sweep's picture")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="the picture of sweep or mpi")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all results there as well")
     parser.add_argument(
         "--csv", type=Path, metavar="FILE", help="a table's rows, which pictures are drawn from"

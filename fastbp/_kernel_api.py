@@ -22,6 +22,28 @@ _Labels = NDArray[np.int64]
 _Weights = NDArray[np.float64] | None
 
 
+class Ranks(Protocol):
+    """What sums a step over the processes of a training, for :meth:`Network.train`.
+
+    In each step: ``begin``, a ``send`` for each layer that `sends` names, from the last one to the first, ``finish``.
+    """
+
+    steps: int
+    """How many are to be made, without examples if there are no more."""
+    gradient: _Array
+    """That of this process, which becomes that of all."""
+    sends: NDArray[np.uint8]
+    """Of each layer: whether its gradient is to be sent as soon as it is there, with those of the layers above it that wait."""
+    first_rows: NDArray[np.int64] | None
+    """For each step, the rows that lower ranks have; None where nothing depends on them."""
+
+    def begin(self, loss: float, weight: float, present: bool) -> None: ...
+    def send(self, layer: int) -> None: ...
+    def finish(self) -> tuple[float, float, bool, bool]:
+        """The sums of errors and weights; whether to stop after this step, and whether not even to make it."""
+        ...
+
+
 class Network(Protocol):
     """The engine of a network."""
 
@@ -61,6 +83,7 @@ class Network(Protocol):
         clip_norm: float = 0.0,
         clip_value: float = 0.0,
         batches: NDArray[np.float64] | None = None,
+        ranks: Ranks | None = None,
     ) -> tuple[float, float, int, str]: ...
     def step(self, x: Any, targets: Any, optimizer: Optimizer) -> float | None: ...
 

@@ -39,6 +39,12 @@ class Part(NamedTuple):
     numbers: np.ndarray | None = None
     """Of the rows among those that the user gave; None where they are the same."""
 
+    @property
+    def n_batches(self) -> int:
+        """How many batches they are."""
+        rows = len(self.examples.x) if self.order is None else len(self.order)
+        return -(-rows // self.batch_size)
+
     def batch(self, number: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Examples and targets of a batch, from 0, and the numbers of its rows."""
         rows = np.arange(len(self.examples.x)) if self.order is None else self.order
@@ -56,8 +62,14 @@ class Arrays:
     def __init__(self, examples: Examples, rows: np.ndarray | None, batch_size: int, dtype: np.dtype) -> None:
         self.examples, self.rows, self.dtype = examples, rows, dtype
         self.n = len(examples.x) if rows is None else len(rows)
-        self.batch_size = min(batch_size, self.n)
+        self.batch_size = min(batch_size, max(self.n, 1))  # there may be none, of many ranks
         self.n_batches: int | None = -(-self.n // self.batch_size)
+        self.step_rows = self.batch_size
+        """Those of one update, of all ranks."""
+
+    def empty(self) -> Part:
+        """A part without examples."""
+        return Part(self.examples.some(slice(0, 0), self.dtype), None, self.batch_size)
 
     def parts(self, generator: np.random.Generator | None, one_by_one: bool) -> Iterator[Part]:
         """Those of an epoch, in a new order from `generator`, or as they stand; each a batch if `one_by_one`."""
@@ -65,7 +77,7 @@ class Arrays:
         if generator is not None:
             shuffled = generator.permutation(self.n)
             order = shuffled if order is None else order[shuffled]
-        if self.examples.x.dtype == self.dtype and not one_by_one:
+        if self.examples.x.dtype == self.dtype and self.n and not one_by_one:
             yield Part(self.examples, order, self.batch_size)
             return
         size, row_bytes = self.batch_size, max(1, self.examples.x.shape[1] * self.dtype.itemsize)
@@ -79,14 +91,19 @@ class Arrays:
 class Stream:
     """Batches as an iterable gives them, ``(x, t)`` or ``(x, t, sample_weight)``, or a function that returns an iterator."""
 
-    batch_size = 0  # as they come
+    batch_size = step_rows = 0  # as they come
+    alone = True  # whether an epoch has no batch if this has none
 
-    def __init__(self, source: Any, check: Callable[..., Examples]) -> None:
-        self._source, self._check = _checks.networks.stream(source), check
+    def __init__(self, source: Any, check: Callable[..., Examples], nothing: Examples) -> None:
+        self._source, self._check, self._nothing = _checks.networks.stream(source), check, nothing
         self.n_batches: int | None = None
         if not callable(source):
             with contextlib.suppress(TypeError):
                 self.n_batches = len(source)
+
+    def empty(self) -> Part:
+        """A part without examples."""
+        return Part(self._nothing, None, 1)
 
     def parts(self, generator: np.random.Generator | None, one_by_one: bool) -> Iterator[Part]:
         """Those of an epoch, in the order in which they come."""
@@ -95,4 +112,5 @@ class Stream:
             examples = self._check(f"X: batch {number}", *_checks.networks.batch(number, batch))
             if len(examples.x):
                 yield Part(examples, None, len(examples.x))
-        _checks.networks.some_batches(number)
+        if self.alone:
+            _checks.networks.some_batches(number)

@@ -51,6 +51,8 @@ class Training(Protocol):
     """How many batches of this epoch are done."""
     loss: float
     """The mean error so far in this epoch."""
+    rank: int
+    """The number of this process among those of ``fit(comm=...)``, each of which calls its callbacks; 0 without."""
     parameters: np.ndarray
     """Those by which validation is done: the network's own, or their running mean."""
 
@@ -58,7 +60,8 @@ class Training(Protocol):
         """End the training after this batch or epoch."""
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write a checkpoint at the end of an epoch, from which ``fit(resume=path)`` goes on."""
+        """Write a checkpoint at the end of an epoch, from which ``fit(resume=path)`` goes on; of many processes the first one
+        does."""
 
 
 Callback: TypeAlias = Callable[[Training], Any] | Any
@@ -204,16 +207,21 @@ class Checkpoint:
 
 
 class CSVLog:
-    """Write a line for each epoch to the file `path`, as it ends: its number and what the history has of it."""
+    """Write a line for each epoch to the file `path`, as it ends: its number and what the history has of it; of many
+    processes the first one does."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = os.fspath(path)
 
     def fit_begin(self, training: Training) -> None:
-        if training.epoch:  # it is resumed: the file may have lines of later epochs, which come again
+        if (
+            training.epoch and not training.rank
+        ):  # it is resumed: the file may have lines of later epochs, which come again
             training.history.to_csv(self.path)
 
     def epoch_end(self, training: Training) -> None:
+        if training.rank:
+            return
         if training.epoch == 1:
             training.history.to_csv(self.path)
             return

@@ -28,6 +28,8 @@ def save(path: str | os.PathLike[str], run: Run) -> None:
     """Write the training as it is between two epochs."""
     if run.epoch != run.done:
         raise RuntimeError("save: got a call within an epoch, expected one at its end")
+    if run.rank:  # one file for all
+        return
     net, optimizer = run.network, run.optimizer
     config: dict[str, Any] = {
         **_identity(net._description(), optimizer, run.callbacks),

@@ -6,7 +6,7 @@ Letters: N examples, O outputs, C classes.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -46,19 +46,22 @@ def evaluate(
     n_outputs: int,
     options: dict[str, Any],
     *others: Measure,
+    total: Callable[[Any], np.ndarray] = np.asarray,
 ) -> dict[str, float]:
-    """The weighted mean error over blocks of examples, by `loss` and its `options`, and its metric; NaN where no weight is."""
-    metric = _Accuracy(loss) if loss.metric == "accuracy" else _R2(loss)
-    total = weight_sum = 0.0
+    """The weighted mean error over blocks of examples, by `loss` and its `options`, and its metric; NaN where no weight is.
+    `total` adds up over ranks."""
+    metric = _Accuracy(loss) if loss.metric == "accuracy" else _R2(loss, n_outputs)
+    sums = np.zeros(2)
     for x, t, weights in examples:
         z = np.empty((len(x), n_outputs), x.dtype)
         engine.logits(x, z)
         for measure in (metric, *others):
             measure.add(z, t, np.ones(len(x)) if weights is None else weights)
         error = loss.error(z, t, sample_weight=weights, reduction="sum", grad_out=z, **options)
-        total, weight_sum = total + float(error.loss), weight_sum + error.weight_sum
-    mean = total / weight_sum if weight_sum else math.nan
-    return {"loss": mean, loss.metric: metric.value()}
+        sums += float(error.loss), error.weight_sum
+    errors, weight_sum = total(sums).tolist()
+    mean = errors / weight_sum if weight_sum else math.nan
+    return {"loss": mean, loss.metric: metric.value(total)}
 
 
 class _Accuracy:
@@ -77,18 +80,19 @@ class _Accuracy:
         self.right += float(weights @ right)
         self.weight += float(weights.sum())
 
-    def value(self) -> float:
-        return self.right / self.weight if self.weight else math.nan
+    def value(self, total: Callable[[Any], np.ndarray]) -> float:
+        right, weight = total([self.right, self.weight]).tolist()
+        return right / weight if weight else math.nan
 
 
 class _R2:
     """1 - Σ w (t - y)² / Σ w (t - t̄)² of each output, and their mean. Sums are of t less that of the first row, in float64, so
     that little cancels. Where t is constant it is 1 if y is the same, else 0."""
 
-    def __init__(self, loss: Loss) -> None:
+    def __init__(self, loss: Loss, n_outputs: int) -> None:
         self.outputs = loss.outputs
-        self.first: np.ndarray | float = 0.0
-        self.weight, self.sum, self.squares, self.missed = 0.0, *(np.zeros(()) for _ in range(3))
+        self.weight, self.first = 0.0, np.zeros(n_outputs)
+        self.sum, self.squares, self.missed = (np.zeros(n_outputs) for _ in range(3))
 
     def add(self, z: np.ndarray, t: np.ndarray, weights: np.ndarray) -> None:
         y, t = self.outputs(z, out=z.copy(), n_threads=1).astype(np.float64), t.astype(np.float64)
@@ -100,12 +104,23 @@ class _R2:
         self.squares = self.squares + weights @ shifted**2
         self.missed = self.missed + weights @ (t - y) ** 2
 
-    def value(self) -> float:
-        if not self.weight:
+    def value(self, total: Callable[[Any], np.ndarray]) -> float:
+        spread, missed, weight = self._over_all(total)
+        if not weight:
             return math.nan
-        spread = self.squares - self.sum**2 / self.weight
         with np.errstate(divide="ignore", invalid="ignore"):
-            each = np.where(
-                spread > 0, 1 - self.missed / spread, np.where(self.missed == 0, 1.0, self.missed * 0)
-            )
+            each = np.where(spread > 0, 1 - missed / spread, np.where(missed == 0, 1.0, missed * 0))
         return float(each.mean())
+
+    def _over_all(self, total: Callable[[Any], np.ndarray]) -> tuple[np.ndarray, np.ndarray, float]:
+        """Σ w (t - t̄)² and Σ w (t - y)² of each output, and Σ w, of all ranks: what is around the mean m of a rank is
+        w (m - t̄)² less than around that of all."""
+        spread, own = np.zeros(self.sum.shape), self.first
+        if self.weight:
+            spread, own = self.squares - self.sum**2 / self.weight, self.first + self.sum / self.weight
+        if total is np.asarray:
+            return spread, self.missed, self.weight
+        weight, *weighted = total(np.append(self.weight, self.weight * own)).tolist()
+        around = own - np.array(weighted) / (weight or 1.0)
+        spread, missed = total([spread + self.weight * around**2, self.missed])
+        return spread, missed, weight

@@ -12,9 +12,10 @@ import numpy as np
 from fastbp import _checks
 from fastbp.batches import Arrays, Examples
 from fastbp.callbacks import Checkpoint
-from fastbp.divergence import divergence
+from fastbp.divergence import DivergenceError, divergence
 
 if TYPE_CHECKING:
+    from fastbp.ranks import Ranks
     from fastbp.training import Run
 
 __all__ = ["LBFGS"]
@@ -87,6 +88,7 @@ class _Objective:
         self._examples, self._rows = run.sets.training  # type: ignore[misc]
         self._gradient = np.empty_like(self._net.parameters)
         self.loss = math.nan
+        self.is_finite = True  # the sum of this process, of many
 
     def __call__(self, parameters: np.ndarray) -> tuple[float, np.ndarray]:
         net = self._net
@@ -98,8 +100,10 @@ class _Objective:
                 total, weight = total + loss * some, weight + some
                 gradient += self._gradient * np.float64(some)
             self._run.watch_the_clock()
-            if self._run.history.stopped:
-                raise _Stopped
+            if self._run.ranks is None:
+                self._stop_if(bool(self._run.history.stopped))
+        if self._run.ranks is not None:
+            gradient, total, weight = self._over_all(self._run.ranks, gradient, total, weight)
         self.loss = total / weight if weight else math.nan
         objective, gradient = self.loss, gradient / (weight or 1.0)
         if self._decay:
@@ -108,6 +112,29 @@ class _Objective:
                 objective += 0.5 * self._decay * float((wide * wide).sum())
                 slope += self._decay * wide
         return objective, gradient
+
+    def _over_all(
+        self, ranks: Ranks, gradient: np.ndarray, total: float, weight: float
+    ) -> tuple[np.ndarray, float, float]:
+        """The sums over all ranks, unless one of them wishes to stop."""
+        self.is_finite = math.isfinite(total)
+        summed = ranks.total(np.append(gradient, [total, weight, ranks.wish != ""]))
+        self._stop_if(bool(summed[-1]))
+        return summed[:-3], float(summed[-3]), float(summed[-2])
+
+    def _stop_if(self, stopped: bool) -> None:
+        if stopped:
+            raise _Stopped
+
+    def divergence(self) -> DivergenceError:
+        """The error of examples at which the network's is not finite; of many ranks, on the first that has any."""
+        run = self._run
+
+        def own() -> DivergenceError:
+            bad = self.first_bad()
+            return divergence(run.network, bad.x, bad.t, "loss", None, 1, 1, 1, run.history)
+
+        return own() if run.ranks is None else run.ranks.diverged(not self.is_finite, own)
 
     def _blocks(self) -> Iterator[Examples]:
         n = len(self._examples.x) if self._rows is None else len(self._rows)
@@ -123,7 +150,7 @@ class _Objective:
                 self._net._engine.gradient(block.x, block.t, block.weights, self._gradient)[0]
             ):
                 return block
-        return next(iter(self._blocks()))
+        return next(self._blocks(), self._examples.some(slice(0, 0), self._net.dtype))
 
 
 def minimise(run: Run, after: Any) -> None:
@@ -147,12 +174,13 @@ def minimise(run: Run, after: Any) -> None:
 
     try:
         if not math.isfinite(objective(start)[0]):
-            bad = objective.first_bad()
-            raise divergence(run.network, bad.x, bad.t, "loss", None, 1, 1, 1, run.history)
+            raise objective.divergence()
         options = {"maxcor": run.optimizer.memory, "gtol": run.optimizer.tolerance, "ftol": 0.0}
         options |= {"maxiter": run.epochs, "maxfun": 20 * max(run.epochs, 1)}
         result = minimize(objective, start, jac=True, method="L-BFGS-B", callback=iteration, options=options)
     except _Stopped:
+        if run.ranks is not None:
+            run.history.stopped = run.ranks.agreed()
         return
     finally:
         run.network.parameters[:] = accepted

@@ -21,7 +21,7 @@ import inspect
 import json
 import os
 import weakref
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -49,9 +49,11 @@ from fastbp.lbfgs import LBFGS
 from fastbp.optimizers import OPTIMIZERS, SGD, Optimizer
 from fastbp.outputs import LOSSES
 from fastbp.parameters import Layout
+from fastbp.ranks import of as of_communicator
 
 if TYPE_CHECKING:
     from fastbp._kernel_api import Network
+    from fastbp.ranks import Ranks
 
 __all__ = ["MLP", "Gradients"]
 
@@ -387,16 +389,20 @@ class MLP:
         return self._evaluate(self.parameters, Examples(inputs, targets, weights), None)
 
     def _evaluate(
-        self, parameters: np.ndarray, examples: Examples, rows: np.ndarray | None
+        self,
+        parameters: np.ndarray,
+        examples: Examples,
+        rows: np.ndarray | None,
+        total: Callable[[Any], np.ndarray] = np.asarray,
     ) -> dict[str, float]:
-        """With parameters that may be others than the network's own."""
+        """With parameters that may be others than the network's own; `total` adds up over ranks."""
         engine = self._engine
         if parameters is not self.parameters:
             engine = self._engine_on(parameters, type(engine), engine.n_threads)
         options = {"n_threads": self.n_threads, **self._error_options()}
         loss, n_outputs = LOSSES[self.loss_name], self.layer_sizes[-1]
         blocks = evaluation.blocks(examples, rows, n_outputs, self.dtype)
-        return evaluation.evaluate(engine, loss, blocks, n_outputs, options)
+        return evaluation.evaluate(engine, loss, blocks, n_outputs, options, total=total)
 
     def gradients(self, x: ArrayLike, t: ArrayLike, sample_weight: ArrayLike | None = None) -> Gradients:
         """The mean error over the examples and its gradient in every parameter, by back-propagation.
@@ -556,6 +562,7 @@ class MLP:
         callbacks: Iterable[Callback] = (),
         time_limit: float | None = None,
         resume: str | os.PathLike[str] | None = None,
+        comm: Any = None,
     ) -> History:
         """Train on all the examples, `epochs` times over.
 
@@ -594,6 +601,10 @@ class MLP:
             Seconds after which training stops; an epoch under way is not counted.
         resume : path, optional
             Go on from the file of a :class:`fastbp.callbacks.Checkpoint`, written by the same call, to the same bits.
+        comm : communicator of mpi4py, or :class:`fastbp.mpi.Communicator`, optional
+            Processes that train together: each gives its own examples and its own `batch_size`, and a batch is what all of
+            them have at a step. Errors, weights and gradients are summed over it, then divided, so that the result is that of
+            one process on these batches; see docs/cluster.md.
 
         Returns
         -------
@@ -623,6 +634,32 @@ class MLP:
         >>> len(history), history.loss[2] < history.loss[0]
         (3, True)
         """
+        arguments = {name: value for name, value in locals().items() if name not in ("self", "comm")}
+        with of_communicator(comm, self._layout, self.dtype) as ranks:
+            return self._fit(ranks, **arguments)
+
+    def _fit(
+        self,
+        ranks: Ranks | None,
+        *,
+        X: Any,
+        T: Any,
+        epochs: Any,
+        batch_size: Any,
+        optimizer: Any,
+        shuffle: Any,
+        progress: Any,
+        sample_weight: Any,
+        class_weight: Any,
+        validation_data: Any,
+        validation_fraction: Any,
+        clip_norm: Any,
+        clip_value: Any,
+        callbacks: Any,
+        time_limit: Any,
+        resume: Any,
+    ) -> History:
+        """As one of the ranks, if there are more than one."""
         optimizer = SGD() if optimizer is None else optimizer
         check, draws = (
             self._checker(),
@@ -637,6 +674,10 @@ class MLP:
             checkpoints.compare(saved, self._description(), optimizer, settings.callbacks)
             generator.bit_generator.state = saved.start
         start = dict(generator.bit_generator.state)
+        if ranks is not None:
+            options = class_weight, validation_data is not None, validation_fraction, resume is not None
+            threads = _checks.threads(self.n_threads)
+            ranks.meet(self._description(), settings, optimizer, T is None, *options, threads)
         sets = sources.sets(
             check,
             X,
@@ -647,6 +688,7 @@ class MLP:
             validation_data,
             validation_fraction,
             generator,
+            ranks,
         )
         _checks.networks.monitors(settings.callbacks, MONITORED, sets.monitored)
         if isinstance(optimizer, LBFGS):
@@ -655,8 +697,10 @@ class MLP:
             check.written = self._written(optimizer)
         if isinstance(sets.batches, Arrays):
             sets.batches.examples = check.apart(sets.batches.examples)
+        if ranks is not None:
+            ranks.share(sets.batches, any(self.dropout))
         drawn = dict(generator.bit_generator.state)
-        run = training.Run(self, optimizer, self._generator, settings, sets, start, drawn)
+        run = training.Run(self, optimizer, self._generator, settings, sets, start, drawn, ranks)
         return training.fit(run, saved)
 
     # Copies and files ---------------------------------------------------------------------------------------

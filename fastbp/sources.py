@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from fastbp import _checks
 from fastbp.batches import Arrays, Examples, Stream
 from fastbp.outputs import Loss
+
+if TYPE_CHECKING:
+    from fastbp.ranks import Ranks
 
 __all__ = ["Checker", "Sets", "sets"]
 
@@ -51,6 +54,11 @@ class Checker:
         targets = _checks.networks.targets(names[1], t, like, self.n_outputs, loss.by_class, loss.targets)
         weights = _checks.networks.example_weights(names[2], sample_weight, len(inputs))
         return self.apart(self.weighted(Examples(inputs, targets, weights)))
+
+    def nothing(self) -> Examples:
+        """No examples."""
+        t = np.zeros(0, np.int64) if self.loss.by_class else np.zeros((0, self.n_outputs), self.dtype)
+        return Examples(np.zeros((0, self.n_inputs), self.dtype), t, None)
 
     def weighted(self, examples: Examples) -> Examples:
         """With the weights of their classes multiplied into their own."""
@@ -99,38 +107,53 @@ def sets(
     validation_data: Any,
     validation_fraction: float,
     generator: np.random.Generator,
+    ranks: Ranks | None = None,
 ) -> Sets:
     """Check everything; then draw the validation set, if it is a fraction of the examples."""
     fraction = _checks.number("validation_fraction", validation_fraction, _checks.DECAY_RATE)
     if T is None:
-        return _of_stream(check, X, sample_weight, class_weight, validation_data, fraction)
+        return _of_stream(check, X, sample_weight, class_weight, validation_data, fraction, ranks)
     examples = check.examples(("X", "T", "sample_weight"), X, T, sample_weight, by_parts=True)
-    _checks.networks.some_examples("X", examples.x)
-    check.class_weight = _checks.networks.class_weights(class_weight, examples.t, check.n_classes)
-    examples, validation, rows = check.weighted(examples), _validation(check, validation_data), None
+    total = None
+    if ranks is None:
+        _checks.networks.some_examples("X", examples.x)
+    else:
+        total, generator = ranks.total, ranks.generator(generator) if fraction else generator
+    check.class_weight = _checks.networks.class_weights(class_weight, examples.t, check.n_classes, total)
+    examples, validation, rows = check.weighted(examples), _validation(check, validation_data, ranks), None
     if fraction and validation is None:
-        rows, aside = _checks.networks.held_out(fraction, examples.t, check.n_classes, generator)
+        rows, aside = _checks.networks.held_out(
+            fraction, examples.t, check.n_classes, generator, ranks is not None
+        )
         validation = examples, aside
     return Sets(Arrays(examples, rows, batch_size, check.dtype), (examples, rows), validation)
 
 
 def _of_stream(
-    check: Checker, X: Any, sample_weight: Any, class_weight: Any, validation_data: Any, fraction: float
+    check: Checker,
+    X: Any,
+    sample_weight: Any,
+    class_weight: Any,
+    validation_data: Any,
+    fraction: float,
+    ranks: Ranks | None,
 ) -> Sets:
     _checks.networks.stream_options(fraction, sample_weight)
     check.class_weight = _checks.networks.class_weights(class_weight, None, check.n_classes)
-    return Sets(Stream(X, partial(_batch, check)), None, _validation(check, validation_data))
+    stream = Stream(X, partial(_batch, check), check.nothing())
+    return Sets(stream, None, _validation(check, validation_data, ranks))
 
 
 def _batch(check: Checker, place: str, x: Any, t: Any, sample_weight: Any) -> Examples:
     return check.examples((f"{place}, x", f"{place}, t", f"{place}, sample_weight"), x, t, sample_weight)
 
 
-def _validation(check: Checker, given: Any) -> tuple[Examples, np.ndarray | None] | None:
+def _validation(check: Checker, given: Any, ranks: Ranks | None) -> tuple[Examples, np.ndarray | None] | None:
     parts = _checks.networks.validation_set(given)
     if parts is None:
         return None
     names = "validation_data[0]", "validation_data[1]", "validation_data[2]"
     examples = check.examples(names, *parts, by_parts=True)
-    _checks.networks.some_examples("validation_data[0]", examples.x)
+    if ranks is None:
+        _checks.networks.some_examples("validation_data[0]", examples.x)
     return examples, None

@@ -6,21 +6,27 @@ show how far it has come and to look at the clock; after each batch only if a ca
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import time
+import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from fastbp import _checks, checkpoints, lbfgs
-from fastbp.batches import Part
-from fastbp.divergence import divergence
+from fastbp.batches import Part, Stream
+from fastbp.divergence import DivergenceError, divergence
 from fastbp.history import History, is_better
 from fastbp.lbfgs import LBFGS
 from fastbp.progress import Progress, Silence
 from fastbp.sources import Sets
+
+if TYPE_CHECKING:
+    from fastbp.ranks import Ranks
 
 __all__ = ["EVENTS", "Run", "Settings", "fit"]
 
@@ -67,6 +73,8 @@ class Run:
     """The state of the generator before the validation set was drawn, and"""
     drawn: dict[str, Any]
     """after that."""
+    ranks: Ranks | None = None
+    """The processes that train together, if there are more than one."""
     history: History = field(default_factory=History)
     done: int = 0
     """Epochs that are complete."""
@@ -83,6 +91,11 @@ class Run:
     def callbacks(self) -> tuple[Any, ...]:
         """In the order in which they were given."""
         return self.settings.callbacks
+
+    @property
+    def rank(self) -> int:
+        """The number of this process among those that train together."""
+        return 0 if self.ranks is None else self.ranks.rank
 
     @property
     def lists(self) -> list[str]:
@@ -103,6 +116,8 @@ class Run:
     def stop(self, reason: str) -> None:
         """End the training after this batch or epoch."""
         self.history.stopped = self.history.stopped or reason
+        if self.ranks is not None:
+            self.ranks.wish = self.history.stopped
 
     def watch_the_clock(self) -> None:
         """End the training if its time is over."""
@@ -128,14 +143,20 @@ def fit(run: Run, saved: checkpoints.Saved | None) -> History:
     """Train, an epoch after the other, until all are made or something stops it."""
     if saved is not None:
         checkpoints.restore(saved, run)
+    if run.ranks is not None:
+        run.ranks.compare(_state(run), "expected the same on all ranks, by the same seed or file")
     run.tell("fit_begin")
     if saved is None and run.drawn != run.start:
         run.generator.bit_generator.state = run.drawn
-    shown = Progress(run.epochs, run.sets.batches.n_batches) if run.settings.progress else Silence()
+    visible = run.settings.progress and not run.rank
+    shown = Progress(run.epochs, run.sets.batches.n_batches) if visible else Silence()
+    make = _minimise if isinstance(run.optimizer, LBFGS) else _epochs
     try:
-        make = _minimise if isinstance(run.optimizer, LBFGS) else _epochs
-        make(run, shown)
+        with contextlib.nullcontext() if run.ranks is None else run.ranks.interrupts():
+            make(run, shown)
     except KeyboardInterrupt:
+        if run.ranks is not None:
+            raise
         run.stop("interrupted")
     finally:
         shown.close()
@@ -147,7 +168,22 @@ def fit(run: Run, saved: checkpoints.Saved | None) -> History:
     if mean is not run.network.parameters:
         run.network.parameters[:] = mean
     run.tell("fit_end")
+    if run.ranks is not None:
+        run.ranks.table([])  # all of them came to the end
     return run.history
+
+
+def _state(run: Run) -> dict[str, Any]:
+    """What ranks begin with."""
+    vectors = {"parameters": run.network.parameters}
+    if not isinstance(run.optimizer, LBFGS):
+        vectors |= run.optimizer.state(run.network.parameters)
+    state = {name: zlib.crc32(vector.view(np.uint8).data) for name, vector in vectors.items()}
+    return state | {
+        "a generator": run.drawn if run.done == 0 else run.generator.bit_generator.state,
+        "steps": run.optimizer.steps,
+        "epochs": run.done,
+    }
 
 
 def _minimise(run: Run, shown: Progress | Silence) -> None:
@@ -161,7 +197,7 @@ def _minimise(run: Run, shown: Progress | Silence) -> None:
                 line.show(1, loss, 0, _validation_so_far(run.history))
         run.tell("epoch_end")
         run.watch_the_clock()
-        return bool(run.history.stopped)
+        return _ends(run, True)
 
     if run.epochs:
         lbfgs.minimise(run, after)
@@ -169,9 +205,20 @@ def _minimise(run: Run, shown: Progress | Silence) -> None:
 
 def _epochs(run: Run, shown: Progress | Silence) -> None:
     """All epochs, each in batches."""
-    while run.done < run.epochs and not run.history.stopped:
+    while run.done < run.epochs and not _ends(run, True):
         _epoch(run, shown)
         run.watch_the_clock()
+        if run.ranks is not None:
+            run.ranks.compare_bits(run.network.parameters, f"after epoch {run.epoch}")
+
+
+def _ends(run: Run, between: bool) -> bool:
+    """Whether training ends here. Ranks agree on it `between` two steps, or where the last step's sum says that one wishes it."""
+    if run.ranks is not None:
+        if not (between or run.ranks.stopped):
+            return False
+        run.history.stopped = run.ranks.agreed()
+    return bool(run.history.stopped)
 
 
 def _epoch(run: Run, shown: Progress | Silence) -> None:
@@ -190,22 +237,36 @@ def _epoch(run: Run, shown: Progress | Silence) -> None:
 def _updates(run: Run, line: Any) -> bool:
     """Make the updates of an epoch; False if they were stopped before its end."""
     by_batch = any(hasattr(callback, "batch_end") for callback in run.callbacks)
-    total = weight = 0.0
-    for part in run.sets.batches.parts(run.generator if run.settings.shuffle else None, by_batch):
+    total, weight, ended = 0.0, 0.0, False
+    for part in _parts(run, by_batch):
+        before = run.batch
         loss, part_weight = _train(run, part, line)
         if part_weight:
             total, weight = total + loss * part_weight, weight + part_weight
-            run.loss = total / weight
-        if by_batch:
+            run.loss = total / weight if run.ranks is None else run.ranks.mean()
+        if by_batch and run.batch > before:
             run.tell("batch_end")
         run.watch_the_clock()
-        if run.history.stopped:
+        ended = _ends(run, by_batch)
+        if ended:
             break
     if line is not None:
         line.show(
-            run.batch, run.loss, run.batch * run.sets.batches.batch_size, _validation_so_far(run.history)
+            run.batch, run.loss, run.batch * run.sets.batches.step_rows, _validation_so_far(run.history)
         )
-    return not run.history.stopped or run.batch == run.sets.batches.n_batches
+    return not ended or run.batch == run.sets.batches.n_batches
+
+
+def _parts(run: Run, by_batch: bool) -> Iterator[Part]:
+    """Those of an epoch; with other ranks as many as the rank has that has most."""
+    batches, generator = run.sets.batches, run.generator if run.settings.shuffle else None
+    if run.ranks is None:
+        yield from batches.parts(generator, by_batch)
+        return
+    own = None if generator is None else run.ranks.generator(generator)
+    yield from run.ranks.parts(batches, batches.parts(own, by_batch), by_batch)
+    if isinstance(batches, Stream):
+        _checks.networks.some_batches(run.batch)
 
 
 def _train(run: Run, part: Part, line: Any) -> tuple[float, float]:
@@ -215,21 +276,40 @@ def _train(run: Run, part: Part, line: Any) -> tuple[float, float]:
     def report(done: int, loss: float) -> bool:
         run.batch = before + done
         if line is not None:
-            line.show(run.batch, loss, run.batch * part.batch_size, _validation_so_far(run.history))
+            rows = run.batch * (part.batch_size if run.ranks is None else run.sets.batches.step_rows)
+            line.show(run.batch, loss, rows, _validation_so_far(run.history))
         run.watch_the_clock()
-        return bool(run.history.stopped)
+        return run.ranks is None and bool(run.history.stopped)
 
     asked = report if line is not None or run.settings.deadline < math.inf else None
     engine = run.network._engine  # looked up at each call: a fork makes a new one
     loss, weight, done, failure = engine.train(
-        x, t, weights, part.order, part.batch_size, run.optimizer, asked, *run.settings.clips
+        x, t, weights, part.order, part.batch_size, run.optimizer, asked, *run.settings.clips, None, run.ranks
     )
     run.batch = before + done
+    if run.ranks is not None and run.ranks.failed:
+        run.ranks.raise_failure()
     if failure:
-        place = run.epoch, run.batch + 1, run.sets.batches.n_batches
-        bad_x, bad_t, rows = part.batch(done)
-        raise divergence(run.network, bad_x, bad_t, failure, rows, *place, run.history)
+        raise _diverged(run, part, done, failure)
     return float(loss), float(weight)
+
+
+def _diverged(run: Run, part: Part, done: int, failure: str) -> DivergenceError:
+    """What failed in a batch of this process; of many, in that of the first one where it did."""
+    place = run.epoch, run.batch + 1, run.sets.batches.n_batches
+    x, t, rows = part.batch(done)
+
+    def own() -> DivergenceError:
+        return divergence(run.network, x, t, failure, rows, *place, run.history)
+
+    if run.ranks is None:
+        return own()
+    size = run.ranks.loss
+    if failure == "gradient" and len(x):
+        size = float(np.abs(run.network.gradients(x, t).flat).max())
+    error = run.ranks.diverged(not math.isfinite(size), own)
+    error.history = run.history
+    return error
 
 
 def _validation_so_far(history: History) -> str:
@@ -241,7 +321,13 @@ def _validation_so_far(history: History) -> str:
 def _look(run: Run, seconds: float) -> None:
     """After an epoch: how long it took, how the network does now, and whether it is the best so far."""
     history, rate = run.history, run.optimizer.learning_rate
-    evaluate, sets = run.network._evaluate, run.sets
+    sets = run.sets
+
+    def evaluate(*args: Any) -> dict[str, float]:
+        total = np.asarray if run.ranks is None else run.ranks.total
+        found: dict[str, float] = run.network._evaluate(*args, total)
+        return found
+
     row = {"loss": run.loss, "seconds": seconds}
     row["learning_rate"] = float(rate(max(run.optimizer.steps - 1, 0)) if callable(rate) else rate)
     if "metric" in run.lists and sets.training is not None:

@@ -24,6 +24,7 @@ from bench import (
     memmap,
     memory,
     mnist,
+    mpi,
     nielsen,
     options,
     peers,
@@ -300,6 +301,42 @@ def test_cliffs_and_jumps():
     assert curve.cliffs == [(3, 5, 2.5 / 2.2)]  # the smallest of the larger ones is not always the next
     assert curve.jumps == [(2, 1, 2.0), (3, 2, 1.25), (6, 5, 9.0 / 2.2)]
     assert "3 (×1.14 of 5)" in sweep.text(curve)
+
+
+def test_the_model_of_a_cluster():
+    """By hand: 4-2-3 has the products 8 + 6 forward, 6 back and 8 + 6 for the gradients: the second layer's is there after
+    14 + 6 of 34, the first after all. Both go in one message, of 4 (2 (4 + 1) + 3 (2 + 1)) bytes."""
+    network = mpi.Network("", alpha=1.0, beta=0.5)
+    assert mpi.messages((4, 2, 3)) == [(1.0, 76)]
+    large = [(14e4 + 6e4) / 34e4, 1.0]
+    assert [share for share, _ in mpi.messages((400, 200, 300))] == pytest.approx(large)
+    assert mpi.sum_seconds(network, 2, 100) == 2 * 1 + 2 * 0.5 * 100 * 0.5
+    assert mpi.sum_seconds(network, 1000, 0) == 2 * 10
+    shape = StepShape((400, 200, 300), 8)
+    assert mpi.step_seconds(network, 1, shape.sizes, 5.0, hidden=False) == 5.0
+    sums = sum(mpi.sum_seconds(network, 4, n_bytes) for _, n_bytes in mpi.messages(shape.sizes))
+    assert mpi.step_seconds(network, 4, shape.sizes, 5.0, hidden=False) == pytest.approx(5.0 + sums)
+    last = mpi.sum_seconds(network, 4, mpi.messages(shape.sizes)[-1][1])
+    assert mpi.step_seconds(network, 4, shape.sizes, 1e9, hidden=True) == pytest.approx(1e9 + last)
+    batch = mpi.batch_for_goal(network, 4, shape, 5.0, hidden=False)
+    seconds = 5.0 * batch / 8
+    assert 0.9 <= seconds / (seconds + sums) < 0.9001
+
+
+def test_what_is_told_of_ranks(tmp_path):
+    times = {
+        "one thread": [2.0, 4.0], "one rank": [2.0, 4.0], "threads": [2.5, 4.5], "side by side": [3.0, 5.0],
+        "ranks": [4.0, 6.0], "reproducible": [8.0, 12.0], "sums": [2.0, 2.0],
+    }  # fmt: skip
+    measured = {"ranks": 2, "steps": 1, "times": times, "shape": mpi.SHAPES[0].name}
+    text = mpi.text(mpi.SHAPES[0], measured)
+    assert "a rank with comm, of the speed without: 1.000" in text
+    assert "reproducible, of the speed of others: 0.500" in text
+    assert "of the sums were hidden: 50%; the model, nothing hidden: 1.21 of the step" in text
+    assert text.count("InfiniBand") == 10
+    pytest.importorskip("matplotlib")
+    mpi.draw([{"rows": [measured]}], tmp_path / "mpi.svg")
+    assert "<svg" in (tmp_path / "mpi.svg").read_text()
 
 
 def test_a_sweep(backend):

@@ -241,8 +241,14 @@ def example_weights(name: str, value: Any, n: int) -> np.ndarray | None:
     return given
 
 
-def class_weights(value: Any, t: np.ndarray | None, n_classes: int) -> np.ndarray | None:
-    """The weight of each class, as float64; by the targets `t` if it is "balanced", None where they are not known beforehand."""
+def class_weights(
+    value: Any,
+    t: np.ndarray | None,
+    n_classes: int,
+    total: Callable[[Any], np.ndarray] | None = None,
+) -> np.ndarray | None:
+    """The weight of each class, as float64; by the targets `t` if it is "balanced", None where they are not known beforehand.
+    `total` adds up over ranks."""
     if value is None:
         return None
     if not n_classes:
@@ -254,6 +260,7 @@ def class_weights(value: Any, t: np.ndarray | None, n_classes: int) -> np.ndarra
             text = "a dict or an array with an iterable of batches"
             raise ValueError(f"class_weight: got 'balanced', expected {text}")
         counts = _counts(t, n_classes)
+        counts = counts if total is None else total(counts)
         return np.asarray(counts.sum() / (np.where(counts > 0, counts, 1) * max(np.count_nonzero(counts), 1)))
     if not isinstance(value, dict):
         return example_weights("class_weight", weights("class_weight", value, n_classes, "class"), n_classes)
@@ -350,9 +357,10 @@ def clips(clip_norm: Any, clip_value: Any) -> tuple[float, float]:
 
 
 def held_out(
-    fraction: float, t: np.ndarray, n_classes: int, generator: np.random.Generator
+    fraction: float, t: np.ndarray, n_classes: int, generator: np.random.Generator, may_be_none: bool = False
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Which rows to train on, and which to set aside: so much of all, and of each class alike where targets are classes."""
+    """Which rows to train on, and which to set aside: so much of all, and of each class alike where targets are classes. Either
+    may be empty if others have some."""
     order = generator.permutation(len(t))
     if n_classes:
         classes = _as_classes(t, n_classes)
@@ -360,7 +368,7 @@ def held_out(
         order = order[np.argsort(labels[order], kind="stable")]
     # Of any k examples in a row, k · fraction are taken, up to one: so it is with all, and with each class.
     taken = np.diff(np.floor(np.arange(len(t) + 1) * fraction + 0.5)) > 0
-    if taken.all() or not taken.any():
+    if not may_be_none and (taken.all() or not taken.any()):
         text = "a fraction that leaves examples on both sides"
         raise ValueError(f"validation_fraction: got {fraction} of {len(t)} examples, expected {text}")
     return np.sort(order[~taken]), np.sort(order[taken])

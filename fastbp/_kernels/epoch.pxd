@@ -25,11 +25,16 @@ cdef struct Call:
     int64_t first_step
     void *optimizer        # Python objects
     void *report
+    void *ranks            # what sums over processes: see `Ranks` in fastbp/_kernel_api.py; or NULL
+    const char *sends      # of each layer, whether to send its gradient, with those of the layers above that wait for it
+    const int64_t *first_rows  # for each step, the rows that other ranks have before those of this one; or NULL
+    Py_ssize_t steps       # to make, at least: without examples if there are no more
     double loss, weight    # Σ weighted errors, or the mean error of a single batch; Σ weights
     Py_ssize_t start, done, updates  # rows and batches finished; updates made: none for batches whose weights sum to 0
     double *batches        # for each batch its mean error, and Σ W² before the update; or NULL
     Failure failure
-    bint stopped           # `report` has asked to stop
+    bint stopped           # `report` has asked to stop, or another rank
+    bint undone            # the last step was not made: a rank has failed, or none has examples
 
 # Train on all batches; make one update. step_once makes none, and `updates` stays 0, if the error is not finite or the update
 # might overflow.

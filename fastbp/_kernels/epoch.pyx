@@ -5,12 +5,15 @@ The GIL is taken only to poll signals and to report.
 
 from libc.math cimport isfinite
 from libc.stdint cimport uint64_t
+from libc.string cimport memset
 
 from fastbp._kernels.dispatch cimport fbp_kernels
-from fastbp._kernels.guard cimport Bounds, grow, may_overflow, measured, update_on_trial
+from fastbp._kernels.guard cimport Bounds, grow, may_overflow, measured, trial_by_scaled, update_on_trial
 from fastbp._kernels.net cimport Layer, in_space, step_work
-from fastbp._kernels.optimizer cimport set_step
-from fastbp._kernels.step cimport Loss, deltas, gradient_bound, largest_input, update
+from fastbp._kernels.optimizer cimport norm, set_norm, set_step
+from fastbp._kernels.step cimport (
+    Loss, deltas, gradient_bound, gradients_in_turn, largest_input, last_deltas, update, update_by_scaled,
+)
 from fastbp._kernels.team cimport fbp_team_share, poll
 
 from time import perf_counter
@@ -130,7 +133,7 @@ cdef void begin_step(Call *c) noexcept nogil:
 cdef int report(Call *c) except -1 with gil:
     """Call `report` with the number of batches and the mean error so far; it returns whether to stop."""
     (<object>c.optimizer).steps = c.first_step + c.updates - 1
-    c.stopped = bool((<object>c.report)(c.done, c.loss / c.weight if c.weight != 0 else float("nan")))
+    c.stopped |= bool((<object>c.report)(c.done, c.loss / c.weight if c.weight != 0 else float("nan")))
     return 0
 
 
@@ -157,6 +160,79 @@ cdef int train_batch(Call *c, const Batch *batch, const Loss *loss, Bounds *boun
     return 0
 
 
+# -- with other ranks --------------------------------------------------------------------------------------------------------
+
+
+cdef int begin_sum(Call *c, const Loss *loss) except -1 with gil:
+    (<object>c.ranks).begin(loss.mean, loss.weight, c.start < c.count)
+    return 0
+
+
+cdef int send(Call *c, Py_ssize_t i) except -1 with gil:
+    (<object>c.ranks).send(i)
+    return 0
+
+
+cdef int formed(void *call, Py_ssize_t i) except -1 nogil:
+    """The gradient of layer i is in memory."""
+    cdef Call *c = <Call *>call
+    return send(c, i) if c.sends[i] else 0
+
+
+cdef int end_sum(Call *c, Loss *loss) except -1 with gil:
+    loss.mean, loss.weight, c.stopped, c.undone = (<object>c.ranks).finish()
+    return 0
+
+
+cdef int sum_over_ranks(Call *c, const Batch *batch, fbp_team *team, Loss *loss) except -1 nogil:
+    """The errors, weights and gradients of a step, summed over all ranks"""
+    cdef Py_ssize_t known, i
+    c.net.first_row = 0 if c.first_rows == NULL else c.first_rows[c.done]
+    if batch.x.rows > 0:
+        known = last_deltas(c.net, batch, c.out, team, loss)
+        begin_sum(c, loss)
+        gradients_in_turn(c.net, batch, known, c.out, team, formed, c)
+    else:
+        loss.mean = loss.weight = 0
+        memset(c.out, 0, c.net.count * c.net.element)
+        begin_sum(c, loss)
+        for i in range(c.net.depth - 1, -1, -1):
+            formed(c, i)
+    return end_sum(c, loss)
+
+
+cdef int step_with_others(Call *c, const Batch *batch, Bounds *bounds, fbp_team *team) except -1 nogil:
+    """The update by the mean over the examples of all ranks, which is the same on all of them"""
+    cdef Loss sum
+    cdef double size
+    cdef bint trial
+    sum_over_ranks(c, batch, team, &sum)
+    if c.undone or sum.weight == 0:
+        return 0
+    if not isfinite(sum.mean):
+        c.failure = LOSS
+        return 0
+    size = norm(c.net.k, c.net.element, c.net.count, c.out, <double *>c.net.scratch, team) / sum.weight
+    set_norm(c.u, size, sum.weight)
+    trial = may_overflow(c.u, size, bounds)
+    if trial:
+        bounds[0] = measured(c.net, c.u)
+        trial = may_overflow(c.u, size, bounds)
+    if not trial:
+        update_by_scaled(c.net, c.out, c.u, team)
+    elif not trial_by_scaled(c.net, c.out, c.u, team):
+        c.failure = GRADIENT
+        return 0
+    grow(c.u, size, bounds)
+    c.loss += sum.mean
+    c.weight += sum.weight
+    c.updates += 1
+    return 0
+
+
+# -- batches -----------------------------------------------------------------------------------------------------------------
+
+
 cdef double sum_of_weights_squared(const Net *net) noexcept nogil:
     cdef const Layer *layer
     cdef double total = 0
@@ -167,27 +243,35 @@ cdef double sum_of_weights_squared(const Net *net) noexcept nogil:
     return total
 
 
+cdef int step_alone(Call *c, const Batch *batch, Bounds *bounds, fbp_team *team) except -1 nogil:
+    cdef Loss loss
+    deltas(c.net, batch, c.net.gradient, team, &loss)
+    if c.batches != NULL:
+        c.batches[2 * c.done], c.batches[2 * c.done + 1] = loss.mean, sum_of_weights_squared(c.net)
+    if loss.weight == 0:
+        return 0
+    if not isfinite(loss.mean):
+        c.failure = LOSS
+        return 0
+    return train_batch(c, batch, &loss, bounds, team)
+
+
 cdef int train_batches(Call *c, fbp_team *team) except -1 nogil:
     cdef Batch batch
-    cdef Loss loss
     cdef Bounds bounds
     # Nanoseconds of work have a count of their own here: that of the polls for signals may run out within a batch each time.
     cdef double next_report = 0, unreported = 0, work = BATCH_WORK + step_work(c.net, min(c.batch_size, c.count), c.u.iterations)
     begin_step(c)
     bounds = measured(c.net, c.u)
-    while c.start < c.count and not c.stopped:
+    while (c.start < c.count or c.done < c.steps) and not c.stopped:
         next_batch(c, &batch, team)
         begin_step(c)
-        deltas(c.net, &batch, c.net.gradient, team, &loss)
-        if c.batches != NULL:
-            c.batches[2 * c.done], c.batches[2 * c.done + 1] = loss.mean, sum_of_weights_squared(c.net)
-        if loss.weight != 0:
-            if not isfinite(loss.mean):
-                c.failure = LOSS
-            else:
-                train_batch(c, &batch, &loss, &bounds, team)
-            if c.failure != NONE:
-                return 0
+        if c.ranks == NULL:
+            step_alone(c, &batch, &bounds, team)
+        else:
+            step_with_others(c, &batch, &bounds, team)
+        if c.failure != NONE or c.undone:
+            return 0
         c.start += batch.x.rows
         c.done += 1
         if poll(&unreported, work) and c.report != NULL and now() >= next_report:

@@ -22,3 +22,5 @@ cdef int prepare_trial(Net *net) except -1 nogil
 
 # From the deltas: make the update; if anything is not finite after it take it back and return 0, else 1.
 cdef int update_on_trial(Net *net, const Batch *batch, Update *u, fbp_team *team) except -1 nogil
+# The same by a gradient, a vector of `count`, as set_norm has said
+cdef int trial_by_scaled(Net *net, const char *g, Update *u, fbp_team *team) except -1 nogil

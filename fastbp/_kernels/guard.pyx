@@ -12,7 +12,7 @@ from libc.string cimport memcpy
 
 from fastbp._kernels.dispatch cimport FBP_AVERAGE, FBP_STATES, fbp_update
 from fastbp._kernels.step cimport gradient as form_gradient
-from fastbp._kernels.step cimport update_by
+from fastbp._kernels.step cimport clip, update_by_scaled
 
 cdef extern from "primitives.h" nogil:
     int FBP_UPDATE_rmsprop, FBP_UPDATE_adagrad, FBP_UPDATE_adam, FBP_UPDATE_lion
@@ -117,22 +117,27 @@ cdef int prepare_trial(Net *net) except -1 nogil:
 
 
 cdef int update_on_trial(Net *net, const Batch *batch, Update *u, fbp_team *team) except -1 nogil:
+    cdef char *g
+    prepare_trial(net)
+    g = net.trial + (FBP_STATES + 1) * net.count * net.element
+    form_gradient(net, batch, g, team)
+    clip(net, g, u, team)
+    return trial_by_scaled(net, g, u, team)
+
+
+cdef int trial_by_scaled(Net *net, const char *g, Update *u, fbp_team *team) except -1 nogil:
     cdef Py_ssize_t bytes = net.count * net.element
     cdef char *vectors[FBP_STATES + 1]
-    cdef char *g
-    cdef bint finite
+    cdef bint finite = isfinite(largest_in(net, g))
     cdef int i
     prepare_trial(net)
-    g = net.trial + (FBP_STATES + 1) * bytes
-    form_gradient(net, batch, g, team)
-    finite = isfinite(largest_in(net, g))
     vectors[FBP_STATES] = net.w
     for i in range(FBP_STATES):
         vectors[i] = u.state[i]
     for i in range(FBP_STATES + 1):
         if vectors[i] != NULL:
             memcpy(net.trial + i * bytes, vectors[i], bytes)
-    update_by(net, g, u, team)
+    update_by_scaled(net, g, u, team)  # which no signal interrupts once it writes
     for i in range(FBP_STATES + 1):
         finite = finite and isfinite(largest_in(net, vectors[i]))
     for i in range(FBP_STATES + 1):

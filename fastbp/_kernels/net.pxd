@@ -46,6 +46,8 @@ cdef struct Net:
     double largest_error         # that an example counts in the reported mean, perhaps infinity; its gradient is not limited
     uint64_t seed, key           # of dropout: for the network, for this step
     bint drops                   # whether dropout is on in this call
+    Py_ssize_t first_row         # rows of the step, on other ranks, that dropout counts before those of the batch
+    bint sums                    # whether errors are summed, not averaged, over a batch
 
     Plan plan
     Py_ssize_t capacity

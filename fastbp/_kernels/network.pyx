@@ -249,10 +249,11 @@ cdef class Network:
         return call.loss, call.weight
 
     def train(self, x, targets, weights, const int64_t[::1] order, Py_ssize_t batch_size, optimizer, report, double clip_norm=0.0,
-              double clip_value=0.0, batches=None):
+              double clip_value=0.0, batches=None, ranks=None):
         """Make an update for each batch; the mean error, the sum of the weights, the batches that are done, what failed.
 
         Of each batch its mean error, and Σ W² over the weights of all layers before its update, go to a row of `batches`.
+        With `ranks` errors, weights and gradients are summed over them.
         """
         cdef Call call
         memset(&call, 0, sizeof(call))
@@ -268,6 +269,9 @@ cdef class Network:
         call.optimizer = <void *>optimizer
         if report is not None:
             call.report = <void *>report
+        if ranks is not None:
+            call.ranks, call.steps, call.out = <void *>ranks, ranks.steps, vector_of(ranks.gradient, WRITE)
+            call.sends, call.first_rows = vector_of(ranks.sends, READ), <const int64_t *>vector_of(ranks.first_rows, READ)
         self.take_turn()
         try:
             self.train_in_turn(&call, min(batch_size, call.count), optimizer, clip_norm, clip_value)
@@ -279,15 +283,17 @@ cdef class Network:
         rates = optimizer.hyper_parameters(self.dtype)
         state = optimizer.state(self.parameters)  # kept, though a callback may reset the optimizer
         cdef Update u = update_at(optimizer, rates, state)
-        cdef Py_ssize_t n_batches = (call.count + rows - 1) // rows if rows > 0 else 0
+        cdef Py_ssize_t n_batches = max(call.steps, (call.count + rows - 1) // rows if rows > 0 else 0)
         cdef const double[:, ::1] table = optimizer.scheduled_rates(n_batches, self.dtype)
         if table is not None and table.shape[0] > 0:
             u.rates, u.rates_row = &table[0, 0], table.shape[1]
         u.clip_norm, u.weights.clip = clip_norm, clip_value
         call.u, call.first_step = &u, optimizer.steps + 1
+        self.net.sums = call.ranks != NULL
         try:
-            self.run(call, <Work>train_batches, rows, step_work(&self.net, rows, u.iterations))
+            self.run(call, <Work>train_batches, max(rows, 1), step_work(&self.net, rows, u.iterations))
         finally:
+            self.net.sums = self.net.first_row = 0
             optimizer.steps = call.first_step + call.updates - 1
         return 0
 

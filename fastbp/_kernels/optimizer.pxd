@@ -25,8 +25,8 @@ cdef Update update_at(optimizer, tuple rates, dict state) except *
 
 # Before an update: which step it is, from 1, and which of this call, from 0.
 cdef void set_step(Update *u, int64_t step, Py_ssize_t of_call) noexcept nogil
-# Before an update whose gradient has this norm: it is scaled down to clip_norm.
-cdef void set_norm(Update *u, double norm) noexcept nogil
+# Before an update whose gradient, as soon as it is divided, has this norm: it is scaled down to clip_norm, if there is one.
+cdef void set_norm(Update *u, double norm, double divisor) noexcept nogil
 
 # The state of the parameters from `at` bytes after the start on, to state[FBP_STATES].
 cdef void state_at(const Update *u, Py_ssize_t at, void **state) noexcept nogil

@@ -95,9 +95,9 @@ cdef void set_step(Update *u, int64_t step, Py_ssize_t of_call) noexcept nogil:
     u.matrices.gradient_scale = u.matrices.bias[0] = u.matrices.bias[1] = 1
 
 
-cdef void set_norm(Update *u, double norm) noexcept nogil:
-    cdef double scale = u.clip_norm / norm if norm > u.clip_norm else 1
-    scale = scale if isfinite(norm) else NAN  # which makes no update
+cdef void set_norm(Update *u, double norm, double divisor) noexcept nogil:
+    cdef double scale = u.clip_norm / norm if u.clip_norm > 0 and norm > u.clip_norm else 1
+    scale = scale / divisor if isfinite(norm) else NAN  # which makes no update
     u.weights.gradient_scale = u.biases.gradient_scale = u.matrices.gradient_scale = scale
 
 

@@ -8,8 +8,10 @@ B. An update needs the gradient one tile at a time, so the weight gradient is ne
 C. With very many classes the logits and deltas of a batch are never stored whole: last_layer.pyx computes the last layer in
    blocks of rows, and its gradient, whose size does not depend on the batch, together with the deltas.
 D. Layer by layer, the weights are updated, then the biases, which may be exempt from weight decay.
-E. Pending signals are polled between matrix products and inside long ones, but not between two updates.
-F. Muon forms the steps of all hidden matrices, which may take long, before it changes the first parameter or state. A hidden
+E. Where the gradient is summed over processes, both are in turn: that of a layer is on its way while the deltas below are
+   computed. Then it is in memory, and the update comes after the last sum.
+F. Pending signals are polled between matrix products and inside long ones, but not between two updates.
+G. Muon forms the steps of all hidden matrices, which may take long, before it changes the first parameter or state. A hidden
    matrix is that of any layer but the last: the inputs of the first are numbers, not the rows of a table as in an embedding.
 """
 
@@ -70,7 +72,7 @@ cdef void element_piece(const void *elements, Py_ssize_t i, int thread) noexcept
         e.net.k.activate(e.layer.kind, count, x, y)
         x = y
     if e.layer.dropout > 0 and e.net.drops:
-        e.net.k.dropout(count, x, e.layer.dropout, e.net.key, e.number, start, y)
+        e.net.k.dropout(count, x, e.layer.dropout, e.net.key, e.number, e.net.first_row * e.layer.dense.outputs + start, y)
 
 
 cdef int each_element(Net *net, Py_ssize_t i, Py_ssize_t rows, const char *x, char *y, bint activates,
@@ -124,17 +126,18 @@ cdef double limited_sum(Py_ssize_t n, const double *errors, const double *weight
 
 
 cdef int error(Net *net, const Batch *batch, fbp_team *team, Loss *loss) except -1 nogil:
-    """The mean error of the logits, and its gradient over them."""
+    """The mean error of the logits, or with net.sums their sum, and its gradient over them."""
     cdef const Layer *layer = &net.layers[net.depth - 1]
     cdef Rows r = rows_of(net, batch)
     cdef bint astray
     r.z, r.d = layer.a, layer.delta
     r.z_row = r.d_row = layer.dense.outputs * net.element
     assert in_space(net, layer.a, r.N * r.z_row) and in_space(net, net.scratch, scratch_bytes(&r, team.threads))
-    loss.mean = reduced(&r, net.error, True, team, net.scratch, &loss.weight, &astray)
+    loss.mean = reduced(&r, net.error, not net.sums, team, net.scratch, &loss.weight, &astray)
     stayed(&r, astray)
     if isfinite(net.largest_error) and loss.weight != 0:
-        loss.mean = limited_sum(r.N, <double *>net.scratch, batch.weight, net.largest_error) / loss.weight
+        loss.mean = limited_sum(r.N, <double *>net.scratch, batch.weight, net.largest_error)
+        loss.mean /= 1 if net.sums else loss.weight
     return 0
 
 
@@ -145,7 +148,7 @@ cdef int error_by_blocks(Net *net, const Batch *batch, char *to, fbp_team *team,
     blocks.scratch = net.scratch
     assert in_space(net, <char *>blocks.weights, sizeof(double))
     assert in_space(net, net.scratch, block_scratch(&last, (last.read + blocks.count - 1) // blocks.count, team.threads))
-    loss.mean = last_layer(&last, net.error, True, &blocks, team, &loss.weight)
+    loss.mean = last_layer(&last, net.error, not net.sums, &blocks, team, &loss.weight)
     return 0
 
 
@@ -156,10 +159,17 @@ cdef int drop_deltas(Net *net, Py_ssize_t i, Py_ssize_t rows, fbp_team *team) ex
     return 0
 
 
-cdef int deltas(Net *net, const Batch *batch, char *to, fbp_team *team, Loss *loss) except -1 nogil:
-    cdef const Layer *last = &net.layers[net.depth - 1]
-    cdef Py_ssize_t i, rows = batch.x.rows, known = net.depth - 1  # the lowest layer whose delta is known
+cdef int recursion(Net *net, Py_ssize_t i, Py_ssize_t rows, fbp_team *team) except -1 nogil:
+    """The deltas of the layer below layer i"""
     cdef Product p
+    set_recursion(&p, net, i, rows)
+    multiply_polled(net, &p, team)
+    return drop_deltas(net, i - 1, rows, team)
+
+
+cdef Py_ssize_t last_deltas(Net *net, const Batch *batch, char *to, fbp_team *team, Loss *loss) except -2 nogil:
+    cdef const Layer *last = &net.layers[net.depth - 1]
+    cdef Py_ssize_t rows = batch.x.rows, known = net.depth - 1  # the lowest layer whose delta is known
     make_plan(net, rows, team.threads)
     net.formed = NULL
     assert rows == batch.t.rows <= net.capacity and team.threads <= net.most_threads
@@ -174,10 +184,13 @@ cdef int deltas(Net *net, const Batch *batch, char *to, fbp_team *team, Loss *lo
     else:
         forward(net, batch.x, last.a, last.dense.outputs, team)
         error(net, batch, team, loss)
-    for i in range(known, 0, -1):
-        set_recursion(&p, net, i, rows)
-        multiply_polled(net, &p, team)
-        drop_deltas(net, i - 1, rows, team)
+    return known
+
+
+cdef int deltas(Net *net, const Batch *batch, char *to, fbp_team *team, Loss *loss) except -1 nogil:
+    cdef Py_ssize_t i
+    for i in range(last_deltas(net, batch, to, team, loss), 0, -1):
+        recursion(net, i, batch.x.rows, team)
     return 0
 
 
@@ -207,18 +220,37 @@ cdef int bias_gradients(Net *net, Py_ssize_t rows) except -1 nogil:
     return 0
 
 
+cdef int weight_gradient(Net *net, Py_ssize_t i, const Batch *batch, char *to, fbp_team *team) except -1 nogil:
+    cdef Product p
+    set_gradient(&p, net, i, batch.x, to + net.layers[i].weight)
+    return multiply_polled(net, &p, team)
+
+
 cdef int gradient(Net *net, const Batch *batch, char *to, fbp_team *team) except -1 nogil:
     cdef const Layer *layer
-    cdef Product p
     cdef Py_ssize_t i
     for i in range(net.depth - 1, -1, -1):
         layer = &net.layers[i]
         if not is_formed(net, i):
             memcpy(to + layer.bias, layer.bias_gradient, layer.dense.outputs * net.element)
-            set_gradient(&p, net, i, batch.x, to + layer.weight)
-            multiply_polled(net, &p, team)
+            weight_gradient(net, i, batch, to, team)
         elif to != net.formed:
             memcpy(to + layer.weight, net.formed + layer.weight, parameters_of(layer) * net.element)
+    return 0
+
+
+cdef int gradients_in_turn(Net *net, const Batch *batch, Py_ssize_t known, char *to, fbp_team *team, Formed formed,
+                           void *call) except -1 nogil:
+    cdef const Layer *layer
+    cdef Py_ssize_t i
+    for i in range(net.depth - 1, -1, -1):
+        layer = &net.layers[i]
+        if i < known:
+            recursion(net, i + 1, batch.x.rows, team)
+        if not is_formed(net, i):
+            bias_gradient(net, layer, batch.x.rows, to + layer.bias)
+            weight_gradient(net, i, batch, to, team)
+        formed(call, i)
     return 0
 
 
@@ -349,11 +381,14 @@ cdef void update_layer(Net *net, const Layer *layer, const char *weight, const c
     update_parameters(u, &u.biases, net.k, net.element, layer.dense.outputs, bias, net.w, layer.bias, team)
 
 
-cdef int update_by(Net *net, const char *g, Update *u, fbp_team *team) except -1 nogil:
+cdef void clip(Net *net, const char *g, Update *u, fbp_team *team) noexcept nogil:
+    if u.clip_norm > 0:
+        set_norm(u, norm(net.k, net.element, net.count, g, <double *>net.scratch, team), 1)
+
+
+cdef int update_by_scaled(Net *net, const char *g, Update *u, fbp_team *team) except -1 nogil:
     cdef const Layer *layer
     cdef Py_ssize_t i
-    if u.clip_norm > 0:
-        set_norm(u, norm(net.k, net.element, net.count, g, <double *>net.scratch, team))
     for i in range(net.depth - 1 if u.iterations > 0 else 0):
         orthogonalise(net, &net.layers[i], g, u, team)
     for i in range(net.depth - 1, -1, -1):
@@ -373,7 +408,8 @@ cdef int update(Net *net, const Batch *batch, Update *u, fbp_team *team) except 
     if not net.plan.fused or u.clip_norm > 0 or u.iterations > 0:
         assert in_space(net, net.gradient, net.count * net.element)
         gradient(net, batch, net.gradient, team)
-        return update_by(net, net.gradient, u, team)
+        clip(net, net.gradient, u, team)
+        return update_by_scaled(net, net.gradient, u, team)
     for i in range(net.depth - 1, -1, -1):
         layer = &net.layers[i]
         if is_formed(net, i):

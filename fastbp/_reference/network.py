@@ -29,6 +29,7 @@ class Network:
         self.parameter = parameter or PARAMETERS.get(loss, 0.0)  # of the error
         self.parameters, self.n_threads = parameters, n_threads  # shared with the caller, not copied
         self.largest_error = math.inf  # that an example counts in the means that are told
+        self._first_row = 0  # rows of the step, on other ranks, that dropout counts before those of the batch
         self._lock = threading.RLock()
 
     def _turn(self):
@@ -73,21 +74,24 @@ class Network:
         return loss, weight_sum
 
     def train(
-        self, x, targets, weights, order, batch_size, optimizer, report, clip_norm=0.0, clip_value=0.0, batches=None
+        self, x, targets, weights, order, batch_size, optimizer, report, clip_norm=0.0, clip_value=0.0, batches=None, ranks=None
     ):  # fmt: skip
         """Make an update for each batch of `order`; return mean error, sum of the weights, batches done, "" or what failed.
 
         Without an `order` (None) the rows are taken as they stand. A batch whose weights sum to 0 makes no update.
         Of each batch its mean error, and Σ W² over the weights of all layers before its update, go to a row of `batches`.
+        With `ranks` errors, weights and gradients are summed over them.
         """
         with self._turn():
             order = np.arange(len(x)) if order is None else order
+            clips = clip_norm, clip_value
             return self._train(
-                x, targets, weights, order, batch_size, optimizer, report, (clip_norm, clip_value), batches
+                x, targets, weights, order, batch_size, optimizer, report, clips, batches, ranks
             )
 
-    def _train(self, x, targets, weights, order, batch_size, optimizer, report, clips, batches):
-        starts = range(0, len(order), batch_size)
+    def _train(self, x, targets, weights, order, batch_size, optimizer, report, clips, batches, ranks):
+        batch_size, steps = max(batch_size, 1), 0 if ranks is None else ranks.steps
+        starts = range(0, max(len(order), steps * batch_size), batch_size)
         gradient, rates = np.empty_like(self.parameters), optimizer.hyper_parameters(self.parameters.dtype)
         state, table = optimizer.state(self.parameters), optimizer.scheduled_rates(len(starts), x.dtype)
         total, weight, done, failure, first = 0.0, 0.0, 0, "", optimizer.steps
@@ -95,7 +99,14 @@ class Network:
         for start in starts:
             rows = order[start : start + batch_size]
             some = None if weights is None else weights[rows]
-            loss, weight_sum = self._gradient(x[rows], targets[rows], some, gradient, optimizer.steps + 1)
+            batch, stopped = (x[rows], targets[rows], some, gradient, optimizer.steps + 1), False
+            if ranks is None:
+                loss, weight_sum = self._gradient(*batch)
+            else:
+                self._first_row = 0 if ranks.first_rows is None else int(ranks.first_rows[done])
+                loss, weight_sum, stopped, undone = self._sum(ranks, *batch)
+                if undone:
+                    break
             if batches is not None:
                 batches[done] = loss, sum(float(np.vdot(w, w)) for w, _ in self._views(self.parameters))
             if weight_sum != 0.0:
@@ -105,11 +116,30 @@ class Network:
                     break
                 total, weight = total + loss * weight_sum, weight + weight_sum
             done += 1
+            if stopped:
+                break
             if report is not None and time.monotonic() >= next_report:
                 if report(done, total / weight if weight else math.nan):
                     break
                 next_report = time.monotonic() + self.REPORT_SECONDS
         return (total / weight if weight else math.nan), weight, done, failure
+
+    def _sum(self, ranks, x, targets, weights, gradient, step):
+        """Return the mean error over the rows of all ranks, the sum of their weights, whether to stop after this step, and
+        whether not even to make it; write the gradient of the mean."""
+        loss, weight_sum, ranks.gradient[:] = 0.0, 0.0, 0.0
+        if len(x):
+            loss, weight_sum = self._gradient(x, targets, weights, ranks.gradient, step)
+            loss = loss * weight_sum if weight_sum else 0.0
+            ranks.gradient *= weight_sum
+        ranks.begin(loss, weight_sum, len(x) > 0)
+        for layer in reversed(range(len(self.layer_sizes) - 1)):
+            if ranks.sends[layer]:
+                ranks.send(layer)
+        loss, weight_sum, *others = ranks.finish()
+        if weight_sum:
+            np.divide(ranks.gradient, weight_sum, out=gradient)
+        return (loss / weight_sum if weight_sum else math.nan), weight_sum, *others
 
     def step(self, x, targets, optimizer):
         """Return None: there is no shorter way than `train` with all the checks before it."""
@@ -175,7 +205,9 @@ class Network:
         rate = self.dropout[layer] if self.dropout else 0.0
         if not rate or step is None:
             return z.dtype.type(1.0)
-        return dropout_factors(rate, step_key(self.seed, step), layer, z.shape).astype(z.dtype)
+        return dropout_factors(rate, step_key(self.seed, step), layer, z.shape, self._first_row).astype(
+            z.dtype
+        )
 
     def _loss(self, z, targets, weights, delta):
         """Return the mean error of the outputs z (N, C) and the sum of the weights; write its delta (N, C).

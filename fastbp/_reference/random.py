@@ -29,8 +29,10 @@ def threefry(key, counter, stream):
     return x, y
 
 
-def dropout_factors(rate, key, stream, shape):
+def dropout_factors(rate, key, stream, shape, first_row=0):
     """Return the factors of outputs of this shape, row by row: 0 with probability `rate`, else 1 / (1 - rate)."""
+    if first_row:
+        return dropout_factors(rate, key, stream, (first_row + shape[0], *shape[1:]))[first_row:]
     size = int(np.prod(shape))
     counters = np.arange(-(-size // (2 * _HALF)) * _HALF).reshape(-1, _HALF)
     words = np.stack(threefry(key, counters, stream), axis=1).reshape(-1)[

@@ -19,6 +19,7 @@ from fastbp.cli.common import (
     see_writable,
     shape,
 )
+from fastbp.cli.processes import Alone, Processes
 from fastbp.data import Pipeline, Preparation, Score, Table, Target, read, split
 from fastbp.data.tables import ArrayTable
 from fastbp.history import History
@@ -51,29 +52,27 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--validation-fraction", type=number(float, 0, 1), default=0.2, metavar="X",
         help="of the rows, held out for the score (default 0.2); a folder of IDX files has test rows of its own",
     )  # fmt: skip
+    add(
+        "--mpi", action="store_true",
+        help="train together with the other processes that mpiexec has started, each on its share of the rows",
+    )  # fmt: skip
     add("--quiet", action="store_true", help="no progress and no report")
 
 
 def run(options: argparse.Namespace) -> int:
     """Read, prepare, train, score, draw, save."""
-    see_writable(options.output, options.data)
-    see_writable(options.plot, options.data)
-    plots.see_possible(options.plot)
-    report = _nothing if options.quiet else print
-
-    table = read(options.data)
-    target = learn_target(table, options)
-    rows, held_out = split(table, target, 0 if table.test else options.validation_fraction, options.seed)
-    preparation = Preparation.learn(
-        table, target, ignore=options.ignore, categories=options.categories, rows=rows
-    )
-    _note_what_is_left_out(options, table, preparation)
-    pipeline = Pipeline(new_network(preparation, options), preparation)
-    report(f"{table.source}: {plural(table.n_rows, 'row')}, {_described(target)}")
+    processes = Processes() if options.mpi else Alone()
+    report = _nothing if options.quiet or processes.rank else print
+    table, rows, held_out, pipeline = processes.alike(lambda: _prepared(options))
+    if not processes.rank:
+        _note_what_is_left_out(options, table, pipeline.preparation)
+    report(f"{table.source}: {plural(table.n_rows, 'row')}, {_described(pipeline.preparation.target)}")
     report(f"network: {shape(pipeline.net)}")
 
-    history = _fit(pipeline, table, rows, held_out, options)
-    if history.stopped == "interrupted":
+    history = processes.alike(lambda: _fit(pipeline, table, rows, held_out, options, processes))
+    if processes.rank:
+        return 0
+    if history.stopped.startswith("interrupted"):
         raise KeyboardInterrupt
     seconds = sum(history.seconds)
     epochs = plural(len(history), "epoch")
@@ -89,6 +88,20 @@ def run(options: argparse.Namespace) -> int:
         pipeline.save(options.output)
         report(f"saved as {options.output}")
     return 0
+
+
+def _prepared(options: argparse.Namespace) -> tuple[Table, np.ndarray, np.ndarray, Pipeline]:
+    """The table, its rows to train on and those held out, and a network with what makes its inputs."""
+    see_writable(options.output, options.data)
+    see_writable(options.plot, options.data)
+    plots.see_possible(options.plot)
+    table = read(options.data)
+    target = learn_target(table, options)
+    rows, held_out = split(table, target, 0 if table.test else options.validation_fraction, options.seed)
+    preparation = Preparation.learn(
+        table, target, ignore=options.ignore, categories=options.categories, rows=rows
+    )
+    return table, rows, held_out, Pipeline(new_network(preparation, options), preparation)
 
 
 def _nothing(text: str) -> None:
@@ -118,14 +131,20 @@ def _note_what_is_left_out(options: argparse.Namespace, table: Table, preparatio
 
 
 def _fit(
-    pipeline: Pipeline, table: Table, rows: np.ndarray, held_out: np.ndarray, options: argparse.Namespace
+    pipeline: Pipeline,
+    table: Table,
+    rows: np.ndarray,
+    held_out: np.ndarray,
+    options: argparse.Namespace,
+    processes: Alone,
 ) -> History:
-    """Train; where it is to be drawn, with a look at what is held out after each epoch."""
+    """Train on this process's share; where it is to be drawn, with a look at what is held out after each epoch."""
     prepared, validation = pipeline.preparation, None
     if options.plot and (table.test or len(held_out)):
         source = table.test or table
-        seen = prepared.target.rows(source) if table.test else held_out
+        seen = processes.share(prepared.target.rows(source) if table.test else held_out)
         validation = prepared.inputs(source, seen).array(), prepared.target.targets(source, seen)
+    rows = processes.share(rows)
     rate = {} if options.learning_rate is None else {"learning_rate": options.learning_rate}
     return pipeline.net.fit(
         pipeline.preparation.inputs(table, rows).array(),
@@ -135,6 +154,7 @@ def _fit(
         optimizer=_OPTIMIZERS[options.optimizer](**rate),
         progress=not options.quiet,
         validation_data=validation,
+        comm=processes.comm,
     )
 
 

@@ -26,17 +26,17 @@ static void random_words(uint64_t key, uint32_t stream, uint32_t first, uint32_t
     }
 }
 
-/* y_i = x_i / (1 - rate), or 0 with probability `rate`. x holds the elements from `start`, a multiple of DROPOUT_BLOCK, of the
- * outputs of layer `stream`; y may be x. */
+/* y_i = x_i / (1 - rate), or 0 with probability `rate`. x holds the elements from `start` on of the outputs of layer `stream`; y may
+ * be x. */
 static void dropout(fbp_size n, const real *x, double rate, uint64_t key, int stream, fbp_size start, real *y)
 {
-    assert(are_elements(x, n) && are_elements(y, n) && are_same_or_apart(n, x, y) && start % DROPOUT_BLOCK == 0);
+    assert(are_elements(x, n) && are_elements(y, n) && are_same_or_apart(n, x, y));
     const uint32_t least = (uint32_t)(rate * 4294967296.0);
     const real factor = (real)(1 / (1 - rate));
     uint32_t words[DROPOUT_BLOCK];
-    for (fbp_size i = 0; i < n; i += DROPOUT_BLOCK) {
+    for (fbp_size i = -(start % DROPOUT_BLOCK); i < n; i += DROPOUT_BLOCK) {
         random_words(key, (uint32_t)stream, (uint32_t)((start + i) / 2), words);
         const fbp_size left = smaller(n - i, DROPOUT_BLOCK);
-        for (fbp_size j = 0; j < left; j++) y[i + j] = words[j] < least ? 0 : x[i + j] * factor;
+        for (fbp_size j = i < 0 ? -i : 0; j < left; j++) y[i + j] = words[j] < least ? 0 : x[i + j] * factor;
     }
 }
