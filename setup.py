@@ -36,7 +36,9 @@ EXACT = [
     "-fno-reciprocal-math",
     "-fsigned-zeros",
 ]
-HEADERS = [f"src_c/{name}" for name in ("fastbp.h", "functions.def", "activations.def", "errors.def", "updates.def")]
+HEADERS = [
+    f"src_c/{name}" for name in ("fastbp.h", "functions.def", "activations.def", "errors.def", "updates.def")
+]
 
 
 def compiler_version() -> str:

@@ -1,4 +1,8 @@
-"""A small language model in PyTorch, whose last layer and error are fastbp's: one import is changed.
+"""
+A small language model in PyTorch
+=================================
+
+Its last layer and error are fastbp's: one import is changed.
 
 It reads eight characters and guesses the next. The layers below are PyTorch's; the last one, which has an output for every
 character, and its cross-entropy are one call, in which the logits of a batch never exist all at once: with a vocabulary of words

@@ -4,8 +4,8 @@ Many processes train one network
 
 Each process has its own examples; at each step the gradient is the sum over those of all.
 
-Start it by ``mpiexec -n 4 python -m mpi4py data_parallel.py``; with ``python data_parallel.py`` there is one process, and nothing else
-changes. A laptop has an MPI after ``pip install 'fastbp[mpi]' mpich``.
+Start it by ``mpiexec -n 4 python -m mpi4py data_parallel.py``; with ``python data_parallel.py`` there is one process,
+and nothing else changes. A laptop has an MPI after ``pip install 'fastbp[mpi]' mpich``.
 """
 
 from mpi4py import MPI
@@ -35,7 +35,9 @@ def main():
     )
     if rank == 0:  # all of them have the same network and the same history
         best = history.validation_metric[history.best_epoch - 1]
-        print(f"{size} processes, {len(history)} epochs: accuracy {best:.1%} on {len(X) - EXAMPLES} other digits")
+        print(
+            f"{size} processes, {len(history)} epochs: accuracy {best:.1%} on {len(X) - EXAMPLES} other digits"
+        )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,8 @@
-"""A network written and trained in JAX whose last layer and error are fastbp's: one line is another than with optax.
+"""
+A network in JAX
+================
+
+Its last layer and error are fastbp's: one line is another than with optax.
 
 The network sorts the handwritten digits. Its parameters are a tree of JAX's, its epoch is jitted; the error takes the place of
 ``optax.softmax_cross_entropy_with_integer_labels(hidden @ weight + bias, labels).mean()``, and never forms the logits.
