@@ -1,8 +1,8 @@
 """A campaign of failing allocations: python tests/failures.py [--most N] [NAME ...]
 
 Within a call the n-th allocation fails, for n = 1, 2, … until the call gets through: once that one alone, once with all that
-follow. Each time the call must give its result (more slowly, perhaps) or raise MemoryError; a network must be as before or as after; and
-the next call, with memory again, must give the right result. A crash ends this process: the last line names the call.
+follow. Each time the call must give its result (more slowly, perhaps) or raise MemoryError; a network must be as before or as
+after; and the next call, with memory again, must give the right result. A crash ends this process: the last line names the call.
 Networks are made beforehand, since NumPy's own generators do not survive the lack of memory.
 """
 
