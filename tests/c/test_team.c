@@ -260,10 +260,8 @@ static void report(const char *what, int threads, int wrong)
     failures += wrong != 0;
 }
 
-int main(void)
+static void check_all(void)
 {
-    fbp_begin((uintptr_t)pthread_self(), 0, 0, 2, NULL);
-    fbp_prepare_for_forks();
     for (int threads = 1; threads <= 5; threads++) {
         report("every part once", threads, wrong_parts(threads));
         report("several callers", threads, wrong_callers(threads));
@@ -274,5 +272,13 @@ int main(void)
     report("a fork", 3, wrong_fork());
     report("limits", 1, wrong_limits());
     report("leaving a core", 1, wrong_cores());
+}
+
+int main(int argc, char **argv)
+{
+    const int rounds = argc > 1 ? atoi(argv[1]) : 1; /* of some 6000 tasks each */
+    fbp_begin((uintptr_t)pthread_self(), 0, 0, 2, NULL);
+    fbp_prepare_for_forks();
+    for (int round = 0; round < rounds; round++) check_all();
     return failures > 0;
 }
