@@ -39,6 +39,7 @@ from fastbp.losses import (
 )
 from fastbp.model import MLP, Gradients
 from fastbp.optimizers import SGD, Adagrad, Adam, AdamW, Lion, RMSprop
+from fastbp.precision import get_precision, set_precision
 from fastbp.updates import adam_update, sgd_update
 
 __all__ = [
@@ -66,6 +67,7 @@ __all__ = [
     "elu",
     "gelu",
     "get_include",
+    "get_precision",
     "huber",
     "identity",
     "leaky_relu",
@@ -81,6 +83,7 @@ __all__ = [
     "relu",
     "schedules",
     "selu",
+    "set_precision",
     "sgd_update",
     "show_config",
     "sigmoid",

@@ -68,6 +68,7 @@ _FIXED = dict.fromkeys(
         "label_smoothing",
         "dtype",
         "n_threads",
+        "precision",
         "init",
     ),
     "that of the network, which is made for one; make another MLP",
@@ -152,6 +153,9 @@ class MLP:
     n_threads : int >= 1, optional
         The most threads to use; by default as many as ``show_config()`` tells at the time of each call. Results have the
         same bits for any number.
+    precision : {"highest", "high", "medium"}, optional
+        Of float32 matrix products; by default the one that :func:`get_precision` tells at the time of each call. It is no
+        property of the parameters, and files do not hold it.
     init : str or function, default "auto"
         How the weights of a layer are drawn, by name: glorot or glorot_uniform, glorot_normal, he or he_normal,
         he_uniform, lecun or lecun_normal, lecun_uniform, normal, uniform, orthogonal, zeros, or ``"auto"`` for what
@@ -170,6 +174,7 @@ class MLP:
     label_smoothing : float
     dtype : numpy.dtype
     n_threads : int or None
+    precision : str or None
     parameters : numpy.ndarray, one axis
         All the parameters, ``[W1 row by row, b1, W2, b2, ...]``, 64-byte aligned and live: what is written
         into it is what the network computes with. Like the other attributes it cannot be replaced.
@@ -214,11 +219,22 @@ class MLP:
         dtype: DTypeLike = "float32",
         seed: int | None = None,
         n_threads: int | None = None,
+        precision: str | None = None,
         init: str | Initializer = "auto",
     ) -> None:
         named = _checks.networks.initializer("init", init, ("auto", *initializers.INITIALIZERS))
         self._generator = np.random.default_rng(_checks.networks.seed("seed", seed))
-        self._configure(layer_sizes, activation, loss, dtype, n_threads, named, dropout, label_smoothing)
+        self._configure(
+            layer_sizes,
+            activation,
+            loss,
+            dtype,
+            n_threads,
+            named,
+            dropout,
+            label_smoothing,
+            precision=precision,
+        )
         if any(self.dropout):
             # from a copy: the weights are those that the seed gives without dropout
             self._dropout_seed = int(self._random_state().integers(2**63))
@@ -236,6 +252,7 @@ class MLP:
         dropout: float | Sequence[float] = 0.0,
         label_smoothing: float = 0.0,
         dropout_seed: int = 0,
+        precision: str | None = None,
     ) -> None:
         """Check the arguments and keep them."""
         self.layer_sizes = _checks.networks.layer_sizes("layer_sizes", layer_sizes)
@@ -249,6 +266,7 @@ class MLP:
         self.label_smoothing = _checks.networks.smoothing(label_smoothing, self.loss_name, LOSSES)
         self.dtype = _checks.networks.float_dtype("dtype", dtype)
         self.n_threads = n_threads  # checked where it is used
+        self.precision = _checks.precision("precision", precision)
         self.init = _checks.choice("init", init, ("auto", "custom", *initializers.INITIALIZERS))
 
     def _build(self) -> None:
@@ -274,6 +292,7 @@ class MLP:
             self.dropout,
             self._dropout_seed,
             self.label_smoothing,
+            self.precision,
         )
 
     def _draw_weights(self, init: str | Initializer) -> None:
@@ -661,7 +680,7 @@ class MLP:
     def _to_config_and_arrays(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         """What a file holds of a network."""
         config = self._configuration()
-        del config["n_threads"]
+        del config["n_threads"], config["precision"]
         config |= {"dtype": self.dtype.name, "generator": self._random_state().bit_generator.state}
         return config, self._layout.named(self._engine.snapshot())
 
@@ -677,7 +696,9 @@ class MLP:
             raise persistence.bad_file(path, kind, found)
         try:
             generator.bit_generator.state = config.pop("generator")
-            net._configure(**config, n_threads=None)  # its defaults are for files older than a setting
+            net._configure(
+                **config, n_threads=None, precision=None
+            )  # its defaults are for files older than a setting
             net._restore(arrays, generator)
         except (TypeError, ValueError, KeyError, OverflowError) as cause:
             raise persistence.bad_file(path, kind, f"a damaged network ({cause!s:.300})") from cause
@@ -691,6 +712,7 @@ class MLP:
             "loss": self.loss_name,
             "dtype": self.dtype,
             "n_threads": self.n_threads,
+            "precision": self.precision,
             "init": self.init,
             "dropout": self.dropout,
             "label_smoothing": self.label_smoothing,

@@ -176,7 +176,7 @@ def test_installed_kernels(tmp_path: Path) -> None:
     _assert_passed(_at_once(run, DTYPES), set(ISAS))
 
 
-WITHOUT_ASSUMPTIONS = {"tile_columns", "tile_depth", "product_in_pieces"}
+WITHOUT_ASSUMPTIONS = {"tile_columns", "tile_depth"}
 
 
 def test_every_primitive_opens_with_what_it_assumes() -> None:

@@ -46,6 +46,7 @@ cdef struct Net:
     double largest_error         # that an example counts in the reported mean, perhaps infinity; its gradient is not limited
     uint64_t seed, key           # of dropout: for the network, for this step
     bint drops                   # whether dropout is on in this call
+    int pieces                   # of a number in products; -1: those of the precision in use when a call begins
 
     Plan plan
     Py_ssize_t capacity
@@ -66,7 +67,7 @@ cdef struct Net:
     double unpolled              # nanoseconds of work since the last poll for signals
 
 # prepare, before a call on `rows` rows: makes sure that the work space is large enough for them, for targets of target_row bytes
-# each, for n_threads and, if asked, for a gradient, and that the primitives are those of the instruction set in use. tidy, after
+# each, for n_threads and, if asked, for a gradient, and that the primitives and the precision are those in use. tidy, after
 # a call: frees memory that was needed for an unusual one. give_back frees all.
 cdef int prepare(Net *net, Py_ssize_t rows, Py_ssize_t target_row, int n_threads, bint gradient) except -1
 cdef void tidy(Net *net, Py_ssize_t rows) noexcept nogil

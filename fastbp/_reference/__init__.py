@@ -44,6 +44,7 @@ from fastbp._reference.layers import (
     linear_backward_input,
     linear_backward_weight,
     linear_softmax_cross_entropy,
+    use_precision,
 )
 from fastbp._reference.network import Network
 from fastbp._reference.parts import new_array
@@ -54,5 +55,5 @@ __all__ = [
     "first_bad_label", "linear", "linear_backward_input", "linear_backward_weight",
     "linear_softmax_cross_entropy", "log_softmax", "logsumexp", "new_array", "optimizer_update",
     "sigmoid_cross_entropy", "softmax", "softmax_backward", "softmax_cross_entropy",
-    "softmax_cross_entropy_at_once", "update",
+    "softmax_cross_entropy_at_once", "update", "use_precision",
 ]  # fmt: skip

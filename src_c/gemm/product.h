@@ -1,6 +1,10 @@
 /* The primitives for matrix products: those of gemm.h, or on a tile unit those of amx.h where they are faster. */
 
-static int product_in_pieces(fbp_size M, fbp_size N, fbp_size K) { return (void)M, (void)N, (void)K, 0; }
+static int product_pieces(fbp_size M, fbp_size N, fbp_size K, int pieces)
+{
+    assert(0 <= pieces && pieces <= 2);
+    return (void)M, (void)N, (void)K, 0;
+}
 
 static fbp_size matrix_product_scratch(fbp_size M, fbp_size N, fbp_size K, int pieces)
 {
@@ -22,7 +26,11 @@ static void matrix_product(fbp_size M, fbp_size N, fbp_size K, const real *A, fb
 
 /* Whether a product is formed from pieces of its numbers. It is asked for the whole product, so that no division changes a
  * bit. */
-static int product_in_pieces_on_tiles(fbp_size M, fbp_size N, fbp_size K) { return pieces_pay(M, N, K) && fbp_may_use_tiles(); }
+static int product_pieces_on_tiles(fbp_size M, fbp_size N, fbp_size K, int pieces)
+{
+    assert(0 <= pieces && pieces <= 2);
+    return pieces_pay(M, N, K) && fbp_may_use_tiles() ? PIECES : 0;
+}
 
 /* Elements of scratch. With `pieces` it is enough for either way, and it grows with M, N and K: the scratch of a batch is enough
  * for a smaller one. */

@@ -49,6 +49,8 @@ const char *fbp_isa_name(int i) { return i >= COUNT ? NULL : can_run(i) ? ISAS[i
 
 const char *fbp_isa(void) { return chosen()->name; }
 
+const char *fbp_unit(int pieces) { return (void)pieces, ""; }
+
 int fbp_use_isa(const char *name)
 {
     for (int i = 0; i < COUNT; i++)

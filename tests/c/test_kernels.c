@@ -542,8 +542,8 @@ static double call(const problem *p, void **x, void **y)
     case is_matrix_product:
         return multiply(p, x, y[0], 0, i, 0, j) & multiply(p, x, y[0], i, p->M - i, 0, j) &
                multiply(p, x, y[0], 0, i, j, p->N - j) & multiply(p, x, y[0], i, p->M - i, j, p->N - j);
-    case is_product_in_pieces: /* never where a number meets few others, or sums are short */
-        return k->product_in_pieces(n, 1, n) == 0 && k->product_in_pieces(n, n, 9) == 0;
+    case is_product_pieces: /* never where a number meets few others, or sums are short */
+        return k->product_pieces(n, 1, n, 1) == 0 && k->product_pieces(n, n, 9, 1) == 0;
     case is_matrix_product_scratch: /* it grows with each size, also where one more term takes a block more */
         for (int pieces = 0; pieces < 2; pieces++)
             if (k->matrix_product_scratch(7, 9, n, 0) > k->matrix_product_scratch(70, 9, n, pieces) ||
@@ -650,7 +650,7 @@ static const line LINES[] = {
     {"matrix_product, in pieces", is_matrix_product, expect_product, "zggt", 1, 0, CHAIN, {{.pieces = 1}}, 0},
     {"matrix_product, pieces updated", is_matrix_product, expect_product, "zggt", 1, UPDATES, CHAIN,
      {{.update = 1, .pieces = 1}}, 0},
-    LINE(product_in_pieces, expect_yes, "", 0, 0, 0, {{0}}),
+    LINE(product_pieces, expect_yes, "", 0, 0, 0, {{0}}),
     LINE(column_sums, expect_product, "1g", 1, 0, CHAIN, {{0}}), /* the product of a row of ones */
     LINE(matrix_product_scratch, expect_yes, "", 0, 0, 0, {{0}}),
     LINE(tile_columns, expect_yes, "", 0, 0, 0, {{0}}),
