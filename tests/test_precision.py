@@ -10,9 +10,24 @@ import sys
 
 import numpy as np
 import pytest
-from conftest import generator
+import test_layers
+import test_linear_softmax_cross_entropy as test_last_layer
+import test_network_kernels
+import tolerances
+from conftest import (
+    NATIVE_ONLY,
+    Compact,
+    assert_accurate,
+    assert_same_bits,
+    generator,
+    promises,
+    solve,
+    squares_are_known,
+)
+from tolerances import ACTIVATIONS, product_of
 
 import fastbp
+from fastbp import _backend
 
 NAMES = ("highest", "high", "medium")
 
@@ -114,3 +129,94 @@ def test_float64_is_not_touched(isa):
         fastbp.set_precision(name)
         results.append(fastbp.linear(x, w).tobytes())
     assert len(set(results)) == 1
+
+
+# -- what is promised of the results -------------------------------------------------------------------------------------------
+
+LAST_LAYERS = [(13, 17, 31), (130, 200, 150), (260, 131, 1003)]  # (N, I, C)
+NETWORKS = [((7, 15, 16, 9), 33), ((150, 200, 130, 40), 140), ((784, 130, 10), 128)]
+
+
+def check_within(problem, name, monkeypatch):
+    """Every result within the bounds of its precision, and of the same bits on two threads and in other memory."""
+    monkeypatch.setattr(tolerances, "product_of", lambda k: product_of(k, name))
+    got = solve(_backend.kernels, problem)
+    with np.errstate(all="ignore"):
+        promised = promises.__wrapped__(problem, squares_are_known(_backend.kernels, np.float32))
+        for result, promise in promised.items():
+            assert_accurate(result, getattr(got, result), promise, compare=False)
+    again = solve(_backend.kernels, problem, n_threads=2, memory=Compact())
+    assert_same_bits(got, again, f"on two threads of {problem}")
+    monkeypatch.undo()
+    return got
+
+
+@NATIVE_ONLY
+@pytest.mark.parametrize("name", NAMES[1:])
+def test_every_size_of_a_layer(name, monkeypatch):
+    fastbp.set_precision(name)
+    for number, size in enumerate(test_layers.SIZES + test_layers.IN_PIECES):
+        activation = ACTIVATIONS[number % len(ACTIVATIONS)]
+        for each in test_layers.each_of(generator(size), size, np.float32, activation):
+            check_within(each, name, monkeypatch)
+
+
+@NATIVE_ONLY
+@pytest.mark.parametrize("name", NAMES[1:])
+@pytest.mark.parametrize("size", LAST_LAYERS)
+def test_the_last_layer(name, size, monkeypatch):
+    for reduction in ("mean", "none"):
+        each = test_last_layer.problem(generator(size), size, np.float32, reduction=reduction)
+        check_within(each.changed(precision=name), name, monkeypatch)
+
+
+@NATIVE_ONLY
+@pytest.mark.parametrize("name", NAMES[1:])
+@pytest.mark.parametrize(("sizes", "rows"), NETWORKS)
+def test_a_network(name, sizes, rows, monkeypatch):
+    fastbp.set_precision(name)
+    check_within(test_network_kernels.problem(sizes, rows, np.float32), name, monkeypatch)
+
+
+@NATIVE_ONLY
+@pytest.mark.parametrize("name", NAMES[1:])
+def test_a_unit_is_used_where_there_is_one(name):
+    """Which the bits tell, whoever asks for it; without one they are those of float32."""
+    has_unit = fastbp.show_config()["products"][name] != "float32"
+    rng = generator("unit")
+    x, w = (rng.standard_normal(shape).astype(np.float32) for shape in ((160, 200), (200, 170)))
+    labels, d = rng.integers(0, 170, 160), rng.standard_normal((160, 170)).astype(np.float32)
+    net = fastbp.MLP([200, 170], seed=0)
+    own = fastbp.MLP([200, 170], seed=0, precision=name)
+
+    def results():
+        yield fastbp.linear(x, w).tobytes()
+        yield fastbp.linear_backward_input(d, w).tobytes()
+        yield fastbp.linear_backward_weight(x, d).weight.tobytes()
+        yield fastbp.linear_softmax_cross_entropy(x, w, labels).grad_weight.tobytes()
+        yield net.logits(x).tobytes()
+        yield net.gradients(x, labels).flat.tobytes()
+
+    before = list(results())
+    given = fastbp.linear_softmax_cross_entropy(x, w, labels, precision=name).grad_weight.tobytes()
+    by_net = own.logits(x).tobytes(), own.gradients(x, labels).flat.tobytes()
+    fastbp.set_precision(name)
+    after = list(results())
+    assert [a != b for a, b in zip(before, after, strict=True)] == [has_unit] * len(before)
+    assert (given, *by_net) == tuple(after[3:])
+    fastbp.set_precision("highest")
+    assert list(results()) == before
+    assert own.logits(x).tobytes() == after[4]
+
+
+@NATIVE_ONLY
+@pytest.mark.parametrize("name", NAMES)
+def test_training_has_the_same_bits_on_any_number_of_threads(name):
+    rng = generator("threads")
+    x, t = rng.standard_normal((300, 150)).astype(np.float32), rng.integers(0, 40, 300)
+    trained = []
+    for n_threads in (1, 2, 3):
+        net = fastbp.MLP([150, 260, 200, 40], seed=0, precision=name, n_threads=n_threads)
+        net.fit(x, t, epochs=2, batch_size=128, optimizer=fastbp.Adam(), progress=False)
+        trained.append(net.parameters.tobytes())
+    assert len(set(trained)) == 1
