@@ -40,6 +40,7 @@ from fastbp.losses import (
 )
 from fastbp.model import MLP, Gradients
 from fastbp.optimizers import SGD, Adagrad, Adam, AdamW, Lion, Muon, RMSprop
+from fastbp.precision import get_precision, set_precision
 from fastbp.updates import adam_update, sgd_update
 
 __all__ = [
@@ -69,6 +70,7 @@ __all__ = [
     "elu",
     "gelu",
     "get_include",
+    "get_precision",
     "huber",
     "identity",
     "leaky_relu",
@@ -85,6 +87,7 @@ __all__ = [
     "relu",
     "schedules",
     "selu",
+    "set_precision",
     "sgd_update",
     "show_config",
     "sigmoid",

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from fastbp import _backend
+from fastbp import _backend, _checks
+from fastbp.precision import get_precision
 
 __version__ = "0.1.0"
 
@@ -20,9 +21,10 @@ def show_config() -> dict[str, Any]:
     -------
     dict
         ``version``; ``backend``, "native" (compiled) or "reference" (the NumPy twin); ``isa``, the instruction set in use, and
-        ``available_isas``, all that this CPU can run; ``threads``, how many a call uses by default; ``threading``, "own", or
-        "none" where the kernels were compiled without threads; ``compiler``; ``numpy``, ``python``, ``machine``. What only
-        compiled kernels have is None on the twin.
+        ``available_isas``, all that this CPU can run; ``precision``, the one in use, and ``products``, what
+        those of float32 are formed of here in each precision; ``threads``, how many a call uses by default; ``threading``,
+        "own", or "none" where the kernels were compiled without threads; ``compiler``; ``numpy``, ``python``, ``machine``. What
+        only compiled kernels have is None on the twin.
 
     Examples
     --------
@@ -38,6 +40,8 @@ def show_config() -> dict[str, Any]:
         "backend": _backend.name,
         "isa": native and native.isa(),
         "available_isas": native and native.available_isas(),
+        "precision": get_precision(),
+        "products": {name: (native and native.unit(name)) or "float32" for name in _checks.PRECISIONS},
         "threads": _backend.thread_count(None),
         "threading": native and ("own" if native.has_threads() else "none"),
         "compiler": native and native.compiler(),
@@ -51,6 +55,8 @@ def show_config() -> dict[str, Any]:
         else " (the NumPy twin: the compiled kernels are not in use)"
     }
     for key, value in config.items():
+        if isinstance(value, dict):
+            value = [f"{name}: {what}" for name, what in value.items()]
         shown = ", ".join(value) if isinstance(value, list) else "-" if value is None else value
         print(f"{key:<15} {shown}{notes.get(key, '')}")
     return config

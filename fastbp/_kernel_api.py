@@ -58,6 +58,7 @@ class Network(Protocol):
         seed: int = 0,
         label_smoothing: float = 0.0,
         parameter: float = 0.0,
+        precision: str | None = None,
     ) -> None: ...
 
     largest_error: float
@@ -208,12 +209,14 @@ class Kernels(Protocol):
         softcap: float,
         mean: bool,
         max_memory: int,
+        precision: str | None,
         losses: _Array | None,
         grad_inputs: _Array,
         grad_weight: _Array,
         grad_bias: _Array | None,
         n_threads: int,
     ) -> tuple[float, float]: ...
+    def use_precision(self, name: str) -> None: ...
     def update(
         self,
         optimizer: Optimizer | type[Optimizer],
@@ -239,4 +242,5 @@ class NativeKernels(Kernels, Protocol):
     def thread_limit(self) -> int: ...
     def has_threads(self) -> bool: ...
     def compiler(self) -> str: ...
+    def unit(self, precision: str) -> str: ...
     def fma_rate(self, element_size: int, repetitions: int) -> float: ...

@@ -51,6 +51,7 @@ def linear_softmax_cross_entropy(
     softcap: float | None = None,
     reduction: Reduction = "mean",
     max_memory: int = MAX_MEMORY,
+    precision: str | None = None,
     n_threads: int | None = None,
 ) -> LastLayerGrad:
     r"""A dense layer with softmax outputs, its cross-entropy and all gradients, without the (N, C) logits.
@@ -78,6 +79,8 @@ def linear_softmax_cross_entropy(
     max_memory : int >= 1, default 64 MiB
         The most bytes to allocate besides the gradients. The more, the larger the blocks and the faster. What
         threads need for themselves lies within it: with little memory, fewer of them take part.
+    precision : {"highest", "high", "medium"}, optional
+        Of the three products, in float32; by default the one that :func:`get_precision` tells.
     n_threads : int >= 1, optional
         The most threads to use; by default as many as ``show_config()`` tells. The result has the same bits for any number.
 
@@ -152,6 +155,7 @@ def evaluate(
         *_checks.softmax_arguments("inputs", x, w.shape[1], targets, options),
         _checks.choice("reduction", reduction, _REDUCTIONS) == "mean",
         _checks.memory("max_memory", max_memory),
+        _checks.precision("precision", precision),
     )
     threads = _checks.threads(n_threads)
     losses = np.empty(len(x), x.dtype) if reduction == "none" else None

@@ -73,6 +73,7 @@ _FIXED = dict.fromkeys(
         "tau",
         "dtype",
         "n_threads",
+        "precision",
         "init",
     ),
     "that of the network, which is made for one; make another MLP",
@@ -159,6 +160,9 @@ class MLP:
     n_threads : int >= 1, optional
         The most threads to use; by default as many as ``show_config()`` tells at the time of each call. Results have the
         same bits for any number.
+    precision : {"highest", "high", "medium"}, optional
+        Of float32 matrix products; by default the one that :func:`get_precision` tells at the time of each call. It is no
+        property of the parameters, and files do not hold it.
     init : str or function, default "auto"
         How the weights of a layer are drawn, by name: glorot or glorot_uniform, glorot_normal, he or he_normal,
         he_uniform, lecun or lecun_normal, lecun_uniform, normal, uniform, orthogonal, zeros, or ``"auto"`` for what
@@ -177,6 +181,7 @@ class MLP:
     label_smoothing, delta, tau : float
     dtype : numpy.dtype
     n_threads : int or None
+    precision : str or None
     parameters : numpy.ndarray, one axis
         All the parameters, ``[W1 row by row, b1, W2, b2, ...]``, 64-byte aligned and live: what is written
         into it is what the network computes with. Like the other attributes it cannot be replaced.
@@ -223,6 +228,7 @@ class MLP:
         dtype: DTypeLike = "float32",
         seed: int | None = None,
         n_threads: int | None = None,
+        precision: str | None = None,
         init: str | Initializer = "auto",
     ) -> None:
         named = _checks.networks.initializer("init", init, ("auto", *initializers.INITIALIZERS))
@@ -238,6 +244,7 @@ class MLP:
             label_smoothing,
             delta=delta,
             tau=tau,
+            precision=precision,
         )
         if any(self.dropout):
             # from a copy: the weights are those that the seed gives without dropout
@@ -258,6 +265,7 @@ class MLP:
         dropout_seed: int = 0,
         delta: float = 1.0,
         tau: float = 0.5,
+        precision: str | None = None,
     ) -> None:
         """Check the arguments and keep them."""
         self.layer_sizes = _checks.networks.layer_sizes("layer_sizes", layer_sizes)
@@ -273,6 +281,7 @@ class MLP:
         self.delta = _checks.networks.of_error("delta", delta, 1.0, self.loss_name, LOSSES, self.dtype)
         self.tau = _checks.networks.of_error("tau", tau, 0.5, self.loss_name, LOSSES, self.dtype)
         self.n_threads = n_threads  # checked where it is used
+        self.precision = _checks.precision("precision", precision)
         self.init = _checks.choice("init", init, ("auto", "custom", *initializers.INITIALIZERS))
 
     def _build(self) -> None:
@@ -299,6 +308,7 @@ class MLP:
             self._dropout_seed,
             self.label_smoothing,
             self._error_options().get(LOSSES[self.loss_name].parameter or "", 0.0),
+            self.precision,
         )
 
     def _error_options(self) -> dict[str, Any]:
@@ -799,7 +809,7 @@ class MLP:
     def _to_config_and_arrays(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         """What a file holds of a network."""
         config = self._configuration()
-        del config["n_threads"]
+        del config["n_threads"], config["precision"]
         config |= {"dtype": self.dtype.name, "generator": self._random_state().bit_generator.state}
         return config, self._layout.named(self._engine.snapshot())
 
@@ -815,7 +825,9 @@ class MLP:
             raise persistence.bad_file(path, kind, found)
         try:
             generator.bit_generator.state = config.pop("generator")
-            net._configure(**config, n_threads=None)  # its defaults are for files older than a setting
+            net._configure(
+                **config, n_threads=None, precision=None
+            )  # its defaults are for files older than a setting
             net._restore(arrays, generator)
         except (TypeError, ValueError, KeyError, OverflowError) as cause:
             raise persistence.bad_file(path, kind, f"a damaged network ({cause!s:.300})") from cause
@@ -829,6 +841,7 @@ class MLP:
             "loss": self.loss_name,
             "dtype": self.dtype,
             "n_threads": self.n_threads,
+            "precision": self.precision,
             "init": self.init,
             "dropout": self.dropout,
             "label_smoothing": self.label_smoothing,

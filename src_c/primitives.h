@@ -49,6 +49,7 @@ typedef struct {
     const void *slope;  /* (M, N) or NULL:  C = (A B) ⊙ f'(slope)   the recursion; see activate_backward for slope */
     fbp_size slope_row;
     int accumulate;     /* C += A B */
+    int pieces;         /* product_pieces() of the whole product, of which this one may be a part */
     int pieces;         /* product_in_pieces() of the whole product, of which this one may be a part */
     const fbp_update *update; /* or NULL:   C are parameters, A B their gradient, K <= tile_depth() */
     void *state[FBP_STATES];  /* of the optimizer, laid out like C */
@@ -88,5 +89,8 @@ const char *fbp_isa_name(int i);
 /* The name of the instruction set in use; make another one the one in use: 0, or -1 if it is unknown or this CPU cannot run it */
 const char *fbp_isa(void);
 int fbp_use_isa(const char *name);
+
+/* The unit that forms float32 products of so many pieces of each number, with the instruction set in use; "" if there is none */
+const char *fbp_unit(int pieces);
 
 #endif

@@ -37,9 +37,10 @@ import pytest
 
 with warnings.catch_warnings():  # that fastbp runs on its NumPy twin: the tests say so by skipping
     warnings.simplefilter("ignore", RuntimeWarning)
-    from fastbp import _backend, _reference
+    import fastbp
+from tolerances import BOUNDS, BY_HAND, NO_WORSE, TERMS
 
-from tolerances import BOUNDS, BY_HAND, NO_WORSE
+from fastbp import _backend, _reference
 
 pytest.register_assert_rewrite("good_calls")  # its assertions tell what differs, too
 
@@ -166,6 +167,15 @@ def engine(request: pytest.FixtureRequest) -> Iterator[ModuleType]:
 @pytest.fixture(params=[np.float32, np.float64], ids=["float32", "float64"])
 def dtype(request: pytest.FixtureRequest) -> type[np.floating]:
     return request.param
+
+
+@pytest.fixture(params=list(TERMS))
+def precision(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Each precision of products in turn, for every call that is given none."""
+    before = fastbp.get_precision()
+    fastbp.set_precision(request.param)
+    yield request.param
+    fastbp.set_precision(before)
 
 
 VALUES = {

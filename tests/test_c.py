@@ -20,7 +20,7 @@ from pathlib import Path
 
 import pairs
 import pytest
-from conftest import ISAS, NATIVE_ONLY, THINNED
+from conftest import ISAS, NATIVE_ONLY, NO_NATIVE, THINNED
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCE = ROOT / "src_c"
@@ -123,30 +123,6 @@ def test_kernels(toolchain: Toolchain, tmp_path: Path) -> None:
     _assert_passed(runs, {toolchain.isa or "generic"})
 
 
-OTHERS = """#include "primitives.h"
-const fbp_kernels fbp_generic_float32, fbp_generic_float64, fbp_avx2_float32, fbp_avx2_float64, fbp_avx512_float64;
-"""
-
-
-@pytest.mark.skipif("avx512" not in ISAS, reason="the model of the tile unit is written in AVX-512")
-def test_products_on_a_model_of_the_tile_unit(tmp_path: Path) -> None:
-    """What src_c/gemm/amx.h makes of the unit's arithmetic, whether this machine has the unit or not."""
-    toolchain = Toolchain("cc", optimize=("-O1", "-DFBP_LOOPS_STAY", "-DFBP_TILE_MODEL"))
-    toolchain.skip_unless_it_works(tmp_path)
-    others = tmp_path / "others.c"
-    others.write_text(OTHERS)
-    sources = [
-        SOURCE / "isa/dispatch.c",
-        SOURCE / "variants/avx512_float32.c",
-        ROOT / "tests/c/test_kernels.c",
-        others,
-    ]
-    done = toolchain.run(toolchain.build(sources, tmp_path), "1000", "float32", "amx")
-    assert done.returncode == 0, done.stdout + done.stderr
-    tested = re.findall(r"^matrix_product.* amx +float32 .* (\d+)  ok$", done.stdout, re.MULTILINE)
-    assert len(tested) >= 5 and "FAILED" not in done.stdout
-
-
 RUN = """
 import ctypes, sys
 kernels, program, *arguments = sys.argv[1:]
@@ -156,33 +132,84 @@ sys.exit(ctypes.CDLL(program).main(len(arguments), (ctypes.c_char_p * len(argume
 """
 
 
+def installed_program(folder: Path) -> Callable[..., subprocess.CompletedProcess]:
+    """Runs test_kernels.c on the primitives of fastbp/_kernels/dispatch, as optimized as they are."""
+    from fastbp._kernels import dispatch
+
+    Toolchain("cc").skip_unless_it_works(folder)
+    toolchain = Toolchain("cc", ("-shared",), optimize=("-O1", "-fPIC"))
+    library = toolchain.build([ROOT / "tests/c/test_kernels.c"], folder)
+
+    def run(*arguments: str) -> subprocess.CompletedProcess:
+        command = [sys.executable, "-c", RUN, dispatch.__file__, str(library), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, timeout=600)
+
+    return run
+
+
+OTHERS = """#include "primitives.h"
+const fbp_kernels fbp_generic_float32, fbp_generic_float64, fbp_avx2_float32, fbp_avx2_float64, fbp_avx512_float64;
+"""
+PIECES = ("1000", "float32", "avx512")
+"""What test_kernels.c is asked for products in pieces."""
+
+
+def products_tested(done: subprocess.CompletedProcess) -> dict[str, str]:
+    """The checksum of all results of each line of products that was tested."""
+    assert done.returncode == 0 and "FAILED" not in done.stdout, done.stdout + done.stderr
+    row = r"^(matrix_product.*?) +avx512 +float32 .* ([0-9a-f]{8}) +\d+  ok$"
+    return dict(re.findall(row, done.stdout, re.MULTILINE))
+
+
+@pytest.mark.skipif("avx512" not in ISAS, reason="the models of the units are written in AVX-512")
+def test_products_on_models_of_the_units(tmp_path: Path) -> None:
+    """What src_c/gemm/pieces/ makes of the arithmetic of each unit, whether this machine has it or not; where it has, the bits
+    of the installed kernels are those of the model."""
+    toolchain = Toolchain("cc", optimize=("-O1", "-DFBP_LOOPS_STAY", "-DFBP_UNIT_MODELS"))
+    toolchain.skip_unless_it_works(tmp_path)
+    others = tmp_path / "others.c"
+    others.write_text(OTHERS)
+    sources = [
+        SOURCE / "isa/dispatch.c",
+        SOURCE / "variants/avx512_float32.c",
+        ROOT / "tests/c/test_kernels.c",
+        others,
+    ]
+    program = toolchain.build(sources, tmp_path)
+    tested = {}
+    for unit in ("amx", "avx512_bf16"):
+        command, environment = [str(program), *PIECES], os.environ | {"FBP_MODEL": unit}
+        tested[unit] = products_tested(
+            subprocess.run(command, capture_output=True, text=True, timeout=600, env=environment)
+        )
+    high, medium = (
+        [each[name] for each in tested.values()]
+        for name in ("matrix_product, high", "matrix_product, medium")
+    )
+    assert len(set(high)) == len(set(medium)) == 2  # other units, other bits
+    if not NO_NATIVE:
+        from fastbp._kernels import unit
+
+        installed = products_tested(installed_program(tmp_path)(*PIECES))
+        for precision in ("high", "medium"):
+            of_model = tested.get(unit(precision), tested["avx512_bf16"])  # whose "high" is float32
+            assert installed[f"matrix_product, {precision}"] == of_model[f"matrix_product, {precision}"]
+
+
 @NATIVE_ONLY
 @pytest.mark.skipif(
     sys.platform != "linux", reason="a library finds the primitives of another one on Linux only"
 )
 def test_installed_kernels(tmp_path: Path) -> None:
-    """The primitives of fastbp/_kernels/dispatch, as optimized as they are."""
-    from fastbp._kernels import dispatch
-
-    Toolchain("cc").skip_unless_it_works(tmp_path)
-    points = 200_000 if pairs.exhaustive else 50_000
-    toolchain = Toolchain("cc", ("-shared",), points=points, optimize=("-O1", "-fPIC"))
-    library = toolchain.build([ROOT / "tests/c/test_kernels.c"], tmp_path)
-
-    def run(dtype: str) -> subprocess.CompletedProcess:
-        command = [sys.executable, "-c", RUN, dispatch.__file__, str(library), str(toolchain.points), dtype]
-        return subprocess.run(command, capture_output=True, text=True, timeout=600)
-
-    _assert_passed(_at_once(run, DTYPES), set(ISAS))
+    run, points = installed_program(tmp_path), "200000" if pairs.exhaustive else "50000"
+    _assert_passed(_at_once(lambda dtype: run(points, dtype), DTYPES), set(ISAS))
 
 
-WITHOUT_ASSUMPTIONS = {"tile_columns", "tile_depth", "product_in_pieces"}
+WITHOUT_ASSUMPTIONS = {"tile_columns", "tile_depth"}
 
 
 def test_every_primitive_opens_with_what_it_assumes() -> None:
-    primitives = re.findall(
-        r"^FBP_(?:KERNEL|PRODUCT)\(\w+, (\w+)", (SOURCE / "kernels.def").read_text(), re.MULTILINE
-    )
+    primitives = re.findall(r"^FBP_KERNEL\(\w+, (\w+)", (SOURCE / "kernels.def").read_text(), re.MULTILINE)
     bodies = "".join(path.read_text(encoding="utf-8") for path in SOURCE.glob("*/*.h"))
     opening = re.compile(r"^static \w+ (\w+)\([^)]*\)\n{\n    assert\(", re.MULTILINE)
     assert set(primitives) - set(opening.findall(bodies)) == WITHOUT_ASSUMPTIONS
@@ -253,7 +280,7 @@ def _declarations(pattern: str, text: str) -> list[tuple[str, str, str]]:
 def test_cython_declares_what_c_defines() -> None:
     """The table of dispatch.pxd is that of kernels.def: the C compiler never compares them."""
     defined = _declarations(
-        r"^FBP_(?:KERNEL|PRODUCT)\((\w+), (\w+),\s*\(([^()]*)\)",
+        r"^FBP_KERNEL\((\w+), (\w+),\s*\(([^()]*)\)",
         (SOURCE / "kernels.def").read_text(encoding="utf-8"),
     )
     pxd = (ROOT / "fastbp" / "_kernels" / "dispatch.pxd").read_text(encoding="utf-8")

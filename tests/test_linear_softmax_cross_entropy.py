@@ -72,6 +72,7 @@ def problem(rng, size, dtype, function="linear_softmax_cross_entropy", bias=True
         "softcap": o["softcap"],
         "mean": o["reduction"] == "mean",
         "max_memory": max_memory,
+        "precision": None,
         "losses": Out((n,)) if o["reduction"] == "none" else None,
         "grad_inputs": Out((n, i)),
         "grad_weight": Out((i, c)),

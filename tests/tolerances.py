@@ -141,17 +141,28 @@ def sum_of(n: int) -> float:
     return min(n, 2 * math.sqrt(n)) * ROUNDING
 
 
-def product_of(k: int) -> float:
+TERMS = {"highest": 0.0, "high": 2.0**-15, "medium": 2.0**-7 + 2.0**-16}
+"""What a term a b of a product lacks at most, relative to |a b|, by precision.
+
+With pieces x₁ = x rounded to 8 bits, |x - x₁| <= 2⁻⁸ |x|, x₂ = x - x₁ rounded, |x - x₁ - x₂| <= 2⁻¹⁷ |x|: "medium" is a₁b₁, off
+by at most 2⁻⁸ + 2⁻⁸ + 2⁻¹⁶; "high" is a₁b₁ + a₁b₂ + a₂b₁, which lacks a₂b₂, at most 2⁻¹⁶, and what is left of a and of b, 2⁻¹⁷
+each.
+"""
+
+
+def product_of(k: int, precision: str = "highest") -> float:
     """gamma_K: an entry of A B errs by at most K roundings of |A| |B|, in any order, fused or not; one more for the bias.
 
     (Higham, Accuracy and Stability of Numerical Algorithms, section 3.5.)
 
-    In pieces of bfloat16 a term lacks at most two roundings, 32 terms are added in at most 17, and six such sums for each 32
-    steps of k in a chain: fewer than K roundings from K = 24 on. No shorter product goes in pieces but the weight gradient of a
-    block of few rows, in the last layer of many classes; tests/c/test_kernels.c has such depths. What the tile unit takes for 0
-    is at most one rounding more (src_c/gemm/amx.h, sums_lost).
+    From pieces of bfloat16 each term lacks its part of TERMS. Products of pieces are exact in float32, and fewer than K + 3
+    additions follow one another: by AVX512-BF16 one chain; on a tile unit for each 32 steps two chains of 16, their sum, and
+    up to three such sums. What a unit takes for 0 is at most one rounding more (src_c/gemm/pieces/range.h, sums_lost).
     """
-    return (k + 1) * ROUNDING
+    if precision == "highest":
+        return (k + 1) * ROUNDING
+    lacks = TERMS[precision]
+    return (1 + lacks) * (k + 4) * ROUNDING + lacks / np.finfo(np.float32).eps
 
 
 class Bound(NamedTuple):

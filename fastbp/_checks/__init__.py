@@ -45,6 +45,7 @@ from fastbp._checks.scalars import (
     INT64_MAX,
     NOT_NEGATIVE,
     POSITIVE,
+    PRECISIONS,
     Interval,
     choice,
     flag,
@@ -53,6 +54,7 @@ from fastbp._checks.scalars import (
     memory,
     number,
     positive_in,
+    precision,
     threads,
 )
 from fastbp._checks.targets import (
@@ -71,10 +73,10 @@ from fastbp._checks.targets import (
 
 __all__ = [
     "DECAY_RATE", "FLOATS", "FRACTION", "IGNORE_INDEX", "INT64", "INT64_MAX", "NOT_NEGATIVE", "POSITIVE",
-    "Interval", "apart", "array", "blocks", "choice", "class_indices", "class_targets", "dimensions",
+    "PRECISIONS", "Interval", "apart", "array", "blocks", "choice", "class_indices", "class_targets", "dimensions",
     "elementwise", "examples", "finite", "flag", "floats", "floats_like", "instance", "integer",
     "integers", "label_to_ignore", "last_axis", "layer_bias", "layer_delta", "layer_weight", "matrix",
-    "memory", "ndarray", "networks", "number", "optimizers", "output", "output_weights", "positive_in",
+    "memory", "ndarray", "networks", "number", "optimizers", "output", "output_weights", "positive_in", "precision",
     "reals", "rows", "shape", "slope_source", "softmax_arguments", "some_classes", "target_rows",
     "threads", "vector", "weights", "whole_labels", "writable",
 ]  # fmt: skip

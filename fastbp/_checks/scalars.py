@@ -77,6 +77,14 @@ def choice(name: str, value: Any, options: Iterable[str]) -> str:
     return value
 
 
+PRECISIONS = ("highest", "high", "medium")
+
+
+def precision(name: str, value: str | None) -> str | None:
+    """`value`, if it is a precision of products, or None for the one in use."""
+    return None if value is None else choice(name, value, PRECISIONS)
+
+
 def flag(name: str, value: Any) -> bool:
     """`value` as a Python bool, if it is one."""
     if not isinstance(value, (bool, np.bool_)):

@@ -21,7 +21,9 @@ from fastbp._kernels.dispatch import (
     isa,
     max_threads,
     thread_limit,
+    unit,
     use_isa,
+    use_precision,
 )
 from fastbp._kernels.last_layer import linear_softmax_cross_entropy
 from fastbp._kernels.layer import linear, linear_backward_input, linear_backward_weight
@@ -68,6 +70,8 @@ __all__ = [
     "softmax_cross_entropy_at_once",
     "softmax_cross_entropy_hessian",
     "thread_limit",
+    "unit",
     "update",
     "use_isa",
+    "use_precision",
 ]

@@ -82,7 +82,7 @@ cdef extern from "primitives.h" nogil:
         void (*matrix_product)(fbp_size M, fbp_size N, fbp_size K, const void *A, fbp_size A_row, fbp_size A_column,
                                const void *B, fbp_size B_row, fbp_size B_column, const fbp_epilogue *epilogue,
                                void *scratch, void *C, fbp_size C_row) noexcept nogil
-        int (*product_in_pieces)(fbp_size M, fbp_size N, fbp_size K) noexcept nogil
+        int (*product_pieces)(fbp_size M, fbp_size N, fbp_size K, int pieces) noexcept nogil
         fbp_size (*matrix_product_scratch)(fbp_size M, fbp_size N, fbp_size K, int pieces) noexcept nogil
         fbp_size (*tile_columns)() noexcept nogil
         fbp_size (*tile_depth)() noexcept nogil
@@ -93,6 +93,7 @@ cdef extern from "primitives.h" nogil:
     const char *fbp_isa_name(int i)
     const char *fbp_isa()
     int fbp_use_isa(const char *name)
+    const char *fbp_unit(int pieces)
 
 # The one dtype of all arrays of a call.
 ctypedef fused real:
@@ -109,6 +110,11 @@ cdef int most_threads(int n_threads) noexcept nogil
 
 # The number of threads that a call with this argument may use: max_threads() for None, 0 for anything but None and integers >= 1
 cdef int plain_threads(n_threads) except -1
+
+# The pieces of a number in products of a precision, by name: 0 for float32 as it is; -1 for None. chosen_pieces: the same, for -1
+# those of the precision in use.
+cdef int named_pieces(precision) except -2
+cdef int chosen_pieces(int pieces) noexcept nogil
 
 # The number in src_c/fastbp.h of an activation of fastbp.activations.
 cdef int activation_kind(str name) except -1

@@ -1,4 +1,4 @@
-"""Instruction sets and threads: the C primitives in use, the number of threads"""
+"""Instruction sets, precision and threads: the C primitives in use, what products are made of, the number of threads"""
 
 import os
 from time import perf_counter
@@ -98,6 +98,29 @@ def use_isa(str name) -> None:
     """Make `name` the instruction set in use, for every kernel called from now on."""
     if fbp_use_isa(name.encode()) != 0:
         raise ValueError(f"instruction set: got {name!r}, expected one that this CPU can run: {', '.join(available_isas())}")
+
+
+cdef dict PIECES = {"highest": 0, "high": 2, "medium": 1}
+cdef int pieces_in_use = 0
+
+
+cdef int named_pieces(precision) except -2:
+    return -1 if precision is None else PIECES[precision]
+
+
+cdef int chosen_pieces(int pieces) noexcept nogil:
+    return pieces_in_use if pieces < 0 else pieces
+
+
+def use_precision(str name) -> None:
+    """Make `name` the precision of products that have none of their own, from the next call on."""
+    global pieces_in_use
+    pieces_in_use = named_pieces(name)
+
+
+def unit(str precision) -> str:
+    """The unit that forms products of this precision, with the instruction set in use; "" if they are those of float32."""
+    return fbp_unit(PIECES[precision]).decode()
 
 
 def fma_rate(int element_size, int64_t repetitions) -> float:

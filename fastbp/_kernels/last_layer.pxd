@@ -22,7 +22,7 @@ cdef struct LastLayer:
     char *grad_w                  # (I, C), or (C, I) if `transposed`
     Py_ssize_t grad_w_row
     bint transposed
-    int pieces                    # product_in_pieces() of the layer with all rows, whatever the blocks
+    int pieces                    # product_pieces() of the layer with all rows, whatever the blocks
     char *grad_bias               # (C) or NULL
     char *losses                  # (N) the weighted errors, or NULL
 

@@ -15,7 +15,7 @@ from libc.stdint cimport int64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
 
-from fastbp._kernels.dispatch cimport FBP_IDENTITY, kernels_for, real, threads_for
+from fastbp._kernels.dispatch cimport FBP_IDENTITY, chosen_pieces, kernels_for, named_pieces, real, threads_for
 from fastbp._kernels.layer cimport set_forward_product, set_gradient_product, set_recursion_product
 from fastbp._kernels.memory cimport LINE, plus, set_element, space_room, space_start, take, times, whole_lines
 from fastbp._kernels.product cimport Product, multiply, product_scratch, product_work
@@ -322,7 +322,7 @@ cdef int threads_within(const LastLayer *layer, Py_ssize_t rows, Py_ssize_t byte
 def linear_softmax_cross_entropy(const real[:, :] inputs, const real[:, :] weight, const real[::1] bias,
                                  const int64_t[::1] labels, const real[:, :] targets, const double[::1] class_weight,
                                  const double[::1] sample_weight, int64_t ignore_index, double label_smoothing,
-                                 double lse_square_scale, double softcap, bint mean, Py_ssize_t max_memory,
+                                 double lse_square_scale, double softcap, bint mean, Py_ssize_t max_memory, str precision,
                                  real[::1] losses, real[:, :] grad_inputs, real[:, :] grad_weight, real[::1] grad_bias,
                                  int n_threads):
     cdef LastLayerCall call
@@ -360,7 +360,8 @@ def linear_softmax_cross_entropy(const real[:, :] inputs, const real[:, :] weigh
         layer.dense.bias, layer.grad_bias = <const char *>&bias[0], <char *>&grad_bias[0]
 
     layer.read = rows_read(layer)
-    layer.pieces = layer.rows.k.product_in_pieces(layer.rows.N, layer.rows.C, layer.dense.inputs)
+    layer.dense.pieces = chosen_pieces(named_pieces(precision))
+    layer.pieces = layer.rows.k.product_pieces(layer.rows.N, layer.rows.C, layer.dense.inputs, layer.dense.pieces)
     cdef Py_ssize_t least = plus(bytes_of(layer, 1, layer.read < layer.rows.N), LINE)
     if max_memory < least:
         raise ValueError(f"max_memory: got {max_memory}, expected at least {least} bytes, for the logits of one row of "

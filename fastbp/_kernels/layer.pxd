@@ -11,11 +11,12 @@ cdef struct Dense:
     const char *w
     Py_ssize_t w_row, w_column
     const char *bias
+    int pieces  # of each number in its products, where that pays: 0 for float32 as it is
 
 # A (N, O) = f(X W + b)
 cdef inline void set_forward_product(Product *p, const Dense *layer, Py_ssize_t N, const char *x, Py_ssize_t x_row,
                                      int activation, char *a, Py_ssize_t a_row) noexcept nogil:
-    set_product(p, layer.k, layer.element, N, layer.outputs, layer.inputs)
+    set_product(p, layer.k, layer.element, N, layer.outputs, layer.inputs, layer.pieces)
     p.A, p.A_row, p.A_column = x, x_row, 1
     p.B, p.B_row, p.B_column = layer.w, layer.w_row, layer.w_column
     p.C, p.C_row = a, a_row
@@ -25,7 +26,7 @@ cdef inline void set_forward_product(Product *p, const Dense *layer, Py_ssize_t 
 cdef inline void set_recursion_product(Product *p, const Dense *layer, Py_ssize_t N, const char *delta, Py_ssize_t delta_row,
                                        int activation, const char *slope, Py_ssize_t slope_row, char *dx,
                                        Py_ssize_t dx_row) noexcept nogil:
-    set_product(p, layer.k, layer.element, N, layer.inputs, layer.outputs)
+    set_product(p, layer.k, layer.element, N, layer.inputs, layer.outputs, layer.pieces)
     p.A, p.A_row, p.A_column = delta, delta_row, 1
     p.B, p.B_row, p.B_column = layer.w, layer.w_column, layer.w_row
     p.C, p.C_row = dx, dx_row
@@ -37,11 +38,11 @@ cdef inline void set_gradient_product(Product *p, const Dense *layer, Py_ssize_t
                                       const char *delta, Py_ssize_t delta_row, bint transposed, char *dw,
                                       Py_ssize_t dw_row) noexcept nogil:
     if transposed:
-        set_product(p, layer.k, layer.element, layer.outputs, layer.inputs, N)
+        set_product(p, layer.k, layer.element, layer.outputs, layer.inputs, N, layer.pieces)
         p.A, p.A_row, p.A_column = delta, 1, delta_row
         p.B, p.B_row, p.B_column = x, x_row, 1
     else:
-        set_product(p, layer.k, layer.element, layer.inputs, layer.outputs, N)
+        set_product(p, layer.k, layer.element, layer.inputs, layer.outputs, N, layer.pieces)
         p.A, p.A_row, p.A_column = x, 1, x_row
         p.B, p.B_row, p.B_column = delta, delta_row, 1
     p.C, p.C_row = dw, dw_row

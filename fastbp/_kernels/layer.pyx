@@ -3,7 +3,7 @@
 from cpython.exc cimport PyErr_CheckSignals
 from libc.stdlib cimport free, malloc
 
-from fastbp._kernels.dispatch cimport activation_kind, kernels_for, real, threads_for
+from fastbp._kernels.dispatch cimport activation_kind, chosen_pieces, kernels_for, real, threads_for
 from fastbp._kernels.memory cimport space_room, space_start
 from fastbp._kernels.product cimport column_sums, multiply, product_scratch, product_work
 from fastbp._kernels.team cimport Work, fbp_team, on_team
@@ -56,9 +56,9 @@ cdef Py_ssize_t row_of(const real[:, :] x) noexcept nogil:
 
 
 cdef Dense dense_of(const real[:, :] weight) noexcept:
-    """Without a bias"""
+    """Without a bias, of the precision in use"""
     return Dense(kernels_for(sizeof(real)), sizeof(real), weight.shape[0], weight.shape[1], start(weight), row_of(weight),
-                 weight.strides[1] // <Py_ssize_t>sizeof(real), NULL)
+                 weight.strides[1] // <Py_ssize_t>sizeof(real), NULL, chosen_pieces(-1))
 
 
 def linear(const real[:, :] x, const real[:, :] weight, const real[::1] bias, str activation, real[:, :] out, int n_threads):

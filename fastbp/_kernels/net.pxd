@@ -48,6 +48,7 @@ cdef struct Net:
     bint drops                   # whether dropout is on in this call
     Py_ssize_t first_row         # rows of the step, on other ranks, that dropout counts before those of the batch
     bint sums                    # whether errors are summed, not averaged, over a batch
+    int pieces                   # of a number in products; -1: those of the precision in use when a call begins
 
     Plan plan
     Py_ssize_t capacity
@@ -72,8 +73,8 @@ cdef struct Net:
     double unpolled              # nanoseconds of work since the last poll for signals
 
 # prepare, before a call on `rows` rows: makes sure that the work space is large enough for them, for targets of target_row bytes
-# each, for n_threads and, if asked, for a gradient and for orthogonalised matrices, and that the primitives are those of the
-# instruction set in use. tidy, after a call: frees memory that was needed for an unusual one. give_back frees all.
+# each, for n_threads and, if asked, for a gradient and for orthogonalised matrices, and that the primitives and the precision are
+# those in use. tidy, after a call: frees memory that was needed for an unusual one. give_back frees all.
 cdef int prepare(Net *net, Py_ssize_t rows, Py_ssize_t target_row, int n_threads, bint gradient, bint orthogonal) except -1
 cdef void tidy(Net *net, Py_ssize_t rows) noexcept nogil
 cdef void give_back(Net *net) noexcept nogil

@@ -10,7 +10,7 @@ from libc.stdint cimport int64_t, uintptr_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memset
 
-from fastbp._kernels.dispatch cimport FBP_IDENTITY, kernels_for
+from fastbp._kernels.dispatch cimport FBP_IDENTITY, chosen_pieces, kernels_for
 from fastbp._kernels.last_layer cimport Blocks, block_scratch
 from fastbp._kernels.last_layer cimport lay_out as lay_out_blocks
 from fastbp._kernels.layer cimport set_gram_product, set_polynomial_product, set_square_product
@@ -46,7 +46,7 @@ cdef LastLayer last_layer_of(const Net *net, const Batch *batch, char *to) noexc
     memset(&last, 0, sizeof(LastLayer))
     last.rows, last.dense = rows_of(net, batch), layer.dense
     last.read, last.reads_all = batch.x.rows, True
-    last.pieces = net.k.product_in_pieces(batch.x.rows, layer.dense.outputs, layer.dense.inputs)
+    last.pieces = net.k.product_pieces(batch.x.rows, layer.dense.outputs, layer.dense.inputs, layer.dense.pieces)
     set_inputs(net, net.depth - 1, batch.x, &last.x, &last.x_row)
     last.grad_w, last.grad_w_row, last.grad_bias = to + layer.weight, layer.dense.outputs, to + layer.bias
     if net.depth > 1:
@@ -124,7 +124,7 @@ cdef void make_plan(Net *net, Py_ssize_t rows, int n_threads) noexcept nogil:
 
 cdef Py_ssize_t scratch_of(const Net *net, Product *p) noexcept nogil:
     """Enough scratch for the product with and without pieces, since one row less may change the choice"""
-    p.epilogue.pieces = True
+    p.epilogue.pieces = net.layers[0].dense.pieces
     return product_scratch(p, net.most_threads)
 
 
@@ -180,7 +180,7 @@ cdef Py_ssize_t lay_out_last(Net *net, char *base, Py_ssize_t rows) noexcept nog
     memset(&none, 0, sizeof(none))
     none.x.rows = min(rows, most_rows(net))
     whole = last_layer_of(net, &none, net.w)
-    whole.pieces = True
+    whole.pieces = last.dense.pieces
     last.a = last.z = last.delta = take(base, &net.used, lay_out_blocks(&whole, most_rows(net), NULL, &blocks))
     return block_scratch(&whole, none.x.rows, net.most_threads)
 
@@ -226,15 +226,15 @@ cdef void give_back(Net *net) noexcept nogil:
 
 cdef int prepare(Net *net, Py_ssize_t rows, Py_ssize_t target_row, int n_threads, bint gradient, bint orthogonal) except -1:
     cdef const fbp_kernels *k = kernels_for(net.element)
-    cdef int i
+    cdef int pieces = chosen_pieces(net.pieces), i
     if net.used > LARGE_SPACE and net.capacity // UNUSUAL > rows:
         give_back(net)
     if rows <= net.capacity and target_row <= net.target_row and n_threads <= net.most_threads and k == net.k and \
-            gradient <= net.keeps_gradient and orthogonal <= net.keeps_orthogonal:
+            gradient <= net.keeps_gradient and orthogonal <= net.keeps_orthogonal and pieces == net.layers[0].dense.pieces:
         return 0
     net.k, net.plan.rows = k, -1
     for i in range(net.depth):
-        net.layers[i].dense.k = k
+        net.layers[i].dense.k, net.layers[i].dense.pieces = k, pieces
     rows, net.target_row = max(rows, net.capacity), max(target_row, net.target_row)
     net.most_threads, net.keeps_gradient = max(n_threads, net.most_threads), net.keeps_gradient or gradient
     net.keeps_orthogonal = net.keeps_orthogonal or orthogonal

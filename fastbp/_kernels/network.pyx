@@ -16,7 +16,8 @@ from libc.stdlib cimport free, malloc
 from libc.string cimport memset
 
 from fastbp._kernels.dispatch cimport (
-    FBP_IDENTITY, FBP_OF_INPUT, FBP_STATES, activation_kind, fbp_activation_facts, kernels_for, plain_threads, threads_for,
+    FBP_IDENTITY, FBP_OF_INPUT, FBP_STATES, activation_kind, fbp_activation_facts, kernels_for, named_pieces,
+    plain_threads, threads_for,
 )
 from fastbp._kernels.epoch cimport Call, step_once, train_batches
 from fastbp._kernels.memory cimport (
@@ -112,7 +113,7 @@ cdef class Network:
             raise MemoryError("no memory for a lock")
 
     def __init__(self, layer_sizes, activations, str loss, parameters, n_threads, dropout=(), uint64_t seed=0,
-                 double label_smoothing=0.0, double parameter=0.0):
+                 double label_smoothing=0.0, double parameter=0.0, str precision=None):
         cdef Net *net = &self.net
         self.layer_sizes, self.activations, self.loss, self.dropout = tuple(layer_sizes), tuple(activations), loss, tuple(dropout)
         self.parameters, self.n_threads = parameters, n_threads
@@ -123,7 +124,7 @@ cdef class Network:
         if parameter != 0:
             net.error.parameter = parameter
         net.seed, net.smoothing, net.plan.rows, net.largest_error = seed, label_smoothing, -1, INFINITY
-        self.largest = INFINITY
+        self.largest, net.pieces = INFINITY, named_pieces(precision)
         net.depth = len(layer_sizes) - 1
         free(net.layers)
         net.layers = <Layer *>malloc(net.depth * sizeof(Layer))

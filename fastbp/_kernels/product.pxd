@@ -16,12 +16,12 @@ cdef struct Product:
     char *C
     Py_ssize_t C_row
 
-# A product of this shape, without addresses and epilogue, C without gaps
+# A product of this shape, without addresses and epilogue, C without gaps; of `pieces` of each number, if that pays
 cdef inline void set_product(Product *p, const fbp_kernels *k, Py_ssize_t element, Py_ssize_t M, Py_ssize_t N,
-                             Py_ssize_t K) noexcept nogil:
+                             Py_ssize_t K, int pieces) noexcept nogil:
     memset(p, 0, sizeof(Product))
     p.k, p.element, p.M, p.N, p.K, p.C_row = k, element, M, N, K, N
-    p.epilogue.activation, p.epilogue.pieces = FBP_IDENTITY, k.product_in_pieces(M, N, K)
+    p.epilogue.activation, p.epilogue.pieces = FBP_IDENTITY, k.product_pieces(M, N, K, pieces)
 
 # operations: multiply-adds, weighted by their time. product_work: nanoseconds of one thread. product_scratch: bytes of scratch
 # for so many threads. multiply_at_once: the product on a team. multiply: the same, with polls for signals.

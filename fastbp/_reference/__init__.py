@@ -46,6 +46,7 @@ from fastbp._reference.layers import (
     linear_backward_input,
     linear_backward_weight,
     linear_softmax_cross_entropy,
+    use_precision,
 )
 from fastbp._reference.network import Network
 from fastbp._reference.parts import new_array
@@ -55,7 +56,6 @@ __all__ = [
     "Network", "activate", "activation_backward", "activation_facts", "elementwise_error",
     "first_bad_label", "linear", "linear_backward_input", "linear_backward_weight",
     "linear_softmax_cross_entropy", "log_softmax", "logsumexp", "new_array", "optimizer_update",
-    "sigmoid_cross_entropy",
-    "sigmoid_cross_entropy_hessian", "softmax", "softmax_backward", "softmax_cross_entropy",
-    "softmax_cross_entropy_at_once", "softmax_cross_entropy_hessian", "update",
+    "sigmoid_cross_entropy", "sigmoid_cross_entropy_hessian", "softmax", "softmax_backward", "softmax_cross_entropy",
+    "softmax_cross_entropy_at_once", "softmax_cross_entropy_hessian", "update", "use_precision",
 ]  # fmt: skip

@@ -10,6 +10,10 @@ from fastbp._reference.errors import rows_read, softmax_cross_entropy
 from fastbp._reference.parts import quiet
 
 
+def use_precision(name):
+    """Change nothing: products are NumPy's, in the dtype of their operands."""
+
+
 @quiet
 def linear(x, weight, bias, activation, out, n_threads):
     """f(x (N, I) @ weight (I, O) + bias (O,)), out (N, O)."""
@@ -32,9 +36,10 @@ def linear_backward_weight(a_prev, delta, out, bias_out, n_threads):
 
 def linear_softmax_cross_entropy(
     inputs, weight, bias, labels, targets, class_weight, sample_weight, ignore_index, label_smoothing,
-    lse_square_scale, softcap, mean, max_memory, losses, grad_inputs, grad_weight, grad_bias, n_threads,
+    lse_square_scale, softcap, mean, max_memory, precision, losses, grad_inputs, grad_weight, grad_bias, n_threads,
 ):  # fmt: skip
-    """The functions of the last layer one after the other, over all logits (N, C) at once: max_memory is not used."""
+    """The functions of the last layer one after the other, over all logits (N, C) at once, as NumPy multiplies: max_memory and
+    precision are not used."""
     z = np.empty((len(inputs), weight.shape[1]), inputs.dtype)
     linear(inputs, weight, bias, "identity", z, n_threads)
     delta = np.empty_like(z)

@@ -22,7 +22,8 @@ class Network:
     REPORT_SECONDS = 0.1
 
     def __init__(
-        self, layer_sizes, activations, loss, parameters, n_threads, dropout=(), seed=0, label_smoothing=0.0, parameter=0.0
+        self, layer_sizes, activations, loss, parameters, n_threads, dropout=(), seed=0, label_smoothing=0.0, parameter=0.0,
+        precision=None,
     ):  # fmt: skip
         self.layer_sizes, self.activations, self.loss = tuple(layer_sizes), tuple(activations), loss
         self.dropout, self.seed, self.label_smoothing = tuple(dropout), seed, label_smoothing

@@ -49,6 +49,8 @@ class MLPClassifier(ClassifierMixin, Perceptron):
         Seconds after which a fit by batches ends; it keeps what it has learned.
     n_threads : int >= 1, optional
         The most threads to use; by default as many as :func:`fastbp.show_config` tells.
+    precision : {"highest", "high", "medium"}, optional
+        Of float32 matrix products; by default the one that :func:`fastbp.get_precision` tells.
 
     Attributes
     ----------
@@ -117,6 +119,7 @@ class MLPClassifier(ClassifierMixin, Perceptron):
         scoring: Any = None,
         time_limit: float | None = None,
         n_threads: int | None = None,
+        precision: str | None = None,
     ) -> None:
         keep(self, locals())
 

@@ -76,6 +76,7 @@ class Perceptron(callbacks.CallbackSupportMixin, BaseEstimator):
         "scoring": [str, callable, None],
         "time_limit": [Interval(Real, 0, None, closed="left"), None],
         "n_threads": [Interval(Integral, 1, None, closed="left"), None],
+        "precision": [StrOptions({"highest", "high", "medium"}), None],
     }
 
     # The network ------------------------------------------------------------------------------------------
@@ -115,7 +116,10 @@ class Perceptron(callbacks.CallbackSupportMixin, BaseEstimator):
         """Those arguments of a network that are not what it takes by default."""
         names = [self.activation] if isinstance(self.activation, str) else self.activation
         ours = [_ACTIVATIONS.get(name, name) for name in names]
-        options: dict[str, Any] = {"activation": ours[0] if len(set(ours)) == 1 else ours}
+        options: dict[str, Any] = {
+            "activation": ours[0] if len(set(ours)) == 1 else ours,
+            "precision": self.precision,
+        }
         if np.any(self.dropout):
             options |= {"dropout": self.dropout, "seed": self._seed}
         if is_classifier(self) and self.label_smoothing:

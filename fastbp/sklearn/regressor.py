@@ -47,6 +47,8 @@ class MLPRegressor(RegressorMixin, Perceptron):
         Seconds after which a fit by batches ends; it keeps what it has learned.
     n_threads : int >= 1, optional
         The most threads to use; by default as many as :func:`fastbp.show_config` tells.
+    precision : {"highest", "high", "medium"}, optional
+        Of float32 matrix products; by default the one that :func:`fastbp.get_precision` tells.
 
     Attributes
     ----------
@@ -109,6 +111,7 @@ class MLPRegressor(RegressorMixin, Perceptron):
         scoring: Any = None,
         time_limit: float | None = None,
         n_threads: int | None = None,
+        precision: str | None = None,
     ) -> None:
         keep(self, locals())
 

@@ -6,7 +6,7 @@
  * for all of B. An element of C is the sum over k in order, DEPTH terms at a time, for any blocking of rows and columns: any
  * division of C over threads gives the same bits.
  *
- * On a tile unit large products of float32 are formed from pieces instead: amx.h; product.h chooses.
+ * Products of less precision may be formed from pieces of bfloat16 instead: pieces/; product.h chooses.
  */
 #include "tiles.h"
 

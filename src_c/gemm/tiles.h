@@ -4,7 +4,7 @@
  * as many rows for deeper sums, fill about half an L2 cache.
  *
  *               registers   TILE_ROWS  TILE_VECTORS   in use       a panel of B
- *   avx512          32          14          2         28 + 2 + 1   64 KB in float32, 32 KB in float64; amx as well, see amx.h
+ *   avx512          32          14          2         28 + 2 + 1   64 KB in float32, 32 KB in float64
  *   avx2            16           6          2         12 + 2 + 1   16 KB
  *   neon            32           8          3         24 + 3 + 1   24 KB
  *   generic         16 (SSE2)    4          2          8 + 2 + 1   16 KB

@@ -5,7 +5,7 @@
 
 #include "machine.h"
 
-#define FBP_ISA(name, of_float64, supported) extern const fbp_kernels fbp_##name##_float32, fbp_##of_float64##_float64;
+#define FBP_ISA(name, supported) extern const fbp_kernels fbp_##name##_float32, fbp_##name##_float64;
 FBP_ISAS
 #undef FBP_ISA
 
@@ -15,7 +15,7 @@ typedef struct {
 } isa;
 
 static const isa ISAS[] = {
-#define FBP_ISA(name, of_float64, supported) {#name, &fbp_##name##_float32, &fbp_##of_float64##_float64},
+#define FBP_ISA(name, supported) {#name, &fbp_##name##_float32, &fbp_##name##_float64},
     FBP_ISAS
 #undef FBP_ISA
 };
@@ -26,7 +26,7 @@ static const isa *in_use;
 static int can_run(int i)
 {
     int runs[] = {
-#define FBP_ISA(name, of_float64, supported) supported,
+#define FBP_ISA(name, supported) supported,
         FBP_ISAS
 #undef FBP_ISA
     };
@@ -48,6 +48,14 @@ const fbp_kernels *fbp_kernels_for(size_t element_size)
 const char *fbp_isa_name(int i) { return i >= COUNT ? NULL : can_run(i) ? ISAS[i].name : ""; }
 
 const char *fbp_isa(void) { return chosen()->name; }
+
+const char *fbp_unit(int pieces)
+{
+#ifdef FBP_X86
+    if (strcmp(fbp_isa(), "avx512") == 0) return fbp_unit_name(pieces);
+#endif
+    return (void)pieces, "";
+}
 
 int fbp_use_isa(const char *name)
 {

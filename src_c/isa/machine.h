@@ -1,20 +1,17 @@
-/* The instruction sets that are compiled in, in the order of choice: FBP_ISA(name, set whose float64 primitives it uses, whether
- * this machine can run it). `amx` comes after `avx512`, which every machine with AMX can run, so it is chosen by name alone:
- * other tenants of a shared machine may slow the tile unit down to a quarter of its speed. */
+/* The instruction sets that are compiled in, in the order of choice: FBP_ISA(name, whether this machine can run it) */
 #if defined(__x86_64__) && defined(__GNUC__)
 #define FBP_X86
-#include "permission.h"
+#include "units.h"
 #define FBP_RUNS_AVX512                                                                                                        \
     (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bw") &&          \
      __builtin_cpu_supports("avx512vl"))
 #define FBP_ISAS                                                                                                               \
-    FBP_ISA(avx512, avx512, FBP_RUNS_AVX512)                                                                                   \
-    FBP_ISA(amx, avx512, FBP_RUNS_AVX512 && fbp_has_tiles())                                                                   \
-    FBP_ISA(avx2, avx2, __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))                                       \
-    FBP_ISA(generic, generic, 1)
+    FBP_ISA(avx512, FBP_RUNS_AVX512)                                                                                           \
+    FBP_ISA(avx2, __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))                                             \
+    FBP_ISA(generic, 1)
 #elif defined(__aarch64__)
 #define FBP_ARM
-#define FBP_ISAS FBP_ISA(neon, neon, 1) FBP_ISA(generic, generic, 1)
+#define FBP_ISAS FBP_ISA(neon, 1) FBP_ISA(generic, 1)
 #else
-#define FBP_ISAS FBP_ISA(generic, generic, 1)
+#define FBP_ISAS FBP_ISA(generic, 1)
 #endif

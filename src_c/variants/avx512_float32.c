@@ -4,7 +4,6 @@
 #define FBP_AVX512
 #define FBP_FLOAT32
 #define FBP_TABLE fbp_avx512_float32
-#define FBP_TABLE_ON_TILES fbp_amx_float32
 #include "../real.h"
 #include "../simd/avx512.h"
 #include "../kernels.h"

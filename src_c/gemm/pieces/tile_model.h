@@ -1,18 +1,10 @@
 /* The tile unit emulated in AVX-512 for tests on machines without one, after Intel's description of tdpbf16ps: inputs and results
  * below 2⁻¹²⁶ are flushed to 0; the even terms of a sum are one chain of multiply-adds, the odd terms another, and the sum of
  * both is added to the tile. */
+#include "lane_model.h"
+
 static _Thread_local amx_tile model_tiles[8];
 
-static __m512 flushed(__m512 x)
-{
-    const __mmask16 tiny = _mm512_cmp_ps_mask(_mm512_abs_ps(x), _mm512_set1_ps(FLT_MIN), _CMP_LT_OQ);
-    return _mm512_mask_and_ps(x, tiny, x, _mm512_set1_ps(-0.0f));
-}
-static __m512 low_halves(__m512i pairs) { return flushed(_mm512_castsi512_ps(_mm512_slli_epi32(pairs, 16))); }
-static __m512 high_halves(__m512i pairs)
-{
-    return flushed(_mm512_castsi512_ps(_mm512_and_si512(pairs, _mm512_set1_epi32((int)0xffff0000))));
-}
 static __m512 model_add(__m512 a, __m512 b) { return flushed(_mm512_add_ps(flushed(a), flushed(b))); }
 
 static __attribute__((noinline)) void model_multiply(amx_tile *c, const amx_tile *a, const amx_tile *b)
