@@ -132,7 +132,7 @@ def linear_softmax_cross_entropy(
     grad_weight = grad_weight.T if transposed else grad_weight
     grads = np.empty(x.shape, x.dtype), grad_weight, None if b is None else np.empty(len(b), x.dtype)
     options = class_weight, sample_weight, ignore_index, label_smoothing, lse_square_scale, softcap
-    loss, weight_sum = evaluate(x, w, b, targets, options, reduction, max_memory, n_threads, grads)
+    loss, weight_sum = evaluate(x, w, b, targets, options, reduction, max_memory, precision, n_threads, grads)
     return LastLayerGrad(loss, *grads, weight_sum)
 
 
@@ -144,6 +144,7 @@ def evaluate(
     options: tuple[Any, ...],
     reduction: Reduction,
     max_memory: int,
+    precision: str | None,
     n_threads: int | None,
     grads: tuple[np.ndarray, np.ndarray, np.ndarray | None],
 ) -> tuple[Any, float]:
