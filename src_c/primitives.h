@@ -50,7 +50,6 @@ typedef struct {
     fbp_size slope_row;
     int accumulate;     /* C += A B */
     int pieces;         /* product_pieces() of the whole product, of which this one may be a part */
-    int pieces;         /* product_in_pieces() of the whole product, of which this one may be a part */
     const fbp_update *update; /* or NULL:   C are parameters, A B their gradient, K <= tile_depth() */
     void *state[FBP_STATES];  /* of the optimizer, laid out like C */
 } fbp_epilogue;

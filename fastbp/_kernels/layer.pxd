@@ -48,25 +48,25 @@ cdef inline void set_gradient_product(Product *p, const Dense *layer, Py_ssize_t
     p.C, p.C_row = dw, dw_row
 
 # Of X (I, O) without gaps, s = min(I, O): Q (s, s) = X Xᵀ, or Xᵀ X where there are fewer columns than rows;
-cdef inline void set_gram_product(Product *p, const fbp_kernels *k, Py_ssize_t element, Py_ssize_t I, Py_ssize_t O, const char *x,
-                                  char *q) noexcept nogil:
-    set_product(p, k, element, min(I, O), min(I, O), max(I, O))
+cdef inline void set_gram_product(Product *p, const Dense *layer, const char *x, char *q) noexcept nogil:
+    cdef Py_ssize_t I = layer.inputs, O = layer.outputs
+    set_product(p, layer.k, layer.element, min(I, O), min(I, O), max(I, O), layer.pieces)
     p.A, p.A_row, p.A_column = x, O if I <= O else 1, 1 if I <= O else O
     p.B, p.B_row, p.B_column = x, p.A_column, p.A_row
     p.C = q
 
 # P (s, s) = Q Q
-cdef inline void set_square_product(Product *p, const fbp_kernels *k, Py_ssize_t element, Py_ssize_t s, const char *q,
-                                    char *to) noexcept nogil:
-    set_product(p, k, element, s, s, s)
+cdef inline void set_square_product(Product *p, const Dense *layer, const char *q, char *to) noexcept nogil:
+    cdef Py_ssize_t s = min(layer.inputs, layer.outputs)
+    set_product(p, layer.k, layer.element, s, s, s, layer.pieces)
     p.A, p.A_row, p.A_column = q, s, 1
     p.B, p.B_row, p.B_column = q, s, 1
     p.C = to
 
 # and (I, O) P X, or X P.
-cdef inline void set_polynomial_product(Product *p, const fbp_kernels *k, Py_ssize_t element, Py_ssize_t I, Py_ssize_t O,
-                                        const char *x, const char *q, char *to) noexcept nogil:
-    set_product(p, k, element, I, O, min(I, O))
+cdef inline void set_polynomial_product(Product *p, const Dense *layer, const char *x, const char *q, char *to) noexcept nogil:
+    cdef Py_ssize_t I = layer.inputs, O = layer.outputs
+    set_product(p, layer.k, layer.element, I, O, min(I, O), layer.pieces)
     p.A, p.A_row, p.A_column = q if I <= O else x, min(I, O), 1
     p.B, p.B_row, p.B_column = x if I <= O else q, O, 1
     p.C = to

@@ -76,9 +76,9 @@ cdef double orthogonal_work(const Net *net) noexcept nogil:
     cdef double work = 0
     for i in range(net.depth - 1):
         d = &net.layers[i].dense
-        set_gram_product(&p, net.k, net.element, d.inputs, d.outputs, NULL, NULL)
+        set_gram_product(&p, d, NULL, NULL)
         work += 2 * product_work(&p)
-        set_square_product(&p, net.k, net.element, min(d.inputs, d.outputs), NULL, NULL)
+        set_square_product(&p, d, NULL, NULL)
         work += product_work(&p)
     return work
 
@@ -130,9 +130,9 @@ cdef Py_ssize_t scratch_of(const Net *net, Product *p) noexcept nogil:
 
 cdef Py_ssize_t orthogonal_scratch(const Net *net, const Dense *d) noexcept nogil:
     cdef Product gram, square, last
-    set_gram_product(&gram, net.k, net.element, d.inputs, d.outputs, NULL, NULL)
-    set_square_product(&square, net.k, net.element, min(d.inputs, d.outputs), NULL, NULL)
-    set_polynomial_product(&last, net.k, net.element, d.inputs, d.outputs, NULL, NULL, NULL)
+    set_gram_product(&gram, d, NULL, NULL)
+    set_square_product(&square, d, NULL, NULL)
+    set_polynomial_product(&last, d, NULL, NULL, NULL)
     return max(scratch_of(net, &gram), max(scratch_of(net, &square), scratch_of(net, &last)))
 
 

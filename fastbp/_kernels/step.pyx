@@ -319,18 +319,18 @@ cdef int iterate(Net *net, const Layer *layer, const char *x, char *to, fbp_team
 
     X is c^¼ times what it is elsewhere. So with Q = X Xᵀ and β = b / (2 √c) it is (Q² + 2 β Q + a) X = ((Q + β)² + a - β²) X.
     """
-    cdef Py_ssize_t inputs = layer.dense.inputs, outputs = layer.dense.outputs, side = min(inputs, outputs)
+    cdef Py_ssize_t side = min(layer.dense.inputs, layer.dense.outputs)
     cdef double beta = B / (2 * ROOT)
     cdef char *q = net.squares
     cdef char *square = q + side * side * net.element
     cdef Product p
-    set_gram_product(&p, net.k, net.element, inputs, outputs, x, q)
+    set_gram_product(&p, &layer.dense, x, q)
     multiply_polled(net, &p, team)
     add_to_diagonal(q, side, net.element, beta)
-    set_square_product(&p, net.k, net.element, side, q, square)
+    set_square_product(&p, &layer.dense, q, square)
     multiply_polled(net, &p, team)
     add_to_diagonal(square, side, net.element, A - beta * beta)
-    set_polynomial_product(&p, net.k, net.element, inputs, outputs, x, square, to)
+    set_polynomial_product(&p, &layer.dense, x, square, to)
     return multiply_polled(net, &p, team)
 
 
