@@ -21,7 +21,7 @@ from fastbp import _reference, objectives
 
 from .timing import Contestant, Plan, Timings, measure
 
-FEATURES, ROUNDS = 20, 20
+FEATURES, ROUNDS = 20, 10
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,10 @@ MODULES = ["fastbp"] + [
 ]
 BLOCK = re.compile(r"^```(python|console)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 COMMAND = re.compile(r"^\$ (.*)\n((?:(?!\$ ).*\n)*)", re.MULTILINE)
-PEERS = r"torch|sklearn|safetensors|pyarrow|matplotlib|onnxruntime|onnxscript|jax|joblib|dask|numba|mpi4py|fastbp\.kernels"
+PEERS = (
+    r"torch|sklearn|safetensors|pyarrow|matplotlib|onnxruntime|onnxscript|jax|joblib|dask|numba|mpi4py|xgboost|lightgbm|"
+    r"fastbp\.kernels"
+)
 IMPORTED = re.compile(r"^(?:import|from) (\w+)", re.MULTILINE)
 VARIES = re.compile(r"\d+\.\d+ s\b|\d\.\de-\d\d")  # seconds, and rounding errors
 
