@@ -66,7 +66,8 @@ def _is_in_main_memory(name: str, value: Any) -> None:
         device, _ = value.__dlpack_device__()
     if device not in _MAIN_MEMORY or hasattr(value, "__cuda_array_interface__"):
         text = "one in main memory (.cpu() of a tensor, .get() of CuPy's)"
-        raise ValueError(f"{name}: got a {type(value).__name__} on another device, expected {text}")
+        library = type(value).__module__.partition(".")[0]  # CuPy's arrays are called ndarray, too
+        raise ValueError(f"{name}: got a {library}.{type(value).__name__} on another device, expected {text}")
 
 
 def _hides_nothing(name: str, value: Any, before: list[int], after: list[int]) -> None:
