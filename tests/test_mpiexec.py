@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import random
 import shutil
@@ -18,6 +17,7 @@ from training_data import LABELS, X, network
 from fastbp import Adam
 from fastbp.callbacks import Checkpoint
 
+pytest.importorskip("mpi4py")
 TESTS = Path(__file__).parent
 MPIEXEC = shutil.which("mpiexec", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
 PATIENCE = 120  # seconds after which a launch has failed
@@ -25,7 +25,6 @@ PATIENCE = 120  # seconds after which a launch has failed
 pytestmark = [
     NATIVE_ONLY,
     pytest.mark.skipif(MPIEXEC is None, reason="no mpiexec"),
-    pytest.mark.skipif(importlib.util.find_spec("mpi4py") is None, reason="no mpi4py"),
 ]
 
 
