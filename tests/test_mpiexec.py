@@ -64,7 +64,7 @@ class Kill:
 def test_ranks_are_one_process(size):
     done = launch(size, "goes_well")
     assert done.returncode == 0, done.stderr
-    assert sorted(done.stdout.split("\n")[:size]) == [f"rank {rank} is well" for rank in range(size)]
+    assert all(f"rank {rank} is well" in done.stdout for rank in range(size))  # perhaps in one line
 
 
 def test_a_rank_that_does_not_come_is_named():
