@@ -40,7 +40,7 @@ SHAPES = (
     StepShape((784, 512, 512, 10), 128),
     StepShape((1024, 1024, 1024, 1024, 1000), 256, "1024x4-1000"),
 )
-SAMPLE_S, ROUNDS, QUICK_ROUNDS = 0.5, 15, 3
+SAMPLE_S, ROUNDS, QUICK_ROUNDS = 0.5, 9, 3
 NODES = tuple(2**k for k in range(1, 11))
 GOAL = 0.9  # of efficiency
 

@@ -1,6 +1,6 @@
 """Dense neural networks on the CPU, from NumPy: fused, exact back-propagation kernels and a model on top."""
 
-from fastbp import callbacks, datasets, objectives, schedules
+from fastbp import callbacks, datasets, mpi, objectives, schedules
 from fastbp._config import __version__, get_include, show_config
 from fastbp._errors import TargetIndexError
 from fastbp.activations import (
@@ -81,6 +81,7 @@ __all__ = [
     "log_softmax",
     "logsumexp",
     "mish",
+    "mpi",
     "objectives",
     "poisson_deviance",
     "quantile",

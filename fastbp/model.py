@@ -53,7 +53,6 @@ from fastbp.ranks import of as of_communicator
 
 if TYPE_CHECKING:
     from fastbp._kernel_api import Network
-    from fastbp.ranks import Ranks
 
 __all__ = ["MLP", "Gradients"]
 
@@ -644,74 +643,49 @@ class MLP:
         >>> len(history), history.loss[2] < history.loss[0]
         (3, True)
         """
-        arguments = {name: value for name, value in locals().items() if name not in ("self", "comm")}
         with of_communicator(comm, self._layout, self.dtype) as ranks:
-            return self._fit(ranks, **arguments)
-
-    def _fit(
-        self,
-        ranks: Ranks | None,
-        *,
-        X: Any,
-        T: Any,
-        epochs: Any,
-        batch_size: Any,
-        optimizer: Any,
-        shuffle: Any,
-        progress: Any,
-        sample_weight: Any,
-        class_weight: Any,
-        validation_data: Any,
-        validation_fraction: Any,
-        clip_norm: Any,
-        clip_value: Any,
-        callbacks: Any,
-        time_limit: Any,
-        resume: Any,
-    ) -> History:
-        """As one of the ranks, if there are more than one."""
-        optimizer = SGD() if optimizer is None else optimizer
-        check, draws = (
-            self._checker(),
-            resume is not None or type(validation_fraction) is not float or validation_fraction != 0,
-        )
-        generator = self._random_state() if draws else self._generator  # a refused call draws from a copy
-        settings = training.Settings(
-            epochs, batch_size, shuffle, progress, clip_norm, clip_value, callbacks, time_limit
-        )
-        saved = None if resume is None else checkpoints.read(resume)
-        if saved is not None:
-            checkpoints.compare(saved, self._description(), optimizer, settings.callbacks)
-            generator.bit_generator.state = saved.start
-        start = dict(generator.bit_generator.state)
-        if ranks is not None:
-            options = class_weight, validation_data is not None, validation_fraction, resume is not None
-            threads = _checks.threads(self.n_threads)
-            ranks.meet(self._description(), settings, optimizer, T is None, *options, threads)
-        sets = sources.sets(
-            check,
-            X,
-            T,
-            sample_weight,
-            class_weight,
-            settings.batch_size,
-            validation_data,
-            validation_fraction,
-            generator,
-            ranks,
-        )
-        _checks.networks.monitors(settings.callbacks, MONITORED, sets.monitored)
-        if isinstance(optimizer, LBFGS):
-            lbfgs.check(settings, sets.batches, self.dropout, resume)
-        else:
-            check.written = self._written(optimizer)
-        if isinstance(sets.batches, Arrays):
-            sets.batches.examples = check.apart(sets.batches.examples)
-        if ranks is not None:
-            ranks.share(sets.batches, any(self.dropout))
-        drawn = dict(generator.bit_generator.state)
-        run = training.Run(self, optimizer, self._generator, settings, sets, start, drawn, ranks)
-        return training.fit(run, saved)
+            optimizer = SGD() if optimizer is None else optimizer
+            check, draws = (
+                self._checker(),
+                resume is not None or type(validation_fraction) is not float or validation_fraction != 0,
+            )
+            generator = self._random_state() if draws else self._generator  # a refused call draws from a copy
+            settings = training.Settings(
+                epochs, batch_size, shuffle, progress, clip_norm, clip_value, callbacks, time_limit
+            )
+            saved = None if resume is None else checkpoints.read(resume)
+            if saved is not None:
+                checkpoints.compare(saved, self._description(), optimizer, settings.callbacks)
+                generator.bit_generator.state = saved.start
+            start = dict(generator.bit_generator.state)
+            if ranks is not None:
+                options = class_weight, validation_data is not None, validation_fraction, resume is not None
+                threads = _checks.threads(self.n_threads)
+                ranks.meet(self._description(), settings, optimizer, T is None, *options, threads)
+            sets = sources.sets(
+                check,
+                X,
+                T,
+                sample_weight,
+                class_weight,
+                settings.batch_size,
+                validation_data,
+                validation_fraction,
+                generator,
+                ranks,
+            )
+            _checks.networks.monitors(settings.callbacks, MONITORED, sets.monitored)
+            if isinstance(optimizer, LBFGS):
+                lbfgs.check(settings, sets.batches, self.dropout, resume)
+            else:
+                check.written = self._written(optimizer)
+            if isinstance(sets.batches, Arrays):
+                sets.batches.examples = check.apart(sets.batches.examples)
+            if ranks is not None:
+                ranks.share(sets.batches, any(self.dropout))
+            drawn = dict(generator.bit_generator.state)
+            run = training.Run(self, optimizer, self._generator, settings, sets, start, drawn, ranks)
+            return training.fit(run, saved)
 
     # Copies and files ---------------------------------------------------------------------------------------
 

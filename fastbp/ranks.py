@@ -85,6 +85,7 @@ class Ranks:
         """Wait for all sums."""
         for each in self._pending:
             self.communicator.wait(each)
+        self._pending = []
         loss, weight, present, _, wishes, failed = self._head.tolist()
         self.present, self.stopped, self.failed = present > 0, wishes > 0, failed > 0
         if weight:
@@ -206,8 +207,9 @@ class Ranks:
             raise RankError(rank, text)
 
     def abandon(self, error: BaseException) -> None:
-        """Answer the others, wherever they are, that this rank has failed."""
-        if self.over or isinstance(error, TimeoutError):
+        """Answer the others, wherever they are, that this rank has failed; but not from within a step, of which they would take
+        the answer for a message. There a second Ctrl-C ends, or a handler of the user's own, and who waits has a time-out."""
+        if self.over or self._pending or isinstance(error, TimeoutError):
             return
         self._head[:] = 0
         self._head[_FAILED] = 1

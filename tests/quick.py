@@ -46,6 +46,7 @@ ROOMS = {  # name: (whose files, which tests); * stands for folders, too
         "fit lbfgs training_weights training_validation training_edges callbacks",
     ),
     "batches": ("fastbp/batches.py fastbp/sources.py", "batches training_weights training_validation"),
+    "ranks": ("fastbp/mpi.py fastbp/ranks.py fastbp/cli/processes.py", "mpi mpiexec"),
     "callbacks": ("fastbp/callbacks.py fastbp/checkpoints.py", "callbacks checkpoints"),
     "schedules": ("fastbp/schedules.py", "schedules"),
     "files": ("fastbp/persistence.py fastbp/replacing.py", "persistence named_arrays hostile_files"),

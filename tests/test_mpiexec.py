@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import random
 import shutil
@@ -18,6 +17,7 @@ from training_data import LABELS, X, network
 from fastbp import Adam
 from fastbp.callbacks import Checkpoint
 
+pytest.importorskip("mpi4py")
 TESTS = Path(__file__).parent
 MPIEXEC = shutil.which("mpiexec", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
 PATIENCE = 120  # seconds after which a launch has failed
@@ -25,7 +25,6 @@ PATIENCE = 120  # seconds after which a launch has failed
 pytestmark = [
     NATIVE_ONLY,
     pytest.mark.skipif(MPIEXEC is None, reason="no mpiexec"),
-    pytest.mark.skipif(importlib.util.find_spec("mpi4py") is None, reason="no mpi4py"),
 ]
 
 
@@ -65,7 +64,7 @@ class Kill:
 def test_ranks_are_one_process(size):
     done = launch(size, "goes_well")
     assert done.returncode == 0, done.stderr
-    assert sorted(done.stdout.split("\n")[:size]) == [f"rank {rank} is well" for rank in range(size)]
+    assert all(f"rank {rank} is well" in done.stdout for rank in range(size))  # perhaps in one line
 
 
 def test_a_rank_that_does_not_come_is_named():
