@@ -19,7 +19,15 @@ from .race import TWIN, Row, Setting
 from .timing import Plan
 
 TABLES = ("steps", "losses", "linear", "predict", "mnist", "sklearn", "inverse", "torch", "jax")
-PROGRAMS = ("options", "nielsen", "memmap", "boosting", "sweep", "mpi")  # which draw or print something else
+PROGRAMS = (
+    "options",
+    "nielsen",
+    "memmap",
+    "boosting",
+    "sweep",
+    "mpi",
+    "precision",
+)  # which draw or print something else
 
 
 def main() -> None:
@@ -36,7 +44,7 @@ def main() -> None:
         for threads in options.threads:
             command = [sys.executable, "-m", "bench", *sys.argv[1:], "--threads", str(threads)]
             command += ["--json", str(part), "--worker", "next" if tables else "first"]
-            environment = machine.environment(threads, options.isa, scratch)
+            environment = machine.environment(threads, options.isa, options.precision, scratch)
             with machine.confined(threads):
                 run = subprocess.run(command, env=environment, check=False)
             if run.returncode:
@@ -66,7 +74,7 @@ def work(options: argparse.Namespace) -> None:
     dtype, facts = np.dtype(options.dtype), machine.describe()
     if options.worker == "first":
         print(report.header(facts), end="\n\n")
-    run = {name: getattr(options, name) for name in ("bench", "dtype", "quick", "isa")}
+    run = {name: getattr(options, name) for name in ("bench", "dtype", "quick", "isa", "precision")}
     run |= {"threads": threads, "machine": facts}
     run |= _table(options, dtype, threads) if options.bench in TABLES else _program(options, dtype, threads)
     options.json.write_text(json.dumps(run))
@@ -74,7 +82,7 @@ def work(options: argparse.Namespace) -> None:
 
 def _table(options: argparse.Namespace, dtype: np.dtype, threads: int) -> dict[str, Any]:
     """Measure and print a row of fastbp and its peers for each shape."""
-    from . import peers, report
+    from . import peers, report, state
 
     bench = importlib.import_module(f".{options.bench}", __package__)
     if options.worker == "first":
@@ -87,14 +95,18 @@ def _table(options: argparse.Namespace, dtype: np.dtype, threads: int) -> dict[s
     others = [TWIN, *(kind.name for kind in kinds)]
     print(report.title(options.bench, dtype, threads, setting.peaks, others), flush=True)
     table: list[Row] = []
-    for shape in shapes.select(bench.SHAPES, options.only):
-        rows = bench.rows(shape, kinds, setting)
-        if rows:
-            print(report.block(rows, others, dtype), flush=True)
-        table += rows
+    with state.Watch() as watch:
+        watch.look()
+        for shape in shapes.select(bench.SHAPES, options.only):
+            rows = bench.rows(shape, kinds, setting)
+            if rows:
+                print(report.block(rows, others, dtype), flush=True)
+            table += rows
+            watch.look()
     print(report.summary(table, dtype))
+    print(watch.report(), end="\n\n")
     saved = [{**dataclasses.asdict(row), "best_peer": row.best_peer} for row in table]
-    return {"peaks": dataclasses.asdict(setting.peaks), "rows": saved}
+    return {"peaks": dataclasses.asdict(setting.peaks), "rows": saved, "state": watch.looks}
 
 
 def _program(options: argparse.Namespace, dtype: np.dtype, threads: int) -> dict[str, Any]:
@@ -119,6 +131,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--threads", type=_counts, default=[1, 2], metavar="1,2", help="a table for each")
     parser.add_argument("--dtype", choices=("float32", "float64"), default="float32")
     parser.add_argument("--isa", choices=sorted(machine.ISA_ENVIRONMENT), help="hold everyone to it")
+    parser.add_argument(
+        "--precision", choices=tuple(machine.JAX_PRECISION), default="highest", help="hold everyone to it"
+    )
     parser.add_argument("--quick", action="store_true", help="few repetitions")
     parser.add_argument("--only", default="", metavar="PATTERN", help="shapes whose name contains it")
     parser.add_argument("--output", type=Path, metavar="FILE", help="the picture of sweep or mpi")

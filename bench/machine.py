@@ -44,8 +44,11 @@ ISA_ENVIRONMENT = {
     },
 }
 
+# PyTorch is told when it is imported, by fastbp's own words.
+JAX_PRECISION = {"highest": "float32", "high": "tensorfloat32", "medium": "bfloat16"}
 
-def environment(threads: int, isa: str | None, scratch: Path) -> dict[str, str]:
+
+def environment(threads: int, isa: str | None, precision: str, scratch: Path) -> dict[str, str]:
     """Return the environment of a process that measures with `threads` threads; libraries read it once.
 
     `scratch` is a folder of this run alone: from a lasting cache torch.compile takes code that was compiled
@@ -53,7 +56,9 @@ def environment(threads: int, isa: str | None, scratch: Path) -> dict[str, str]:
     """
     counts = dict.fromkeys(THREAD_VARIABLES, str(threads))
     caches = {"TORCHINDUCTOR_CACHE_DIR": str(scratch / f"inductor-{threads}")}
-    return {**os.environ, **counts, **caches, "JAX_PLATFORMS": "cpu", **ISA_ENVIRONMENT.get(isa or "", {})}
+    words = {"FASTBP_PRECISION": precision, "JAX_DEFAULT_MATMUL_PRECISION": JAX_PRECISION[precision]}
+    held = {**counts, **caches, **words, **ISA_ENVIRONMENT.get(isa or "", {})}
+    return {**os.environ, **held, "JAX_PLATFORMS": "cpu"}
 
 
 @contextmanager
@@ -130,6 +135,8 @@ def describe() -> dict[str, str]:
         from fastbp import _kernels
 
         facts["backend"] += f", {_kernels.isa()} (available: {' '.join(_kernels.available_isas())})"
+        name = fastbp.get_precision()
+        facts["precision"] = f"{name}: products of {_kernels.unit(name) or 'float32'}"
     else:
         facts["backend"] += ": no compiled kernels, so fastbp is its own NumPy twin here"
     return facts

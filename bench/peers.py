@@ -16,6 +16,8 @@ from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
+from fastbp import get_precision
+
 from .problems import LossProblem, NetworkProblem
 
 
@@ -197,10 +199,11 @@ def numpy_softmax_error(
 
 
 def import_torch(threads: int) -> Any:
-    """Return torch, held to `threads` threads."""
+    """Return torch, held to `threads` threads and the precision in use."""
     import torch
 
     torch.set_num_threads(threads)
+    torch.set_float32_matmul_precision(get_precision())
     return torch
 
 
@@ -268,6 +271,7 @@ def sklearn_network(problem: NetworkProblem, **options: Any) -> Any:
 # Instruction sets can not be forced on these: they would not take part on equal terms.
 UNBOUND_BY_ISA = ("onnxruntime",)
 COMPILES_FOR_LONG = "torch.compile"
+OF_BFLOAT16 = "PyTorch autocast"  # which rounds to it: no peer of a higher precision
 
 
 class Peer(Protocol):
@@ -285,6 +289,8 @@ def choose(kinds: Iterable[type[AnyPeer]], names: str, quick: bool, isa: str | N
     chosen = []
     for kind in kinds:
         if names != "all" and not any(name in kind.name.lower() for name in names.lower().split(",") if name):
+            continue
+        if kind.name == OF_BFLOAT16 and get_precision() != "medium":
             continue
         if find_spec(kind.package) is None and find_library(kind.package) is None:
             print(f"{kind.name} is left out: {kind.package} is not installed")

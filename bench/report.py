@@ -9,12 +9,18 @@ from typing import Any
 
 import numpy as np
 
+from fastbp import get_precision
+
 from .machine import Peaks
 from .race import Row
 
 # A result further from the float64 twin than this many eps is marked: it is not the same computation. Honest
 # rounding stays far below (a sum of 4096 products errs by about sqrt(4096) eps).
 SUSPECT = 1000
+SUSPECT_ROUNDED = {
+    "high": 2.0**-12,
+    "medium": 2.0**-4,
+}  # where float32 products are rounded to pieces of 8 bits
 LEFT = 65  # the width of the columns left of the ratios
 WELL_KNOWN = "PyTorch"  # the peer that everybody asks about, besides the fastest
 JUDGED_BY = {"mnist": "accuracy", "sklearn": "accuracy"}  # where it is not the residual
@@ -58,9 +64,15 @@ def header(facts: dict[str, str]) -> str:
     return "\n".join(f"{name:10} {value}" for name, value in facts.items())
 
 
+def limit(dtype: np.dtype) -> float:
+    """Return the residual from which on a result is suspect."""
+    rounded = SUSPECT_ROUNDED.get(get_precision(), 0.0) if dtype == np.float32 else 0.0
+    return max(SUSPECT * float(np.finfo(dtype).eps), rounded)
+
+
 def legend(dtype: np.dtype) -> str:
     """Return what the columns mean."""
-    return LEGEND.format(limit=SUSPECT * np.finfo(dtype).eps)
+    return LEGEND.format(limit=limit(dtype))
 
 
 def title(bench: str, dtype: np.dtype, threads: int, peaks: Peaks, others: Sequence[str]) -> str:
@@ -114,7 +126,7 @@ def _verdict(row: Row, dtype: np.dtype) -> str:
         return f"{row.accuracy:8.2%} "
     if row.residual is None:
         return f"{'-':>8} "
-    return f"{row.residual:8.1e}{' ' if row.residual < SUSPECT * np.finfo(dtype).eps else '!'}"
+    return f"{row.residual:8.1e}{' ' if row.residual < limit(dtype) else '!'}"
 
 
 def _percent(fraction: float | None) -> str:

@@ -17,6 +17,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from .peers import (
+    OF_BFLOAT16,
     Synchronous,
     flat,
     import_jax,
@@ -111,6 +112,24 @@ class TorchStep(StepDefaults):
         """Flat; PyTorch keeps W as (O, I)."""
         linears = [module for module in self.model if hasattr(module, "weight")]
         return flat([(m.weight.detach().numpy().T, m.bias.detach().numpy()) for m in linears])
+
+
+class TorchAutocastStep(TorchStep):
+    """The same in bfloat16, by `torch.autocast`."""
+
+    name, package = OF_BFLOAT16, "torch"
+
+    def __init__(self, problem: StepProblem) -> None:
+        super().__init__(problem)
+        self.torch = import_torch(problem.threads)
+
+    def step(self) -> None:
+        """Forward and error under autocast, as its documentation says."""
+        self.optimizer.zero_grad()
+        with self.torch.autocast("cpu", dtype=self.torch.bfloat16):
+            error = self.error(self.model(self.x), self.labels)
+        error.backward()
+        self.optimizer.step()
 
 
 class TorchCompileStep(TorchStep):
@@ -305,6 +324,7 @@ STEP_PEERS: tuple[type[StepPeer], ...] = (
     NumbaStep,
     FannStep,
     TorchStep,
+    TorchAutocastStep,
     TorchCompileStep,
     JaxStep,
     SklearnStep,

@@ -28,8 +28,10 @@ from bench import (
     nielsen,
     options,
     peers,
+    precision,
     predict,
     report,
+    state,
     step_peers,
     steps,
     sweep,
@@ -422,3 +424,41 @@ def test_a_picture_is_drawn_from_what_a_table_wrote(tmp_path):
     )
     pictures.draw(tmp_path / "steps.csv", tmp_path / "steps.svg")
     assert peer["shape"] in (tmp_path / "steps.svg").read_text()
+
+
+def test_the_state_of_the_machine(backend):
+    """A rate of each unit, before, between and after; what is told holds them."""
+    with state.Watch() as watch:
+        for _ in range(4):
+            watch.look()
+    lines = watch.report().splitlines()
+    assert all(rate > 0 for look in watch.looks for rate in look.values())
+    assert len({tuple(look) for look in watch.looks}) == 1
+    assert [line.split("  ")[1].strip() for line in lines[1 : 1 + len(watch.looks[0])]] == list(
+        watch.looks[0]
+    )
+    unit = fastbp.show_config()["products"]["medium"]
+    assert ("vdpbf16ps" in watch.looks[0]) or unit != "avx512_bf16" or not watch.program
+
+
+def test_accuracy_by_precision(capsys, backend):
+    """Each precision in turn, on the same seeds; in float64 all are the same."""
+    shapes = [
+        precision.Shape("", terms=64),
+        precision.Shape("digits", (64, 32, 10), 32, 4),
+    ]
+    rows = precision.rows(shapes, DTYPES[1], 1, quick=True)
+    assert [row["precision"] for row in rows] == 2 * list(precision.PRECISIONS)
+    assert all(row["largest"] < 1e-15 for row in rows[:3])
+    assert rows[3]["accuracy"] == rows[5]["accuracy"] and min(rows[3]["accuracy"]) > 0.3
+    assert "to highest  +0.00% ± 0.00%" in capsys.readouterr().out
+
+
+def test_the_residual_that_is_suspect_follows_the_precision():
+    assert report.limit(DTYPES[0]) == report.SUSPECT * np.finfo(np.float32).eps
+    fastbp.set_precision("medium")
+    try:
+        assert report.limit(DTYPES[0]) == report.SUSPECT_ROUNDED["medium"]
+        assert report.limit(DTYPES[1]) == report.SUSPECT * np.finfo(float).eps
+    finally:
+        fastbp.set_precision("highest")
