@@ -61,8 +61,9 @@ def softmax_cross_entropy(
     ------
     TypeError, ValueError
         A bad argument; also where a derivative by targets or weights is asked for, which there is none of.
-    jax.errors.JaxRuntimeError
-        A class index out of range, found when the computation runs: the message is that of :class:`fastbp.TargetIndexError`.
+    jax.errors.JaxRuntimeError or ValueError
+        A class index out of range, found when the computation runs: the message is that of :class:`fastbp.TargetIndexError`,
+        the class JAX's choice.
 
     Examples
     --------
