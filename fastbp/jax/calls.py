@@ -98,7 +98,7 @@ def _linear_softmax_cross_entropy(given: Given, options: dict[str, Any], results
         softmax,
         options["reduction"],
         options["max_memory"],
-        None,  # the precision that is set
+        options["precision"],
         options["n_threads"],
         (grad_inputs, grad_weight, grad_bias[0] if grad_bias else None),
     )

@@ -61,8 +61,9 @@ def softmax_cross_entropy(
     ------
     TypeError, ValueError
         A bad argument; also where a derivative by targets or weights is asked for, which there is none of.
-    jax.errors.JaxRuntimeError
-        A class index out of range, found when the computation runs: the message is that of :class:`fastbp.TargetIndexError`.
+    jax.errors.JaxRuntimeError or ValueError
+        A class index out of range, found when the computation runs: the message is that of :class:`fastbp.TargetIndexError`,
+        the class JAX's choice.
 
     Examples
     --------
@@ -103,6 +104,7 @@ def linear_softmax_cross_entropy(
     softcap: float | None = None,
     reduction: Reduction = "mean",
     max_memory: int = MAX_MEMORY,
+    precision: str | None = None,
     n_threads: int | None = None,
 ) -> jax.Array:
     """:func:`fastbp.linear_softmax_cross_entropy` as a function of JAX, to be differentiated by inputs, weight and bias.
@@ -116,7 +118,7 @@ def linear_softmax_cross_entropy(
     targets : array of integers, shape (N,), or of real numbers, shape (N, C)
     bias : array of the dtype of `inputs`, shape (C,), optional
     class_weight, sample_weight : arrays of shape (C,) and (N,), optional
-    ignore_index, label_smoothing, lse_square_scale, softcap, max_memory, n_threads
+    ignore_index, label_smoothing, lse_square_scale, softcap, max_memory, precision, n_threads
         As in :func:`fastbp.linear_softmax_cross_entropy`; numbers of Python, which no transformation traces.
     reduction : {"mean", "sum", "none"}, default "mean"
         As in :func:`softmax_cross_entropy`; the derivative of ``"none"`` computes everything a second time.
@@ -156,6 +158,7 @@ def linear_softmax_cross_entropy(
         "softcap": softcap,
         "reduction": reduction,
         "max_memory": max_memory,
+        "precision": precision,
         "n_threads": n_threads,
     }
     return _evaluated("linear_softmax_cross_entropy", given, options)
