@@ -46,8 +46,9 @@ LEFT_OUT = {
     "fastbp/_kernel_api.py",  # types: never imported
     "src_c/assumptions.h",  # asked in a debug build alone
     "src_c/threads/core.h",  # on which core a thread runs
-    "src_c/isa/permission.h",  # for a tile unit: what asks the system for leave to use it,
-    "src_c/gemm/amx.h",  # products on it,
+    "src_c/isa/units.h",  # which units of bfloat16 there are, and what asks the system for leave to use tiles,
+    "src_c/gemm/pieces/tile_unit.h",  # tiles,
+    "src_c/gemm/pieces/tile_sums.h",  # sums on them,
     "src_c/gemm/product.h",  # and which products go there
 }
 MEMORY = 16 << 30  # bytes of address space of a test run: a fault must not take the machine with it

@@ -376,7 +376,7 @@ static void expect_update(problem *p) /* its size is that of the same formulas w
     }
 }
 
-/* What a term a b lacks at most, in eps |a b|, by the number of pieces: 2⁻⁷ + 2⁻¹⁶, two roundings to 8 bits; 2⁻¹⁵ (tile_sums.h) */
+/* What a term a b lacks at most, in eps |a b|, by the number of pieces: 2⁻⁷ + 2⁻¹⁶, of two roundings; 2⁻¹⁵, see tile_sums.h */
 static const exact TERM[] = {0, 0x1.008p16L, 0x1p8L};
 static void expect_product(problem *p)
 {

@@ -22,7 +22,8 @@ static ALWAYS_INLINE void dot_strip(int b_groups, fbp_size a_block, fbp_size blo
     UNROLL for (int i = 0; i < STRIP; i++) acc[i][0] = acc[i][1] = v_all(0);
     for (fbp_size k = 0; k < blocks; k++, a += a_block, b += b_groups * TILE_BYTES) {
         UNROLL_FOUR for (int step = 0; step < GROUP; step++) {
-            const vec b_0 = v_load((const real *)(b + step * 64)), b_1 = v_load((const real *)(b + (b_groups - 1) * TILE_BYTES + step * 64));
+            const char *row = b + step * 64;
+            const vec b_0 = v_load((const real *)row), b_1 = v_load((const real *)(row + (b_groups - 1) * TILE_BYTES));
             UNROLL for (int i = 0; i < STRIP; i++) {
                 const vec v_a = v_all(((const real *)(a + i * 64))[step]);
                 acc[i][0] = add_dots(acc[i][0], v_a, b_0);

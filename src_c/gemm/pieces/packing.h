@@ -1,7 +1,8 @@
 /* Packing a panel of A or B into pieces of bfloat16.
  *
- * A float32 is nearly the sum of two pieces of 8 bits: x = x₁ + x₂ + r, where x₁ is x rounded to bfloat16, x₂ the remainder rounded,
- * |x₂| <= 2⁻⁸ |x| and |r| <= 2⁻¹⁷ |x|. Arguments named pieces, is_a, transposed and share are compile-time constants in what is inlined.
+ * A float32 is nearly the sum of two pieces of 8 bits: x = x₁ + x₂ + r, where x₁ is x rounded to bfloat16, x₂ the remainder
+ * rounded, |x₂| <= 2⁻⁸ |x| and |r| <= 2⁻¹⁷ |x|. Arguments named pieces, is_a, transposed and share are compile-time constants in
+ * what is inlined.
  *
  * A panel is up to SIDE lines, rows of A or columns of B, in groups of 16, cut into blocks of STEPS steps of k. A block has the
  * pieces of each group; a piece is a tile of 16 rows of 64 bytes. In A a row of a tile is 32 steps of one line, in B it is two
@@ -65,8 +66,8 @@ static ALWAYS_INLINE unit next_unit(panel *p)
     const unit u = {
         .lines = p->lines - g * GROUP, .steps = p->K - block * STEPS, .x_line = p->x_line, .x_k = p->x_k,
         .apart = p->groups * TILE_BYTES, .x = p->x + g * GROUP * p->x_line + block * STEPS * p->x_k,
-        .square = p->square[p->unit % 2], .to = p->to + (block * p->pieces * p->groups + g) * TILE_BYTES, .largest = p->largest[g],
-        .smallest = p->smallest[g],
+        .square = p->square[p->unit % 2], .to = p->to + (block * p->pieces * p->groups + g) * TILE_BYTES,
+        .largest = p->largest[g], .smallest = p->smallest[g],
     };
     p->unit++;
     if (u.x_k == 1 && u.x_line > PAGE && u.steps >= 2 * STEPS) { /* lines so far apart defeat the prefetcher */

@@ -61,7 +61,8 @@ static const operand *passing(const work *w) { return w->keeps_a ? &w->b : &w->a
 
 static void begin_kept(work *w, fbp_size i)
 {
-    begin_panel(&w->next_kept, kept(w), w->pieces, w->keeps_a, w->first + i * SIDE, w->k, w->depth, w->packed_kept + i * w->bytes);
+    char *to = w->packed_kept + i * w->bytes;
+    begin_panel(&w->next_kept, kept(w), w->pieces, w->keeps_a, w->first + i * SIDE, w->k, w->depth, to);
 }
 
 /* The tile of C at (row, column), whose sums are to be formed */
@@ -102,8 +103,8 @@ static void form_tile(work *w, fbp_size i, fbp_size line, panel *p, fbp_size lim
     w->turn = !w->turn;
 }
 
-/* The tiles of the passing panel from `line` on and all kept panels. Beside the first passing panel the kept ones are packed, each
- * beside the tile before it; then the next passing panel. Nothing is packed beside a tile of a single group. */
+/* The tiles of the passing panel from `line` on and all kept panels. Beside the first passing panel the kept ones are packed,
+ * each beside the tile before it; then the next passing panel. Nothing is packed beside a tile of a single group. */
 static void pass(work *w, fbp_size line)
 {
     const fbp_size lines = smaller(w->kept_lines, kept(w)->lines - w->first), panels = (lines + SIDE - 1) / SIDE;

@@ -1,5 +1,5 @@
-/* What pieces of bfloat16 cannot hold: those below 2⁻¹²⁶ are flushed to 0, those near the largest number overflow. Elements of C for
- * which that could matter come from the ordinary product. */
+/* What pieces of bfloat16 cannot hold: those below 2⁻¹²⁶ are flushed to 0, those near the largest number overflow. Elements of C
+ * for which that could matter come from the ordinary product. */
 
 /* Whether all sums over two panels are as exact as those of float32. Then nothing overflows; no piece is lost, since the last bit
  * of a number >= 2⁻¹⁰² is at least 2⁻¹²⁵; what a sum loses below 2⁻¹²⁶ is small beside the smallest product; and no number is NaN

@@ -1,9 +1,9 @@
 /* The sums of a tile of C on the tile unit, from packed panels.
  *
  * Packing takes the vector unit about as long as the sums of a narrow panel. It is interleaved with the instructions of the tile
- * unit, which run in the background: some parts of a packing unit after each four products. So is the epilogue of the previous
- * tile. With two pieces of each number a term is a₁b₁ + a₁b₂ + a₂b₁, which lacks at most 2⁻¹⁵ |a b|: 2⁻¹⁶ in a₂b₂, and 2⁻¹⁷ in what
- * two pieces leave of either number. (Henry, Tang & Heinecke, "Leveraging the bfloat16 artificial intelligence datatype for
+ * unit, which run in the background: a share of a packing unit after each four products. So is the epilogue of the previous
+ * tile. With two pieces of each number a term is a₁b₁ + a₁b₂ + a₂b₁, which lacks at most 2⁻¹⁵ |a b|: 2⁻¹⁶ in a₂b₂, and 2⁻¹⁷ in
+ * what two pieces leave of either number. (Henry, Tang & Heinecke, "Leveraging the bfloat16 artificial intelligence datatype for
  * higher-precision computations", ARITH 2019.)
  */
 #include "tile_unit.h"
@@ -80,8 +80,8 @@ static ALWAYS_INLINE void add_pieces(int pieces, fbp_size blocks, const char *a,
 }
 
 /* Forms the sums of a tile, and packs units of a panel up to number `limit` beside them, as far as they fit. */
-static void form_sums_on_tiles(int pieces, fbp_size blocks, const char *a, const char *b, panel *p, fbp_size limit, ending *before,
-                               ending *now)
+static void form_sums_on_tiles(int pieces, fbp_size blocks, const char *a, const char *b, panel *p, fbp_size limit,
+                               ending *before, ending *now)
 {
     const fbp_size units = units_beside(p, limit, blocks), row = width_of(now->n) * (fbp_size)sizeof(real);
     const int wide = now->n > GROUP, high = now->rows > GROUP;

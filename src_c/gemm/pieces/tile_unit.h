@@ -1,5 +1,5 @@
-/* The tile unit of Intel's AMX, or its model: one instruction multiplies a tile of 16 x 32 numbers of bfloat16 by one of 32 x 16 and
- * adds the 16 x 16 sums in float32. It flushes numbers and sums below 2⁻¹²⁶ to 0. */
+/* The tile unit of Intel's AMX, or its model: one instruction multiplies a tile of 16 x 32 numbers of bfloat16 by one of 32 x 16
+ * and adds the 16 x 16 sums in float32. It flushes numbers and sums below 2⁻¹²⁶ to 0. */
 typedef struct {
     char bytes[TILE_BYTES];
 } amx_tile;
