@@ -1,7 +1,8 @@
 """Ranks: processes of one thread against one process of many threads, the sums between them, and a model of a cluster.
 
 mpiexec starts this module as so many processes, which take samples in turn: while one works alone the others sleep. A sample is
-an epoch of some steps; its time is that which the history tells. A ratio is the median of those within each round.
+an epoch of some steps; its time is that which the history tells. A ratio is the median of those within each round. The
+model takes the fastest sample: what others on the machine take of a sample is no part of it.
 
 The model: a step of P nodes takes the time of its products and update, and that of the sums of its messages, each after the one
 before it and not before its gradients are there. A sum of n bytes takes the lesser of
@@ -256,7 +257,7 @@ def text(shape: StepShape, measured: dict[str, Any]) -> str:
             f"  {n_ranks} ranks x 1 thread, of the speed of 1 x {n_ranks}: {ratio(times, 'ranks', 'threads'):.3f}",
             f"  reproducible, of the speed of others: {ratio(times, 'reproducible', 'ranks'):.3f}",
             f"  of the sums were hidden: {hidden:.0%}; the model, nothing hidden: {predicted:.2f} of the step",
-            *scaling(shape, median["threads"], n_ranks),
+            *scaling(shape, min(times["threads"]), n_ranks),
         ]
     return "\n".join(lines)
 
@@ -294,7 +295,7 @@ def draw(tables: Sequence[dict[str, Any]], path: Path) -> None:
     for axes, strong in zip(figure.subplots(1, 2, sharey=True), (False, True), strict=True):
         for row in found:
             shape = next(shape for shape in SHAPES if shape.name == row["shape"])
-            compute = float(np.median(row["times"]["threads"]))
+            compute = min(row["times"]["threads"])
             for network in NETWORKS:
                 curves = [
                     [efficiency(network, nodes, shape, compute, strong, hidden) for nodes in NODES]
@@ -307,8 +308,9 @@ def draw(tables: Sequence[dict[str, Any]], path: Path) -> None:
         axes.set(xlabel="nodes", xscale="log", xticks=NODES, xticklabels=NODES, ylim=(0, 1.02))
         axes.minorticks_off()
         axes.grid(alpha=0.3)
-    axes.legend(fontsize="small")
-    figure.supylabel("efficiency, by the model; dotted: no sum is hidden")
+        if not strong:
+            axes.legend(fontsize="small", loc="lower left")
+    figure.supylabel("efficiency (dotted: no sum hidden)")
     figure.savefig(path)
     print(f"drawn in {path}")
 

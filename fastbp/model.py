@@ -49,6 +49,7 @@ from fastbp.lbfgs import LBFGS
 from fastbp.optimizers import OPTIMIZERS, SGD, Optimizer
 from fastbp.outputs import LOSSES
 from fastbp.parameters import Layout
+from fastbp.precision import get_precision
 from fastbp.ranks import of as of_communicator
 
 if TYPE_CHECKING:
@@ -661,7 +662,8 @@ class MLP:
             if ranks is not None:
                 options = class_weight, validation_data is not None, validation_fraction, resume is not None
                 threads = _checks.threads(self.n_threads)
-                ranks.meet(self._description(), settings, optimizer, T is None, *options, threads)
+                alike = self._description() | {"precision": self.precision or get_precision()}
+                ranks.meet(alike, settings, optimizer, T is None, *options, threads)
             sets = sources.sets(
                 check,
                 X,

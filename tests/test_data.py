@@ -16,6 +16,7 @@ from csv_tables import parquet, refused, table
 from tolerances import ROUNDING
 
 from fastbp.data import DataError, Preparation, Target, read
+from fastbp.data.readers import read_share
 
 NAN = float("nan")
 EPS = float(np.finfo(np.float32).eps)
@@ -157,6 +158,33 @@ def test_parquet():
     for name, kind in (("when", "date32[day]"), ("many", "list<element: int64>")):
         expected = f"data: column {name!r}: got values of type {kind}, expected numbers or text; leave it out with --ignore"
         refused(expected, lambda name=name: t.kind(name))
+
+
+@pytest.mark.parametrize("rows", [range(7), range(2, 5), range(3, 4), range(4, 7), range(6, 7)])
+def test_a_share_of_the_rows(rows):
+    """Of Parquet, here in row groups of 3, and of IDX; other formats are read as a whole."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    columns = {"a": np.arange(7.0), "b": list("pqpqrrr")}
+    pq.write_table(pa.table(columns), "table", row_group_size=3)
+    some = read_share("table", rows)
+    assert (some.n_rows, some.first_row) == (len(rows), rows.start)
+    np.testing.assert_array_equal(some.numbers(("a",))[:, 0], rows)
+    values, codes = some.texts("b")
+    assert [values[code] for code in codes] == [columns["b"][row] for row in rows]
+    assert str(some.error("bad", "a", 0)) == f"table: column 'a', row {rows.start + 1}: bad"
+    images = np.arange(7 * 6, dtype="u1").reshape(7, 3, 2)
+    for pack, end in ((bytes, ""), (gzip.compress, ".gz")):
+        Path(f"train-images-idx3-ubyte{end}").write_bytes(pack(idx(images, 8)))
+        Path(f"train-labels-idx1-ubyte{end}").write_bytes(pack(idx(np.arange(7, dtype="u1"), 8)))
+        some = read_share(".", rows)
+        np.testing.assert_array_equal(some.numbers(some.names[:-1]), images.reshape(7, 6)[rows])
+        np.testing.assert_array_equal(some.numbers(("y",))[:, 0], rows)
+        assert (some.n_rows, some.first_row) == (len(rows), rows.start)
+        Path(f"train-images-idx3-ubyte{end}").unlink()
+    np.savez("arrays.npz", X=np.zeros((7, 2)))
+    assert read_share("arrays.npz", rows).n_rows == 7
 
 
 def test_damaged_parquet():

@@ -16,16 +16,25 @@ T = TypeVar("T")
 class Alone:
     """This process alone."""
 
-    rank = 0
+    rank, size = 0, 1
     comm: Any = None
 
-    def share(self, rows: np.ndarray) -> np.ndarray:
-        """Those of this process."""
-        return rows
+    def range(self, n: int) -> range:
+        """The numbers that this process takes of the first n."""
+        return range(n * self.rank // self.size, n * (self.rank + 1) // self.size)
+
+    def share(self, rows: np.ndarray, n: int) -> np.ndarray:
+        """Those of some rows of a table of n that this process takes."""
+        own = self.range(n)
+        return rows[(rows >= own.start) & (rows < own.stop)]
 
     def alike(self, work: Callable[[], T]) -> T:
         """What `work` returns."""
         return work()
+
+    def told(self, what: T) -> T:
+        """What the first process has."""
+        return what
 
 
 class Processes(Alone):
@@ -33,10 +42,7 @@ class Processes(Alone):
 
     def __init__(self) -> None:
         self.comm = extra("mpi4py.MPI", "mpi", "--mpi").COMM_WORLD
-        self.rank, self._size = self.comm.Get_rank(), self.comm.Get_size()
-
-    def share(self, rows: np.ndarray) -> np.ndarray:
-        return rows[self.rank :: self._size]
+        self.rank, self.size = self.comm.Get_rank(), self.comm.Get_size()
 
     def alike(self, work: Callable[[], T]) -> T:
         """What `work` returns. An error of any process ends all of them; the first one that has one of its own tells it."""
@@ -51,3 +57,7 @@ class Processes(Alone):
         if error is not None and own.index(max(own)) == self.rank:
             raise error
         raise SystemExit(1)
+
+    def told(self, what: T) -> T:
+        told: T = self.comm.bcast(what, 0)
+        return told

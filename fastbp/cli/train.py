@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from typing import NamedTuple
 
 import numpy as np
 
@@ -20,7 +21,8 @@ from fastbp.cli.common import (
     shape,
 )
 from fastbp.cli.processes import Alone, Processes
-from fastbp.data import Pipeline, Preparation, Score, Table, Target, read, split
+from fastbp.data import DataError, Pipeline, Preparation, Score, Table, Target, read, split
+from fastbp.data.readers import read_share
 from fastbp.data.tables import ArrayTable
 from fastbp.history import History
 from fastbp.optimizers import SGD, Adagrad, Adam, AdamW, Lion, Muon, RMSprop
@@ -63,35 +65,53 @@ def run(options: argparse.Namespace) -> int:
     """Read, prepare, train, score, draw, save."""
     processes = Processes() if options.mpi else Alone()
     report = _nothing if options.quiet or processes.rank else print
-    table, rows, held_out, pipeline = processes.alike(lambda: _prepared(options))
+    found = processes.alike(lambda: None if processes.rank else _learned(options))
+    data = processes.told(None if found is None else found[1])
+    assert data is not None
+    table = processes.alike(lambda: _share(options, data, processes) if found is None else found[0])
+    pipeline = Pipeline(new_network(data.preparation, options), data.preparation)
     if not processes.rank:
         _note_what_is_left_out(options, table, pipeline.preparation)
     report(f"{table.source}: {plural(table.n_rows, 'row')}, {_described(pipeline.preparation.target)}")
     report(f"network: {shape(pipeline.net)}")
 
-    history = processes.alike(lambda: _fit(pipeline, table, rows, held_out, options, processes))
+    history = processes.alike(lambda: _fit(pipeline, table, data, options, processes))
     if processes.rank:
         return 0
     if history.stopped.startswith("interrupted"):
         raise KeyboardInterrupt
     seconds = sum(history.seconds)
     epochs = plural(len(history), "epoch")
-    report(f"trained on {plural(len(rows), 'row')}: {epochs}, loss {history.loss[-1]:.4g}, {seconds:.2f} s")
-    score = _score(pipeline, table, held_out)
+    report(
+        f"trained on {plural(len(data.rows), 'row')}: {epochs}, loss {history.loss[-1]:.4g}, {seconds:.2f} s"
+    )
+    score = _score(pipeline, table, data.held_out)
     if score:
         report(f"held out, {plural(score.n_rows, 'row')}: {measures(score)}")
     if options.plot:
         plots.curves(options.plot, history, score)
         report(f"drawn in {options.plot}")
     if options.output:
-        pipeline.training = _facts(options, len(rows), history, score)
+        pipeline.training = _facts(options, len(data.rows), history, score)
         pipeline.save(options.output)
         report(f"saved as {options.output}")
     return 0
 
 
-def _prepared(options: argparse.Namespace) -> tuple[Table, np.ndarray, np.ndarray, Pipeline]:
-    """The table, its rows to train on and those held out, and a network with what makes its inputs."""
+class _Data(NamedTuple):
+    """What is to be known of a table, also by those who read but a share of it."""
+
+    preparation: Preparation
+    rows: np.ndarray
+    """To train on,"""
+    held_out: np.ndarray
+    """and not."""
+    n_rows: int
+    has_test: bool
+
+
+def _learned(options: argparse.Namespace) -> tuple[Table, _Data]:
+    """The table, and what its columns mean."""
     see_writable(options.output, options.data)
     see_writable(options.plot, options.data)
     plots.see_possible(options.plot)
@@ -101,7 +121,14 @@ def _prepared(options: argparse.Namespace) -> tuple[Table, np.ndarray, np.ndarra
     preparation = Preparation.learn(
         table, target, ignore=options.ignore, categories=options.categories, rows=rows
     )
-    return table, rows, held_out, Pipeline(new_network(preparation, options), preparation)
+    return table, _Data(preparation, rows, held_out, table.n_rows, table.test is not None)
+
+
+def _share(options: argparse.Namespace, data: _Data, processes: Alone) -> Table:
+    """What another process than the first one reads."""
+    if options.data == "-":
+        raise DataError("one process alone can read it, expected a file", source="standard input")
+    return read_share(options.data, processes.range(data.n_rows) or range(1))
 
 
 def _nothing(text: str) -> None:
@@ -131,20 +158,16 @@ def _note_what_is_left_out(options: argparse.Namespace, table: Table, preparatio
 
 
 def _fit(
-    pipeline: Pipeline,
-    table: Table,
-    rows: np.ndarray,
-    held_out: np.ndarray,
-    options: argparse.Namespace,
-    processes: Alone,
+    pipeline: Pipeline, table: Table, data: _Data, options: argparse.Namespace, processes: Alone
 ) -> History:
-    """Train on this process's share; where it is to be drawn, with a look at what is held out after each epoch."""
+    """Train; where it is to be drawn, with a look at what is held out after each epoch, which is with the first process."""
     prepared, validation = pipeline.preparation, None
-    if options.plot and (table.test or len(held_out)):
+    if options.plot and (data.has_test or len(data.held_out)):
         source = table.test or table
-        seen = processes.share(prepared.target.rows(source) if table.test else held_out)
+        seen = prepared.target.rows(source) if table.test else data.held_out
+        seen = seen[:0] if processes.rank else seen
         validation = prepared.inputs(source, seen).array(), prepared.target.targets(source, seen)
-    rows = processes.share(rows)
+    rows = processes.share(data.rows, data.n_rows) - table.first_row
     rate = {} if options.learning_rate is None else {"learning_rate": options.learning_rate}
     return pipeline.net.fit(
         pipeline.preparation.inputs(table, rows).array(),

@@ -88,13 +88,25 @@ def _csv_error(source: str, file: BinaryIO, text: str) -> DataError:
     return DataError(text.splitlines()[0], source=source)
 
 
-def read_parquet(source: str, file: BinaryIO) -> ArrowTable:
-    """The table in a Parquet file."""
+def read_parquet(source: str, file: BinaryIO, rows: range | None = None) -> ArrowTable:
+    """The table in a Parquet file, or some of its rows, of which the row groups are read that they lie in."""
     parquet, pa = (extra(name, "cli", "reading Parquet") for name in ("pyarrow.parquet", "pyarrow"))
     try:
-        return ArrowTable(source, parquet.read_table(file), pa)
+        if rows is None:
+            return ArrowTable(source, parquet.read_table(file), pa)
+        table = ArrowTable(source, _some_rows(parquet.ParquetFile(file), rows), pa)
+        table.first_row = rows.start
+        return table
     except (pa.ArrowException, OSError) as cause:
         raise DataError(f"a damaged Parquet file ({str(cause).splitlines()[0]})", source=source) from cause
+
+
+def _some_rows(file: Any, rows: range) -> Any:
+    sizes = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
+    ends = np.cumsum(sizes)
+    wanted = [n for n, end in enumerate(ends) if rows.start < end and end - sizes[n] < rows.stop]
+    before = int(ends[wanted[0]]) - sizes[wanted[0]]
+    return file.read_row_groups(wanted).slice(rows.start - before, len(rows))
 
 
 class ArrowTable(Table):

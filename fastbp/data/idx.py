@@ -25,9 +25,13 @@ _EXAMPLES, _LABELS = r"images.*idx[2-9]", r"labels.*idx1"
 _TRAINING, _TEST = r"train", r"t10k|test"
 
 
-def read_folder(folder: Path) -> ArrayTable:
-    """The training examples of a folder; its test examples, if there are any, are ``.test`` of the table."""
+def read_folder(folder: Path, rows: range | None = None) -> ArrayTable:
+    """The training examples of a folder; its test examples, if there are any, are ``.test`` of the table. Or some of the training
+    examples alone."""
     files = sorted(file for file in folder.iterdir() if file.is_file())
+    if rows is not None:
+        share = _part(folder, files, _TRAINING, rows) or _part(folder, files, _TEST, rows)
+        return cast(ArrayTable, share)
     table, test = (_part(folder, files, part) for part in (_TRAINING, _TEST))
     if table is None and test is None:
         raise DataError(
@@ -43,10 +47,14 @@ def read_folder(folder: Path) -> ArrayTable:
     return table
 
 
-def _part(folder: Path, files: list[Path], part: str) -> ArrayTable | None:
+def _part(folder: Path, files: list[Path], part: str, rows: range | None = None) -> ArrayTable | None:
     """The examples of one part, with their labels if there are any; None where there are no examples."""
     x, y = (_only(folder, files, part, what) for what in (_EXAMPLES, _LABELS))
-    return None if x is None else ArrayTable(str(x), read_idx(x), None if y is None else read_idx(y))
+    if x is None:
+        return None
+    table = ArrayTable(str(x), read_idx(x, rows), None if y is None else read_idx(y, rows))
+    table.first_row = 0 if rows is None else rows.start
+    return table
 
 
 def _only(folder: Path, files: list[Path], part: str, what: str) -> Path | None:
@@ -60,18 +68,18 @@ def _only(folder: Path, files: list[Path], part: str, what: str) -> Path | None:
     return next(iter(unpacked.values()), None)
 
 
-def read_idx(path: Path) -> np.ndarray:
-    """The array of an IDX file, which may be compressed by gzip."""
+def read_idx(path: Path, rows: range | None = None) -> np.ndarray:
+    """The array of an IDX file, which may be compressed by gzip; or some of its rows, which are there."""
     try:
         with path.open("rb") as raw:
             packed = raw.read(2) == b"\x1f\x8b"
             raw.seek(0)
-            return _array(str(path), cast(BinaryIO, gzip.open(raw)) if packed else raw)
+            return _array(str(path), cast(BinaryIO, gzip.open(raw)) if packed else raw, rows)
     except (EOFError, gzip.BadGzipFile, zlib.error) as cause:
         raise DataError(f"a damaged gzip file ({cause})", source=str(path)) from cause
 
 
-def _array(source: str, file: BinaryIO) -> np.ndarray:
+def _array(source: str, file: BinaryIO, rows: range | None) -> np.ndarray:
     magic = file.read(4)
     if len(magic) < 4 or magic[:2] != b"\0\0" or magic[2] not in _TYPES or not magic[3]:
         raise DataError("not an IDX file", source=source)
@@ -80,7 +88,13 @@ def _array(source: str, file: BinaryIO) -> np.ndarray:
     if len(lengths) < 4 * n_axes:
         raise DataError("the file ends within its header", source=source)
     shape = tuple(int.from_bytes(lengths[4 * i : 4 * i + 4], "big") for i in range(n_axes))
-    size = math.prod(shape) * dtype.itemsize
+    row = math.prod(shape[1:]) * dtype.itemsize
+    if rows is not None:
+        file.seek(file.tell() + rows.start * row)
+        shape = len(rows), *shape[1:]
+        some = np.frombuffer(file.read(len(rows) * row), dtype)
+        return some.reshape(shape).astype(dtype.newbyteorder("="), copy=False)
+    size = shape[0] * row
     data = bytearray()
     while len(data) <= size and (chunk := file.read(_CHUNK)):
         data += chunk

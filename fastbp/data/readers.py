@@ -17,7 +17,7 @@ from fastbp.data import idx
 from fastbp.data.errors import DataError
 from fastbp.data.tables import INPUTS, TARGET, ArrayTable, Table
 
-__all__ = ["read"]
+__all__ = ["read", "read_share"]
 
 _GZIP, _ZIP, _PARQUET = b"\x1f\x8b", b"PK\x03\x04", b"PAR1"
 
@@ -63,6 +63,21 @@ def read(path: str | os.PathLike[str]) -> Table:
         return _read_file("standard input", io.BytesIO(sys.stdin.buffer.read()))
     with open(name, "rb") as file:
         return _read_file(name, file if file.seekable() else io.BytesIO(file.read()))
+
+
+def read_share(path: str | os.PathLike[str], rows: range) -> Table:
+    """Some rows of a table to train on, at least one: no more is read of a Parquet file, but for whole row groups, nor of a
+    folder of IDX files. Of other formats it is the whole table."""
+    name = os.fsdecode(path)
+    if os.path.isdir(name):
+        return idx.read_folder(Path(name), rows)
+    with open(name, "rb") as file:
+        if file.read(4) != _PARQUET:
+            return read(path)
+        from fastbp.data import arrow  # here, because of what it imports
+
+        file.seek(0)
+        return arrow.read_parquet(name, file, rows)
 
 
 def _read_file(source: str, file: BinaryIO) -> Table:

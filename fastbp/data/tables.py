@@ -40,12 +40,15 @@ class Table(ABC):
     n_rows : int
     test : Table or None
         The part that the source itself sets apart for testing.
+    first_row : int
+        The number, from 0, of the first row in the source, of which others may be read elsewhere.
     """
 
     source: str
     names: tuple[str, ...]
     n_rows: int
     test: Table | None = None
+    first_row: int = 0
 
     @abstractmethod
     def kind(self, name: str) -> str:
@@ -81,7 +84,9 @@ class Table(ABC):
 
     def error(self, text: str, column: str | None = None, row: int | None = None) -> DataError:
         """An error in this table; `row` counts from 0, as indices do."""
-        return DataError(text, source=self.source, column=column, row=None if row is None else row + 1)
+        return DataError(
+            text, source=self.source, column=column, row=None if row is None else self.first_row + row + 1
+        )
 
 
 def _listed(what: str, names: tuple[str, ...] | list[str], most: int = 8) -> str:

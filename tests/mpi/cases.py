@@ -3,6 +3,7 @@ ends well in one launch, and what does not in one of its own."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
@@ -17,6 +18,7 @@ from training_data import LABELS, ROWS, N, X, network, rounding, told
 
 from fastbp import Adam, DivergenceError, cli, mpi
 from fastbp.callbacks import Checkpoint
+from fastbp.data import Pipeline
 
 COMM = MPI.COMM_WORLD
 RANK, SIZE = COMM.Get_rank(), COMM.Get_size()
@@ -149,22 +151,79 @@ def raises() -> None:
 
 
 def trains_by_the_command_line() -> None:
+    """Files of which each rank reads its share, and one that all read whole; each epoch has one batch of all rows."""
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(COMM.bcast(folder, 0))
         if RANK == 0:
-            np.savez(folder / "data.npz", X=X, y=LABELS)
+            write_tables(folder)
         COMM.Barrier()
-        data, model = str(folder / "data.npz"), folder / "model.npz"
-        options = ["--mpi", "--quiet", "--epochs", "3", "--batch-size", "5", "--hidden", "8", "--seed", "3"]
-        assert cli.main(["train", data, *options, "--output", str(model)]) == 0
-        assert model.exists() or RANK
+        options = ["--quiet", "--epochs", "3", "--hidden", "8", "--validation-fraction", "0", "--seed", "3"]
+        sources = ["data.npz", "idx", *(["data.parquet"] if (folder / "data.parquet").exists() else [])]
+        for source in sources:
+            data, found = str(folder / source), []
+            models = [str(folder / f"{source}-{each}.npz") for each in "ab"]
+            assert (
+                cli.main(
+                    [
+                        "train",
+                        data,
+                        "--target",
+                        "y",
+                        *options,
+                        "--mpi",
+                        "--batch-size",
+                        "96",
+                        "--output",
+                        models[0],
+                    ]
+                )
+                == 0
+            )
+            if RANK == 0:
+                assert (
+                    cli.main(
+                        [
+                            "train",
+                            data,
+                            "--target",
+                            "y",
+                            *options,
+                            "--batch-size",
+                            str(96 * SIZE),
+                            "--output",
+                            models[1],
+                        ]
+                    )
+                    == 0
+                )
+                found = [Pipeline.load(model).net.parameters for model in models]
+                np.testing.assert_allclose(*found, rtol=1e-3, atol=1e-5)  # float32
+            COMM.Barrier()
         if SIZE > 1:
             try:
-                status = cli.main(["train", data if RANK != 1 else "none.npz", *options])
+                status = cli.main(["train", data if RANK else "none.npz", *options, "--mpi"])
             except SystemExit as end:
                 status = end.code
-            assert status == (2 if RANK == 1 else 1)
+            assert status == (1 if RANK else 2)
         COMM.Barrier()
+
+
+def write_tables(folder: Path) -> None:
+    """96 rows in three formats."""
+    x, y = X[:96], LABELS[:96]
+    np.savez(folder / "data.npz", X=x, y=y)
+    (folder / "idx").mkdir()
+    images = np.clip(40 * x + 128, 0, 255).astype(np.uint8)
+    header = bytes([0, 0, 8, 2]) + len(x).to_bytes(4, "big") + x.shape[1].to_bytes(4, "big")
+    (folder / "idx" / "train-images-idx2-ubyte").write_bytes(header + images.tobytes())
+    header = bytes([0, 0, 8, 1]) + len(y).to_bytes(4, "big")
+    (folder / "idx" / "train-labels-idx1-ubyte").write_bytes(header + y.astype(np.uint8).tobytes())
+    with contextlib.suppress(ModuleNotFoundError):
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        columns = {f"x{i}": x[:, i] for i in range(x.shape[1])} | {"y": y}
+        pq.write_table(pa.table(columns), folder / "data.parquet", row_group_size=20)
 
 
 def goes_well() -> None:
