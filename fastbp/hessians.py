@@ -165,7 +165,7 @@ def sigmoid_cross_entropy_hessian(
         dE/dz_k   = (1 - t_k) y_k - p_k t_k (1 - y_k)              (y - t where p = 1)
         d²E/dz_k² = (p_k t_k + 1 - t_k) y_k (1 - y_k)
 
-    The outputs do not interact, so the diagonal is the whole Hessian. y(1 - y) is e/(1 + e)² with e = exp(-|z|): it loses no
+    The outputs do not interact, so the diagonal is the whole Hessian. y(1 - y) is e/(1 + e)² with ``e = exp(-|z|)``: it loses no
     digit at extreme logits.
 
     Parameters

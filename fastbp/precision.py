@@ -16,10 +16,10 @@ def set_precision(name: str) -> None:
     ----------
     name : {"highest", "high", "medium"}
         * "highest": multiply-adds of float32.
-        * "high": each number is two pieces of bfloat16, x = x₁ + x₂ + r with |x₂| <= 2⁻⁸ |x| and
-          |r| <= 2⁻¹⁷ |x|, and each product the sum a₁b₁ + a₁b₂ + a₂b₁, added in float32. A term lacks at most 2⁻¹⁵ |a b|.
+        * "high": each number is two pieces of bfloat16, ``x = x₁ + x₂ + r`` with ``|x₂| <= 2⁻⁸ |x|`` and
+          ``|r| <= 2⁻¹⁷ |x|``, and each product the sum a₁b₁ + a₁b₂ + a₂b₁, added in float32. A term lacks at most ``2⁻¹⁵ |a b|``.
         * "medium": each number is rounded to one bfloat16, and products of those are added in float32. A term errs by at most
-          2⁻⁷ |a b|.
+          ``2⁻⁷ |a b|``.
 
     Raises
     ------
