@@ -29,7 +29,7 @@ cdef extern from "fastbp.h":
     enum:
         FBP_SIGMOID_CROSS_ENTROPY, FBP_SQUARED_ERROR, FBP_SIGMOID_SQUARED_ERROR, FBP_POISSON_DEVIANCE, FBP_HUBER, FBP_QUANTILE
     enum:
-        FBP_UPDATE_sgd, FBP_UPDATE_rmsprop, FBP_UPDATE_adagrad, FBP_UPDATE_adam, FBP_UPDATE_lion
+        FBP_UPDATE_sgd, FBP_UPDATE_rmsprop, FBP_UPDATE_adagrad, FBP_UPDATE_adam, FBP_UPDATE_lion, FBP_UPDATE_muon
 
     # The options of an error function. All zeros: the defaults of Python. Each function reads those that Python's has.
     ctypedef struct fbp_error_options:

@@ -239,8 +239,10 @@ cdef int linear_backward_weight(Py_ssize_t N, Py_ssize_t n_inputs, Py_ssize_t n_
 # -- optimizers ------------------------------------------------------------------------------------------------------------------
 
 
-cdef bint are_kept(const fbp_optimizer *optimizer) noexcept nogil:
-    """Whether there are the states without which a rule cannot be"""
+cdef bint is_step(const fbp_optimizer *optimizer) noexcept nogil:
+    """Whether the rule is one of vectors, and there are the states without which it cannot be"""
+    if not is_number(optimizer.rule, FBP_UPDATES) or optimizer.rule == FBP_UPDATE_muon or optimizer.step < 1:
+        return False
     if optimizer.rule == FBP_UPDATE_sgd:
         return optimizer.state[0] != NULL or optimizer.rates[0] == 0
     return optimizer.state[0] != NULL and (optimizer.rule != FBP_UPDATE_adam or optimizer.state[1] != NULL)
@@ -250,7 +252,7 @@ cdef int optimizer_update(Py_ssize_t P, const real *gradient, const fbp_optimize
                           real *parameters) noexcept nogil:
     cdef Update u
     cdef int i
-    if P < 0 or not is_number(optimizer.rule, FBP_UPDATES) or optimizer.step < 1 or not are_kept(optimizer):
+    if P < 0 or not is_step(optimizer):
         return FBP_WRONG_ARGUMENT
     memset(&u, 0, sizeof(u))
     u.weights.rule, u.weights.decoupled, u.weights.gradient_scale = optimizer.rule, optimizer.decoupled, 1

@@ -79,6 +79,7 @@ typedef struct {
  *   FBP_UPDATE_adagrad    epsilon                            sum_of_squares
  *   FBP_UPDATE_adam       beta_1, beta_2, epsilon            first_moment, second_moment, largest_second_moment (with amsgrad)
  *   FBP_UPDATE_lion       beta_1, beta_2                     mean
+ *   FBP_UPDATE_muon       is of matrices: refused
  */
 typedef struct {
     int rule;
