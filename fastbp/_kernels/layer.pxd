@@ -49,9 +49,9 @@ cdef inline void set_gradient_product(Product *p, const Dense *layer, Py_ssize_t
 
 # Of X (I, O) without gaps, s = min(I, O): Q (s, s) = X Xᵀ, or Xᵀ X where there are fewer columns than rows;
 cdef inline void set_gram_product(Product *p, const Dense *layer, const char *x, char *q) noexcept nogil:
-    cdef Py_ssize_t I = layer.inputs, O = layer.outputs
-    set_product(p, layer.k, layer.element, min(I, O), min(I, O), max(I, O), layer.pieces)
-    p.A, p.A_row, p.A_column = x, O if I <= O else 1, 1 if I <= O else O
+    cdef Py_ssize_t inputs = layer.inputs, outputs = layer.outputs
+    set_product(p, layer.k, layer.element, min(inputs, outputs), min(inputs, outputs), max(inputs, outputs), layer.pieces)
+    p.A, p.A_row, p.A_column = x, outputs if inputs <= outputs else 1, 1 if inputs <= outputs else outputs
     p.B, p.B_row, p.B_column = x, p.A_column, p.A_row
     p.C = q
 
@@ -65,10 +65,10 @@ cdef inline void set_square_product(Product *p, const Dense *layer, const char *
 
 # and (I, O) P X, or X P.
 cdef inline void set_polynomial_product(Product *p, const Dense *layer, const char *x, const char *q, char *to) noexcept nogil:
-    cdef Py_ssize_t I = layer.inputs, O = layer.outputs
-    set_product(p, layer.k, layer.element, I, O, min(I, O), layer.pieces)
-    p.A, p.A_row, p.A_column = q if I <= O else x, min(I, O), 1
-    p.B, p.B_row, p.B_column = x if I <= O else q, O, 1
+    cdef Py_ssize_t inputs = layer.inputs, outputs = layer.outputs
+    set_product(p, layer.k, layer.element, inputs, outputs, min(inputs, outputs), layer.pieces)
+    p.A, p.A_row, p.A_column = q if inputs <= outputs else x, min(inputs, outputs), 1
+    p.B, p.B_row, p.B_column = x if inputs <= outputs else q, outputs, 1
     p.C = to
 
 # The product, with scratch of its own; whether there was memory for that.
