@@ -65,7 +65,7 @@ ROOMS = {  # name: (whose files, which tests); * stands for folders, too
     "command_line": ("fastbp/cli/* fastbp/__main__.py", "cli cli_models"),
     "sklearn": ("fastbp/sklearn/*", "sklearn sklearn_own"),
     "docs": ("docs/*.md README.md examples/*", "docs walks site playground"),
-    "torch": ("fastbp/torch/*", "torch"),
+    "torch": ("fastbp/torch/*", "torch torch_graph torch_modules"),
     "jax": ("fastbp/jax/*", "jax"),
     "onnx": ("fastbp/onnx/*", "onnx"),
     "objectives": ("fastbp/objectives.py", "objectives hessians"),

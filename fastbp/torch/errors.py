@@ -82,8 +82,9 @@ class LinearError(NamedTuple):
         bias = None if linear_bias is None else _array(linear_bias)
         reduction, options = _softmax_options(self, len(inputs), targets, weight, scale)
         if gradient:
+            precision = torch.get_float32_matmul_precision()
             answer = fastbp.linear_softmax_cross_entropy(
-                inputs, w, targets, bias=bias, reduction=reduction, **options
+                inputs, w, targets, bias=bias, reduction=reduction, precision=precision, **options
             )
             grad_bias = None if answer.grad_bias is None else torch.from_numpy(answer.grad_bias)
             grads = torch.from_numpy(answer.grad_inputs), torch.from_numpy(answer.grad_weight.T), grad_bias
