@@ -1,13 +1,14 @@
-/* The GNU C library gives a function a new version when it moves or changes; what is linked against the new one runs with no older
- * library. These are bound to their first versions, which every glibc has, so that a wheel built today runs on systems of 2018
- * (manylinux_2_28). Their meaning is the same: the pthread functions only moved to another file, and exp and pow lost a wrapper that
- * sets errno. */
+/* The GNU C library gives a function a new version when it moves or changes; what is linked against the new one runs with no
+ * older library. These are bound to their first versions, which every glibc has, so that a wheel built today runs on systems of
+ * 2014 (manylinux_2_17). Their meaning is the same: the pthread functions only moved to another file, and exp and pow lost a
+ * wrapper that sets errno. */
 #ifndef FASTBP_GLIBC_H
 #define FASTBP_GLIBC_H
 
 #include <math.h> /* defines __GLIBC__ */
 
-#if defined(__GLIBC__) && defined(__PIC__) && !defined(__PIE__) && (defined(__x86_64__) || defined(__aarch64__)) /* in a library */
+/* In a shared library: what is linked statically has no versions. */
+#if defined(__GLIBC__) && defined(__PIC__) && !defined(__PIE__) && (defined(__x86_64__) || defined(__aarch64__))
 #ifdef __x86_64__
 #define FBP_FIRST(name, x86_64) __asm__(".symver " #name "," #name "@GLIBC_" x86_64)
 #else

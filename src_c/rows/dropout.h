@@ -26,8 +26,8 @@ static void random_words(uint64_t key, uint32_t stream, uint32_t first, uint32_t
     }
 }
 
-/* y_i = x_i / (1 - rate), or 0 with probability `rate`. x holds the elements from `start` on of the outputs of layer `stream`; y may
- * be x. */
+/* y_i = x_i / (1 - rate), or 0 with probability `rate`. x holds the elements from `start` on of the outputs of layer `stream`;
+ * y may be x. */
 static void dropout(fbp_size n, const real *x, double rate, uint64_t key, int stream, fbp_size start, real *y)
 {
     assert(are_elements(x, n) && are_elements(y, n) && are_same_or_apart(n, x, y));
