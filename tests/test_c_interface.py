@@ -396,7 +396,14 @@ def test_wrong_arguments_write_nothing(dtype):
         == WRONG_ARGUMENT
     )
     update = function("optimizer_update", dtype)
-    for wrong in (Step(-1, 0, 1), Step(5, 0, 1), Step(6, 0, 1), Step(0, 0, 0), Step(3, 0, 1), Step(0, 0, 1, 0.1, 0, (0.9,))):
+    for wrong in (
+        Step(-1, 0, 1),
+        Step(5, 0, 1),
+        Step(6, 0, 1),
+        Step(0, 0, 0),
+        Step(3, 0, 1),
+        Step(0, 0, 1, 0.1, 0, (0.9,)),
+    ):
         assert update(12, z, wrong, 1, out) == WRONG_ARGUMENT
     assert (out == 7).all() and (loss == 7).all()
 

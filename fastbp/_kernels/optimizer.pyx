@@ -72,6 +72,7 @@ cdef Update update_at(optimizer, tuple rates, dict state) except *:
     cdef Update u = update_of(optimizer, state)
     cdef double numbers[MOST_RATES]
     cdef int i = 0
+    memset(numbers, 0, sizeof(numbers))
     for rate in rates:
         numbers[i] = rate
         i += 1
