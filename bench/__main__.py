@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from . import machine, shapes
-from .race import TWIN, Row, Setting
+from .race import HIGHEST, TWIN, Row, Setting
 from .timing import Plan
 
 TABLES = ("steps", "losses", "linear", "predict", "mnist", "sklearn", "inverse", "torch", "jax")
@@ -92,7 +92,8 @@ def _table(options: argparse.Namespace, dtype: np.dtype, threads: int) -> dict[s
         "all" if options.bench in ("torch", "jax") else ""
     )  # a table that is about its peers
     kinds = peers.choose(bench.PEERS, named, options.quick, options.isa)
-    others = [TWIN, *(kind.name for kind in kinds)]
+    own = [HIGHEST] if options.bench == "steps" and options.precision != HIGHEST else []
+    others = [TWIN, *own, *(kind.name for kind in kinds)]
     print(report.title(options.bench, dtype, threads, setting.peaks, others), flush=True)
     table: list[Row] = []
     with state.Watch() as watch:

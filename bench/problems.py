@@ -41,7 +41,7 @@ class NetworkProblem:
         self.labels = rng.integers(0, classes, self.shape.batch)
         self.parameters = self.network().parameters.copy()
 
-    def network(self, dtype: str | None = None) -> fastbp.MLP:
+    def network(self, dtype: str | None = None, precision: str | None = None) -> fastbp.MLP:
         """Return a fresh fastbp network; its seed is why all contestants start alike."""
         return fastbp.MLP(
             self.shape.sizes,
@@ -50,6 +50,7 @@ class NetworkProblem:
             dtype=dtype or self.dtype.name,
             seed=0,
             n_threads=self.threads,
+            precision=precision,
         )
 
     def layers(self, flat: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:

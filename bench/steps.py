@@ -16,11 +16,11 @@ from types import ModuleType
 import numpy as np
 
 import fastbp
-from fastbp import _backend, _reference
+from fastbp import _backend, _reference, get_precision
 
 from .memory import growth
 from .problems import ACTIVATION, CHECK_RATE, LOSS, StepProblem
-from .race import TWIN, Entry, Row, Setting, Work, race, try_peers
+from .race import HIGHEST, TWIN, Entry, Row, Setting, Work, race, try_peers
 from .shapes import STEPS, StepShape
 from .step_peers import STEP_PEERS, StepPeer
 from .timing import Contestant
@@ -44,6 +44,8 @@ def rows(shape: StepShape, peers: Iterable[type[StepPeer]], setting: Setting) ->
     problem = StepProblem(shape, setting.dtype, setting.threads)
     check = Check(problem)
     entries = [fastbp_step(problem, check), _in_fit(problem, check), _twin(problem, check)]
+    if get_precision() != "highest":
+        entries.append(fastbp_step(problem, check, HIGHEST))
     entries += try_peers(peers, lambda kind: _peer(kind, problem, check))
     return race(shape.name, entries, Work(shape.operations, "GFLOP/s", setting.peaks.gflops), setting.plan)
 
@@ -59,24 +61,25 @@ class Check:
         return self.problem.residual(step(self.problem))
 
 
-def fastbp_step(problem: StepProblem, check: Check) -> Entry:
-    """Return `MLP.step`, called from Python."""
+def fastbp_step(problem: StepProblem, check: Check, name: str = "fastbp step") -> Entry:
+    """Return `MLP.step`, called from Python; by the name HIGHEST of that precision."""
 
     def step(checked: StepProblem) -> np.ndarray:
-        network = checked.network()
+        network = checked.network(precision=own)
         network.step(checked.x, checked.labels, fastbp.SGD(checked.learning_rate))
         return network.parameters
 
     def started() -> fastbp.MLP:
-        network = problem.network()
+        network = problem.network(precision=own)
         network.step(x, labels, optimizer)  # takes its memory, as a peer's first step does
         return network
 
+    own = name if name == HIGHEST else None
     x, labels, optimizer = problem.x, problem.labels, fastbp.SGD(problem.learning_rate)
     residual = check(step)
     network, grown = growth(started)
-    contestant = Contestant("fastbp step", lambda: network.step(x, labels, optimizer))
-    return Entry(contestant, residual, ours=True, memory=_memory(problem, grown))
+    contestant = Contestant(name, lambda: network.step(x, labels, optimizer))
+    return Entry(contestant, residual, ours=own is None, memory=_memory(problem, grown))
 
 
 def _in_fit(problem: StepProblem, check: Check) -> Entry:

@@ -462,3 +462,15 @@ def test_the_residual_that_is_suspect_follows_the_precision():
         assert report.limit(DTYPES[1]) == report.SUSPECT * np.finfo(float).eps
     finally:
         fastbp.set_precision("highest")
+
+
+def test_a_step_of_less_precision_stands_beside_the_highest(backend):
+    fastbp.set_precision("medium")
+    try:
+        rows = steps.rows(StepShape((64, 80, 70), 128), [step_peers.NumpyStep], setting(DTYPES[0]))
+    finally:
+        fastbp.set_precision("highest")
+    by_name = {row.contestant: row for row in rows}
+    assert by_name["highest"].residual < report.limit(DTYPES[0])
+    assert by_name["fastbp step"].ratios.keys() == {TWIN, "highest", "NumPy"}
+    assert by_name["fastbp step"].best_peer == "NumPy"

@@ -35,9 +35,11 @@ static ALWAYS_INLINE void dot_strip(int b_groups, fbp_size a_block, fbp_size blo
         UNROLL for (int j = 0; j < b_groups; j++) v_store(sums + (i * b_groups + j) * W, acc[i][j]);
 }
 
-/* Forms the sums of a tile, after the epilogue of the previous one. */
-static void form_dot_sums(fbp_size blocks, const char *a, const char *b, ending *before, ending *now)
+/* Forms the sums of a tile, after the epilogue of the previous one. Units of a panel up to number `limit` are packed between the
+ * strips, so that what their rows prefetch for the next ones comes meanwhile. */
+static void form_dot_sums(fbp_size blocks, const char *a, const char *b, panel *p, fbp_size limit, ending *before, ending *now)
 {
+    const fbp_size first = p->unit, units = units_beside(p, limit, blocks);
     const fbp_size a_block = (now->rows > GROUP ? 2 : 1) * TILE_BYTES;
     while (before->done < before->rows) end_rows(before);
     for (fbp_size i = 0; i < now->rows; i += STRIP) {
@@ -46,5 +48,9 @@ static void form_dot_sums(fbp_size blocks, const char *a, const char *b, ending 
         prefetch_far_rows(now);
         if (now->n > GROUP) dot_strip(2, a_block, blocks, strip, b, now->sums + i * 2 * W);
         else dot_strip(1, a_block, blocks, strip, b, now->sums + i * W);
+        while (p->unit < first + units * smaller(i + STRIP, now->rows) / now->rows) {
+            const unit u = next_unit(p);
+            pack_share(p, 0, &u);
+        }
     }
 }

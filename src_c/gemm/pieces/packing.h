@@ -70,7 +70,7 @@ static ALWAYS_INLINE unit next_unit(panel *p)
         .largest = p->largest[g], .smallest = p->smallest[g],
     };
     p->unit++;
-    if (u.x_k == 1 && u.x_line > PAGE && u.steps >= 2 * STEPS) { /* lines so far apart defeat the prefetcher */
+    if (u.x_k == 1 && u.x_line >= PAGE && u.steps >= 2 * STEPS) { /* lines so far apart defeat the prefetcher */
         const real *next = u.x + STEPS;
         for (int i = 0; i < GROUP && i < u.lines; i++)
             PREFETCH_LATER(next + i * u.x_line), PREFETCH_LATER(next + i * u.x_line + W);
@@ -105,7 +105,7 @@ static ALWAYS_INLINE void split_rows(int pieces, int is_a, int transposed, int f
     __m512i largest = *u->largest, smallest = *u->smallest; /* of B's lines, in registers */
     UNROLL for (int i = from; i < to; i++) {
         const real *low = transposed ? u->square + 2 * i * W : u->x + i * line, *high = low + (transposed ? W : further);
-        if (!transposed && !is_a && line > PAGE) { /* rows so far apart defeat the prefetcher: prefetch those of the next block */
+        if (!transposed && !is_a && line >= PAGE) { /* rows so far apart defeat the prefetcher: those of the next block */
             PREFETCH_LATER(low + STEPS * line);
             PREFETCH_LATER(high + STEPS * line);
         }
@@ -208,6 +208,13 @@ static __attribute__((noinline)) void pack_share(const panel *p, int share, cons
         else if (transposed) pack_full_share(2, 0, 1, share, u);
         else pack_full_share(2, 0, 0, share, u);
     }
+}
+
+/* The number of units of p, up to number `limit`, to pack beside `blocks` blocks; 0 if p is not contiguous along either axis */
+static fbp_size units_beside(const panel *p, fbp_size limit, fbp_size blocks)
+{
+    const fbp_size left = p->x_line != 1 && p->x_k != 1 ? 0 : smaller(p->units, limit) - p->unit;
+    return left < 0 ? 0 : smaller(2 * blocks, left);
 }
 
 /* For each line of a panel the largest magnitude, and the smallest other than 0 (1 if all are 0); for the panel the extremes of

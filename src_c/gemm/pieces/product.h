@@ -96,7 +96,7 @@ static void form_tile(work *w, fbp_size i, fbp_size line, panel *p, fbp_size lim
     if (w->unit == FBP_TILES)
         form_sums_on_tiles(w->pieces, blocks, a, b, p, limit, before, now);
     else
-        form_dot_sums(blocks, a, b, before, now);
+        form_dot_sums(blocks, a, b, p, limit, before, now);
     if (!in_range(of_a, of_b))
         mend_sums(now, w->depth, w->a.x + row * w->a.line + w->k * w->a.step, w->a.line, w->a.step, of_a,
                   w->b.x + column * w->b.line + w->k * w->b.step, w->b.line, w->b.step, of_b, w->ordinary);

@@ -62,13 +62,6 @@ static ALWAYS_INLINE void add_blocks(int pieces, int a_groups, int b_groups, fbp
     }
 }
 
-/* The number of units of p, up to number `limit`, to pack beside `blocks` blocks; 0 if p is not contiguous along either axis */
-static fbp_size units_beside(const panel *p, fbp_size limit, fbp_size blocks)
-{
-    const fbp_size left = p->x_line != 1 && p->x_k != 1 ? 0 : smaller(p->units, limit) - p->unit;
-    return left < 0 ? 0 : smaller(2 * blocks, left);
-}
-
 static ALWAYS_INLINE void add_pieces(int pieces, fbp_size blocks, const char *a, const char *b, panel *p, fbp_size units,
                                      ending *before, ending *now)
 {
