@@ -16,7 +16,7 @@ from fastbp._kernels.activation cimport (
     RowFunction, activate_backward_piece, activate_piece, log_softmax_row, logsumexp_row, over_matrices, softmax_backward_row,
     softmax_row,
 )
-from fastbp._kernels.dispatch cimport kernels_for, most_threads
+from fastbp._kernels.dispatch cimport chosen_pieces, kernels_for, most_threads
 from fastbp._kernels.layer cimport Dense, multiplied, set_forward_product, set_gradient_product, set_recursion_product
 from fastbp._kernels.loss cimport ASTRAY, NO_MEMORY, evaluate
 from fastbp._kernels.memory cimport Matrix, labels_within
@@ -198,7 +198,7 @@ cdef int linear(int kind, Py_ssize_t N, Py_ssize_t n_inputs, Py_ssize_t n_output
                 const real *weight, Py_ssize_t weight_row, Py_ssize_t weight_column, const real *bias, int n_threads, real *out,
                 Py_ssize_t out_row) noexcept nogil:
     cdef Dense layer = Dense(kernels_for(sizeof(real)), sizeof(real), n_inputs, n_outputs, <const char *>weight, weight_row,
-                             weight_column, <const char *>bias)
+                             weight_column, <const char *>bias, chosen_pieces(-1))
     cdef Product p
     if not (are_sizes(N, n_inputs, n_outputs) and is_number(kind, FBP_ACTIVATIONS)):
         return FBP_WRONG_ARGUMENT
@@ -210,7 +210,7 @@ cdef int linear_backward_input(int kind, Py_ssize_t N, Py_ssize_t n_inputs, Py_s
                                Py_ssize_t delta_row, const real *weight, Py_ssize_t weight_row, Py_ssize_t weight_column,
                                const real *a, Py_ssize_t a_row, int n_threads, real *out, Py_ssize_t out_row) noexcept nogil:
     cdef Dense layer = Dense(kernels_for(sizeof(real)), sizeof(real), n_inputs, n_outputs, <const char *>weight, weight_row,
-                             weight_column, NULL)
+                             weight_column, NULL, chosen_pieces(-1))
     cdef Product p
     if not (are_sizes(N, n_inputs, n_outputs) and is_number(kind, FBP_ACTIVATIONS)):
         return FBP_WRONG_ARGUMENT
@@ -221,7 +221,7 @@ cdef int linear_backward_input(int kind, Py_ssize_t N, Py_ssize_t n_inputs, Py_s
 cdef int linear_backward_weight(Py_ssize_t N, Py_ssize_t n_inputs, Py_ssize_t n_outputs, const real *a_prev,
                                 Py_ssize_t a_prev_row, const real *delta, Py_ssize_t delta_row, int n_threads, real *out,
                                 Py_ssize_t out_row, real *bias_out) noexcept nogil:
-    cdef Dense layer = Dense(kernels_for(sizeof(real)), sizeof(real), n_inputs, n_outputs, NULL, 0, 0, NULL)
+    cdef Dense layer = Dense(kernels_for(sizeof(real)), sizeof(real), n_inputs, n_outputs, NULL, 0, 0, NULL, chosen_pieces(-1))
     cdef Product p
     cdef int failed
     if not are_sizes(N, n_inputs, n_outputs):

@@ -1,8 +1,8 @@
 /* Allocations that fail when a test wants them to: a library for LD_PRELOAD.
  *
  * fail_from(n, following): from now on allocations are counted, of all threads and of every library of the process; the n-th
- * one fails, and with `following` all after it. fail_no_more() ends that, and returns how many have failed. A failure is what a system
- * without memory would say: NULL with ENOMEM, MAP_FAILED, EAGAIN from pthread_create. */
+ * one fails, and with `following` all after it. fail_no_more() ends that, and returns how many have failed. A failure is what a
+ * system without memory would say: NULL with ENOMEM, MAP_FAILED, EAGAIN from pthread_create. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
