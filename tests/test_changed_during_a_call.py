@@ -73,7 +73,7 @@ def test_in_the_last_layer(engine, dtype, weighted, astray):
         grads = np.empty_like(x), np.empty_like(w), None
         with pytest.raises(fastbp.TargetIndexError, match=CHANGED):
             engine.linear_softmax_cross_entropy(
-                x, w, None, labels, None, *options_of(9, N, weighted), True, 20_000, None, *grads, 1
+                x, w, None, labels, None, *options_of(9, N, weighted), True, 20_000, None, None, *grads, 1
             )
 
 
