@@ -21,7 +21,6 @@ from fastbp import _checks
 
 __all__ = ["Communicator", "RankError"]
 
-_NEEDED = ("Dup", "Get_rank", "Get_size", "Bcast")
 _SPIN = 2e-4  # seconds of waiting without a pause, then for a twentieth of what has been waited so far
 _GRACE = 5.0  # seconds in which ranks that wait as well can say so, when the time is over
 _TAG = 32191  # of what they say
@@ -74,17 +73,8 @@ class Communicator:
     """
 
     def __init__(self, comm: Any, *, reproducible: bool = False, timeout: float | None = 600.0) -> None:
-        missing = [name for name in _NEEDED if not callable(getattr(comm, name, None))]
-        if not missing and not any(hasattr(comm, name) for name in ("Iallreduce", "Allreduce")):
-            missing = ["Iallreduce"]
-        if missing:
-            got = f"{type(comm).__name__} without {', '.join(missing)}"
-            raise TypeError(f"comm: got {got}, expected a communicator as mpi4py.MPI.COMM_WORLD is one")
         self.reproducible = _checks.flag("reproducible", reproducible)
-        if self.reproducible and not (hasattr(comm, "Ialltoall") and hasattr(comm, "Iallgather")):
-            raise TypeError(
-                f"comm: got {type(comm).__name__}, expected Ialltoall and Iallgather for reproducible sums"
-            )
+        _checks.ranks.communicator("comm", comm, self.reproducible)
         self.timeout = math.inf if timeout is None else _checks.number("timeout", timeout, _checks.POSITIVE)
         self.waited = 0.0
         """Seconds that this rank has waited for others, for sums included."""
@@ -124,7 +114,7 @@ class Communicator:
         """A sum of few numbers over all ranks, of the same bits on all of them."""
         summed = np.array(values, np.float64)
         self.wait(self.begin_sum(summed.reshape(-1)))
-        self._comm.Bcast(summed, 0)
+        self._broadcast(summed, 0)
         return summed
 
     def table(self, row: Any) -> np.ndarray:
@@ -140,8 +130,14 @@ class Communicator:
         length = int(self.table([len(letters)])[root, 0])
         if self.rank != root:
             letters = np.zeros(length, np.uint8)
-        self._comm.Bcast(letters, root)
+        self._broadcast(letters, root)
         return letters.tobytes().decode()
+
+    def _broadcast(self, array: np.ndarray, root: int) -> None:
+        if hasattr(self._comm, "Ibcast"):  # which can be waited for like the sums
+            self._wait_for(self._comm.Ibcast(array, root))
+        else:
+            self._comm.Bcast(array, root)
 
     # -- in an order of our own --------------------------------------------------------------------------------
 

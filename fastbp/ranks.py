@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fastbp import _backend
+from fastbp import _backend, _checks
 from fastbp._config import __version__
 from fastbp.batches import Arrays, Part, Stream
 from fastbp.divergence import DivergenceError
@@ -262,9 +262,8 @@ class Ranks:
             batches.n_batches, batches.alone = None, False
             return
         sizes = self.table([batches.n, batches.batch_size])
-        if not sizes[:, 0].any():
-            self.over = True
-            raise ValueError(f"X: got no example on any of {self.size} ranks, expected some")
+        self.over = not sizes[:, 0].any()  # of which all of them hear here
+        _checks.ranks.some_examples("X", sizes[:, 0])
         batches.step_rows = int(sizes[:, 1].sum())
         batches.n_batches = int((-(-sizes[:, 0] // np.maximum(sizes[:, 1], 1))).max())
         if drops:

@@ -370,7 +370,7 @@ def test_arguments_of_a_communicator():
     with pytest.raises(ValueError, match=r"^timeout: got 0"):
         mpi.Communicator(Comm(World(1), 0), timeout=0)
     (error,) = together(1, lambda comm, rank: mpi.Communicator(comm, reproducible=True), Blocking)
-    assert isinstance(error, TypeError) and "Ialltoall and Iallgather" in str(error)
+    assert isinstance(error, TypeError) and "without Ialltoall, Iallgather" in str(error)
 
 
 # -- nobody hangs ------------------------------------------------------------------------------------------------
@@ -548,7 +548,7 @@ def test_files_are_of_the_first_rank(tmp_path, capsys):
     assert together(3, work) == [None] * 3
     assert sorted(path.name for path in tmp_path.iterdir()) == ["0.csv", "0.npz"]
     assert len((tmp_path / "0.csv").read_text().splitlines()) == 4
-    assert capsys.readouterr().err.count("epoch 3/3") <= 1
+    assert sum("epoch 3/3" in line for line in capsys.readouterr().err.split("\n")) <= 1
 
 
 @pytest.mark.parametrize("resumed", [1, 2, 4])
