@@ -146,6 +146,8 @@ COMPARED = sorted({(page, peer) for page in PAGES for peer in map(peer_of, block
     ("page", "peer"), COMPARED, ids=lambda each: each if isinstance(each, str) else named(each)
 )
 def test_python_blocks_beside(page, peer, backend):
+    if peer == "fastbp.kernels" and backend == "reference":
+        pytest.skip("the interface of C is that of the compiled kernels, whose last bits are not the twin's")
     pytest.importorskip(peer)
     run(page, peer)
 

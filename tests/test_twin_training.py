@@ -14,7 +14,7 @@ pytestmark = pytest.mark.usefixtures("no_warnings")
 class Plain:
     """What `train` needs of an optimizer: sgd with momentum, or adam."""
 
-    average, decoupled, decay_biases = None, False, True
+    average, decoupled, decay_biases, of_matrices = None, False, True, 0
 
     def __init__(self, name, settings, state=()):
         self.rule, self.settings, self.steps = name, settings, 0
