@@ -39,9 +39,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Ranks", "messages", "of"]
 
-_LOSS, _WEIGHT, _PRESENT, _STEPPING, _WISHES, _FAILED, _WORDS = range(
-    7
-)  # of the head; the last is their number
+# Of the head; the last one is their number.
+_LOSS, _WEIGHT, _PRESENT, _STEPPING, _WISHES, _FAILED, _WORDS = range(7)
 _MASKS = 32  # words of 32 cores each
 _told = False  # of ranks that share cores
 _MESSAGE = 64 * 1024  # bytes of gradients from which a message pays; smaller layers go together
