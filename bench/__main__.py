@@ -24,6 +24,7 @@ PROGRAMS = (
     "nielsen",
     "memmap",
     "boosting",
+    "executor",
     "sweep",
     "mpi",
     "precision",

@@ -474,3 +474,11 @@ def test_a_step_of_less_precision_stands_beside_the_highest(backend):
     assert by_name["highest"].residual < report.limit(DTYPES[0])
     assert by_name["fastbp step"].ratios.keys() == {TWIN, "highest", "NumPy"}
     assert by_name["fastbp step"].best_peer == "NumPy"
+
+
+def test_parts_by_the_threads_of_an_executor(capsys):
+    from bench import executor
+
+    (row,) = executor.rows([executor.ExecutorShape(60, 7, 20)], DTYPES[0], 2, quick=True)
+    assert row["seconds"] > 0 and set(row["ratios"]) == {"workers", "whole"}
+    assert "60 x 7 in parts of 20" in capsys.readouterr().out
