@@ -15,6 +15,8 @@ import fastbp
 
 from .timing import Contestant, Plan, measure
 
+BATCHES = 20  # one after the other: the workers of a server do not sleep between two
+
 
 @dataclass(frozen=True)
 class ExecutorShape:
@@ -32,8 +34,9 @@ class ExecutorShape:
 
 SHAPES = (
     ExecutorShape(20_000, 100, 5_000),
-    ExecutorShape(20_000, 100, 500),
-    ExecutorShape(4_000, 10_000, 1_000),
+    ExecutorShape(100_000, 100, 5_000),
+    ExecutorShape(8_000, 1_000, 1_000),
+    ExecutorShape(20_000, 100, 100),
 )
 
 
@@ -56,14 +59,17 @@ def _row(shape: ExecutorShape, dtype: np.dtype, threads: int, quick: bool) -> di
         return error_of
 
     def whole() -> None:
-        fastbp.softmax_cross_entropy(logits, labels, reduction="sum", grad_out=gradients["whole"])
+        for _ in range(BATCHES):
+            fastbp.softmax_cross_entropy(logits, labels, reduction="sum", grad_out=gradients["whole"])
 
-    parts = [slice(start, start + shape.part) for start in range(0, shape.examples, shape.part)]
+    parts = [slice(start, start + shape.part) for start in range(0, shape.examples, shape.part)] * BATCHES
     with ThreadPoolExecutor(1) as one, ThreadPoolExecutor(threads) as many:
-        contestants = [Contestant("whole", whole)]
+        contestants = [Contestant("whole", whole, units=BATCHES)]
         for name, pool in (("one worker", one), ("workers", many)):
             work = part(gradients[name])
-            contestants.append(Contestant(name, lambda pool=pool, work=work: list(pool.map(work, parts))))
+            contestants.append(
+                Contestant(name, lambda pool=pool, work=work: list(pool.map(work, parts)), units=BATCHES)
+            )
         for contestant in contestants:
             contestant.call()
         assert all(np.array_equal(gradients["whole"], each) for each in gradients.values())
