@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from conftest import every_pair, generator
 from test_training_options import network_of
+from tolerances import SAME_ERROR
 
 import fastbp
 from fastbp import MLP
@@ -57,7 +58,7 @@ def test_all_that_tells_an_error_knows_it(backend, loss):
     want = function(net.logits(x), t, **{name: value}).loss
     told = [net.loss(x, t), net.evaluate(x, t)["loss"], net.gradients(x, t).loss]
     told.append(net.fit(x, t, epochs=1, batch_size=30, optimizer=fastbp.SGD(0.0), progress=False).loss[0])
-    np.testing.assert_allclose(told, want, rtol=1e-12)
+    np.testing.assert_allclose(told, want, rtol=SAME_ERROR)
     assert want != function(net.logits(x), t).loss
     if loss == "huber":  # the other one has a kink
         assert fastbp.check_gradient(net, x, t) < 1e-7

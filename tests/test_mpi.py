@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from conftest import every_pair
 from fake_mpi import Blocking, Comm, World, together
+from tolerances import AS_GOOD_AS_EQUAL
 from training_data import LABELS, ROWS, WEIGHTS, N, X, network, rounding, told
 
 from fastbp import (
@@ -217,7 +218,9 @@ def test_calls_of_the_engine_need_not_match(backend, size, monkeypatch):
 
     results = together(size, work)
     assert {net.parameters.tobytes() for net in results} == {results[0].parameters.tobytes()}
-    np.testing.assert_allclose(results[0].parameters, alone.parameters, atol=1e-5)  # by the rounding of X
+    np.testing.assert_allclose(
+        results[0].parameters, alone.parameters, atol=AS_GOOD_AS_EQUAL
+    )  # by the rounding of X
     counts = CountBatches()
     nets, *others = both(size, LABELS, {}, callbacks=lambda: [counts])
     check(nets, *others)

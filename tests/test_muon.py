@@ -11,7 +11,7 @@ import pytest
 from conftest import ORACLE, every_pair, generator, shared_by
 from interrupts import Interrupt, needs_signals
 from test_training_options import SIZES, arrays, assert_same, batch, gradient_of, network_of, train
-from tolerances import many_updates, orthogonalised
+from tolerances import RECORDED_DIGITS, many_updates, orthogonalised
 
 import fastbp
 from fastbp import AdamW, Muon, _backend
@@ -277,4 +277,4 @@ def test_recorded(options, want, backend):
     """Three parameters of each array after those steps: of the networks that followed PyTorch's."""
     net = trained(options)
     got = np.array([array.ravel()[[0, array.size // 2, -1]] for array in (*net.weights, *net.biases)])
-    assert np.abs(got - np.array(want)).max() <= off_after(12, options) + 1e-14
+    assert np.abs(got - np.array(want)).max() <= off_after(12, options) + RECORDED_DIGITS

@@ -6,7 +6,7 @@ import copy
 
 import numpy as np
 import pytest
-from tolerances import ACTIVATIONS, NO_WORSE
+from tolerances import ACTIVATIONS, AS_GOOD_AS_EQUAL, NO_WORSE
 from torch_calls import EPS, classes, generator, randn
 
 import fastbp
@@ -59,7 +59,7 @@ def test_the_weights_are_shared(dtype):
     optimizer.step()
     assert (net.parameters != before).mean() > 0.5
     assert np.allclose(
-        net.logits(x.numpy()), module(x).detach(), rtol=1e3 * torch.finfo(x.dtype).eps, atol=1e-5
+        net.logits(x.numpy()), module(x).detach(), rtol=1e3 * torch.finfo(x.dtype).eps, atol=AS_GOOD_AS_EQUAL
     )
 
 
@@ -88,7 +88,7 @@ def test_modules_of_others():
     net = ours.from_module(module)
     assert net.activations == ("leaky_relu", "identity") and net.dtype == np.float32
     x = randn(9, 4, dtype=torch.float32)
-    assert np.allclose(net.logits(x.numpy()), module(x).detach(), atol=1e-5)
+    assert np.allclose(net.logits(x.numpy()), module(x).detach(), atol=AS_GOOD_AS_EQUAL)
     assert ours.from_module(nn.Linear(4, 3)).layer_sizes == (4, 3)
 
 

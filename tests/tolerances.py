@@ -124,6 +124,16 @@ m - z, where one is formed: that difference is rounded, and exp turns its relati
 BY_HAND = EXP + LOG + 4 * ROUNDING
 """A value worked by hand: an exponential, a logarithm, a few operations between numbers of the size of 1."""
 
+AS_GOOD_AS_EQUAL = 1e-5
+"""Some eighty eps of float32: logits of a few small layers by two libraries, or parameters after a few epochs from inputs that
+were rounded otherwise. It tells a wrong weight, activation or rank from rounding; what must be exact is held in float64."""
+
+RECORDED_DIGITS = 1e-14
+"""The digits with which float64 numbers of the size of 1 are written down in a test."""
+
+SAME_ERROR = 1e-12
+"""An error in float64 by two ways of a network, relative to itself: sums of some dozens of terms in another order."""
+
 PLAYGROUND = 1e-12
 """The page that runs in a browser, on 3-2-2 networks in double precision, not in eps: its exponentials are another library's,
 and sums of numbers up to 10³ are formed in another order."""

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 from mpi4py import MPI
+from tolerances import AS_GOOD_AS_EQUAL
 from training_data import LABELS, ROWS, N, X, network, rounding, told
 
 from fastbp import Adam, DivergenceError, cli, mpi
@@ -197,7 +198,7 @@ def trains_by_the_command_line() -> None:
                     == 0
                 )
                 found = [Pipeline.load(model).net.parameters for model in models]
-                np.testing.assert_allclose(*found, rtol=1e-3, atol=1e-5)  # float32
+                np.testing.assert_allclose(*found, rtol=1e-3, atol=AS_GOOD_AS_EQUAL)  # float32
             COMM.Barrier()
         if SIZE > 1:
             try:
