@@ -111,7 +111,7 @@ def test_by_the_handler_of_a_signal_during_fit(backend):
     try:
         signal.setitimer(signal.ITIMER_REAL, 0.05)
         with pytest.raises(IndexError, match="targets: "):
-            network.fit(x, y, epochs=10**6, batch_size=40, optimizer=fastbp.SGD(0.01), progress=False)
+            network.fit(x, y, epochs=10**5, batch_size=40, optimizer=fastbp.SGD(0.01), progress=False)
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)

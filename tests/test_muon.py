@@ -9,7 +9,7 @@ import signal
 import numpy as np
 import pytest
 from conftest import ORACLE, every_pair, generator, shared_by
-from interrupts import Interrupt, needs_signals
+from interrupts import AGAIN, Interrupt, needs_signals
 from test_training_options import SIZES, arrays, assert_same, batch, gradient_of, network_of, train
 from tolerances import RECORDED_DIGITS, many_updates, orthogonalised
 
@@ -157,7 +157,7 @@ def test_an_interrupt_comes_before_the_first_write_or_after_the_last(isa):
     for delay in (0.001, 0.002, 0.005):
         handler = signal.signal(signal.SIGALRM, _raise)
         try:
-            signal.setitimer(signal.ITIMER_REAL, delay)
+            signal.setitimer(signal.ITIMER_REAL, delay, AGAIN)
             while True:
                 for array, value in zip(arrays(net, optimizer), before, strict=True):
                     array[:] = value

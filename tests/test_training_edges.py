@@ -9,12 +9,11 @@ import random
 import signal
 import subprocess
 import sys
-import threading
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from interrupts import needs_signals
+from interrupts import AGAIN, needs_signals
 from training_data import BATCH, LABELS, OPTIONS, ROWS, WEIGHTS, N, X, lists, network, rounding, same, told
 
 import fastbp
@@ -155,20 +154,18 @@ def test_several_labels_are_fitted(backend):
 
 
 @needs_signals
-@pytest.mark.skipif(os.name == "nt", reason="no SIGINT to send to oneself")
 @pytest.mark.parametrize("by_batch", [False, True])
 def test_interrupts_at_random_moments(backend, by_batch):
     """The history is whole, the best weights are there, and a training after it starts as if nothing had been."""
-    delay, before = random.Random(by_batch), signal.signal(signal.SIGINT, signal.default_int_handler)
+    delay, before = random.Random(by_batch), signal.signal(signal.SIGALRM, signal.default_int_handler)
     interrupted = 0
     try:
         for _ in range(12):
             net, stop, kept = network(), EarlyStopping("metric", patience=10**6), []
             callbacks = [stop, lambda run, kept=kept: kept.append(run.parameters.copy())]
             callbacks += [SimpleNamespace(batch_end=lambda run: None)] if by_batch else []
-            timer = threading.Timer(delay.uniform(0.002, 0.05), os.kill, (os.getpid(), signal.SIGINT))
             try:
-                timer.start()  # which may take longer than the timer
+                signal.setitimer(signal.ITIMER_REAL, delay.uniform(0.002, 0.05), AGAIN)
                 history = net.fit(
                     X,
                     LABELS,
@@ -181,7 +178,7 @@ def test_interrupts_at_random_moments(backend, by_batch):
             except KeyboardInterrupt:
                 continue  # before the first epoch, or at the very end
             finally:
-                timer.join()
+                signal.setitimer(signal.ITIMER_REAL, 0)
             interrupted += 1
             assert history.stopped == "interrupted" and lists(history) <= {len(history)}
             assert len(history.columns()) in (0, 6) and len(kept) in (len(history), len(history) - 1)
@@ -193,7 +190,7 @@ def test_interrupts_at_random_moments(backend, by_batch):
                 assert (net.parameters == best).all() and (net.parameters == stop.best_parameters).all()
             assert np.isfinite(net.parameters).all() and len(net.fit(X, LABELS, **OPTIONS)) == 3
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.signal(signal.SIGALRM, before)
     assert interrupted >= 6
 
 
