@@ -290,7 +290,7 @@ class MLP:
         self.parameters = self._layout.new_vector(self.dtype)
         self.weights, self.biases = self._layout.views(self.parameters)
         self._start(_backend.kernels.Network, n_threads)
-        _models.add(self)
+        _models[id(self)] = weakref.ref(self)
 
     def _start(self, network: type[Network], n_threads: int | None) -> None:
         """Start an engine on the parameters."""
@@ -910,13 +910,16 @@ class MLP:
         return LOSSES[self.loss_name].outputs(logits, out=logits, n_threads=self.n_threads)
 
 
-_models: weakref.WeakSet[MLP] = weakref.WeakSet()
+# By address, so that a dead network's entry goes to the next one there. A WeakSet would run a line of Python when a network dies,
+# and Python drops what the handler of a signal raises in such a line: a Ctrl-C would be lost.
+_models: dict[int, weakref.ref[MLP]] = {}
 
 
 def _restart_in_child() -> None:
     """After a fork: the thread whose turn it was is not there any more."""
-    for net in list(_models):
-        net._start(type(net._engine), net._engine.n_threads)
+    for reference in list(_models.values()):
+        if (net := reference()) is not None:
+            net._start(type(net._engine), net._engine.n_threads)
 
 
 if hasattr(os, "register_at_fork"):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import random
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -15,24 +17,41 @@ class Interrupt(BaseException):
     """What the handler raises."""
 
 
-def _interrupt(signum: int, frame: object) -> None:
+def raise_interrupt(signum: int, frame: object) -> None:
     raise Interrupt
 
 
-AGAIN = 10.0  # seconds: Python drops what a handler raises while an object is being deleted, so another signal follows
+AGAIN = (
+    10.0  # seconds after which a signal is sent once more, in case that what its handler raised was dropped
+)
+
+
+@contextlib.contextmanager
+def on_alarm(handler: Callable[[int, object], object]) -> Iterator[None]:
+    """SIGALRM calls `handler`. No garbage is collected: Python drops what a handler raises in a finalizer."""
+    collects, before = gc.isenabled(), signal.signal(signal.SIGALRM, handler)
+    gc.disable()
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+        if collects:
+            gc.enable()
+
+
+def alarm_after(seconds: float) -> None:
+    signal.setitimer(signal.ITIMER_REAL, seconds, AGAIN)
 
 
 def interrupt(times: int, work: Callable[[], object]) -> None:
     """Run `work`, again and again, so often until an interrupt."""
-    delay, before = random.Random(0), signal.signal(signal.SIGALRM, _interrupt)
-    try:
+    delay = random.Random(0)
+    with on_alarm(raise_interrupt):
         for _ in range(times):
             try:
-                signal.setitimer(signal.ITIMER_REAL, delay.uniform(1e-5, 1e-3), AGAIN)
+                alarm_after(delay.uniform(1e-5, 1e-3))
                 while True:
                     work()
             except Interrupt:
                 pass
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)

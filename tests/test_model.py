@@ -6,6 +6,7 @@ import copy
 import os
 import pickle
 import signal
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -493,6 +494,17 @@ def test_an_interrupt_leaves_the_model_to_others():
     for _ in range(optimizer.steps):
         by_hand.step(x, t, again)
     assert optimizer.steps > 0 and net.parameters.tobytes() == by_hand.parameters.tobytes()
+
+
+def test_no_python_runs_when_a_network_dies(backend):
+    """Python drops what the handler of a signal, Ctrl-C say, raises in a finalizer or in the callback of a weak reference."""
+    net, calls = MLP([2, 2], seed=0), []
+    sys.setprofile(lambda frame, event, arg: event == "call" and calls.append(frame.f_code.co_qualname))
+    try:
+        del net
+    finally:
+        sys.setprofile(None)
+    assert calls == []
 
 
 @needs_signals

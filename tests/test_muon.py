@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import copy
 import itertools
-import signal
 
 import numpy as np
 import pytest
 from conftest import ORACLE, every_pair, generator, shared_by
-from interrupts import AGAIN, Interrupt, needs_signals
+from interrupts import Interrupt, alarm_after, needs_signals, on_alarm, raise_interrupt
 from test_training_options import SIZES, arrays, assert_same, batch, gradient_of, network_of, train
 from tolerances import RECORDED_DIGITS, many_updates, orthogonalised
 
@@ -155,24 +154,17 @@ def test_an_interrupt_comes_before_the_first_write_or_after_the_last(isa):
     before = [array.copy() for array in arrays(net, optimizer)]
     interrupted = 0
     for delay in (0.001, 0.002, 0.005):
-        handler = signal.signal(signal.SIGALRM, _raise)
         try:
-            signal.setitimer(signal.ITIMER_REAL, delay, AGAIN)
-            while True:
-                for array, value in zip(arrays(net, optimizer), before, strict=True):
-                    array[:] = value
-                optimizer.steps = 1
-                train(net, x, t, optimizer)
+            with on_alarm(raise_interrupt):
+                alarm_after(delay)
+                while True:
+                    for array, value in zip(arrays(net, optimizer), before, strict=True):
+                        array[:] = value
+                    optimizer.steps = 1
+                    train(net, x, t, optimizer)
         except Interrupt:
             interrupted += 1
-        finally:
-            signal.setitimer(signal.ITIMER_REAL, 0)
-            signal.signal(signal.SIGALRM, handler)
     assert interrupted == 3
-
-
-def _raise(signum, frame):
-    raise Interrupt
 
 
 # -- against recorded values, and PyTorch ----------------------------------------------------------------------------------------

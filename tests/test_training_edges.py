@@ -13,7 +13,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from interrupts import AGAIN, needs_signals
+from interrupts import alarm_after, needs_signals, on_alarm
 from training_data import BATCH, LABELS, OPTIONS, ROWS, WEIGHTS, N, X, lists, network, rounding, same, told
 
 import fastbp
@@ -157,15 +157,14 @@ def test_several_labels_are_fitted(backend):
 @pytest.mark.parametrize("by_batch", [False, True])
 def test_interrupts_at_random_moments(backend, by_batch):
     """The history is whole, the best weights are there, and a training after it starts as if nothing had been."""
-    delay, before = random.Random(by_batch), signal.signal(signal.SIGALRM, signal.default_int_handler)
-    interrupted = 0
-    try:
+    delay, interrupted = random.Random(by_batch), 0
+    with on_alarm(signal.default_int_handler):
         for _ in range(12):
             net, stop, kept = network(), EarlyStopping("metric", patience=10**6), []
             callbacks = [stop, lambda run, kept=kept: kept.append(run.parameters.copy())]
             callbacks += [SimpleNamespace(batch_end=lambda run: None)] if by_batch else []
             try:
-                signal.setitimer(signal.ITIMER_REAL, delay.uniform(0.002, 0.05), AGAIN)
+                alarm_after(delay.uniform(0.002, 0.05))
                 history = net.fit(
                     X,
                     LABELS,
@@ -189,8 +188,6 @@ def test_interrupts_at_random_moments(backend, by_batch):
                 best = kept[stop.best_epoch - 1] if stop.best_epoch <= len(kept) else stop.best_parameters
                 assert (net.parameters == best).all() and (net.parameters == stop.best_parameters).all()
             assert np.isfinite(net.parameters).all() and len(net.fit(X, LABELS, **OPTIONS)) == 3
-    finally:
-        signal.signal(signal.SIGALRM, before)
     assert interrupted >= 6
 
 
