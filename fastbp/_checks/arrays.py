@@ -138,8 +138,6 @@ def dimensions(name: str, given: np.ndarray, letters: str, *allowed: int) -> np.
 
 def matrix(name: str, value: Any, letters: str) -> np.ndarray:
     """`value` as a float array of two axes, which `letters` name."""
-    if type(value) is np.ndarray and value.ndim == 2 and value.dtype in FLOATS:
-        return value
     return dimensions(name, floats(name, value), letters, 2)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -14,13 +14,12 @@ from fastbp import _backend
 INT64_MAX = 2**63 - 1
 
 
-class Interval:
+class Interval(NamedTuple):
     """The numbers an argument may be, both ends included, and how an error names them."""
 
-    __slots__ = "high", "low", "text"  # read in half the time of a tuple's fields
-
-    def __init__(self, low: float, high: float, text: str) -> None:
-        self.low, self.high, self.text = low, high, text
+    low: float
+    high: float
+    text: str
 
 
 FRACTION = Interval(0.0, 1.0, "a number in [0, 1]")

@@ -42,11 +42,6 @@ def class_targets(
     for rows (N, C)."""
     given = targets if type(targets) is np.ndarray else array("targets", targets)
     n = len(examples)
-    usual = given.dtype is INT64 and given.shape == (n,) and given.flags.carray
-    if (
-        usual and _backend.kernels.first_bad_label(given, n_classes, ignore_index) < 0
-    ):  # nothing is left to ask
-        return given, None
     if given.ndim == 1:
         return class_indices(targets, given, name, n, n_classes, ignore_index), None
     shape("targets", reals("targets", given), (n, n_classes), f"or class indices ({n},)")
