@@ -295,6 +295,67 @@ static ALWAYS_INLINE void finish_tile(fbp_size rows, fbp_size n, real *sums, con
     }
 }
 
+/* A block of A: packed for tiles, or where it lies; `stride` leads to the next step of the sums, `row` to the next row of A */
+typedef struct {
+    const real *at;
+    fbp_size rows, depth, row, stride;
+    int row_major, packed;
+} block;
+
+static ALWAYS_INLINE const real *rows_of_block(const block *a, fbp_size i)
+{
+    return a->packed ? a->at + i / TILE_ROWS * a->depth * A_ROOM + i % TILE_ROWS : a->at + i * a->row;
+}
+
+/* The tiles of a block of A and a panel of B, from (row, column) of C downwards. `t` has what they share. They start from C itself if
+ * `adds`, or from `bias`, or from 0. With `buffered`, what follows the sums is applied to a tile in a buffer. */
+static ALWAYS_INLINE void multiply_panel(const block *a, const real *b, fbp_size b_stride, tile t, fbp_size row, fbp_size column,
+                                         int adds, const real *bias, int buffered, real *C)
+{
+    real buffer[TILE_ROWS * TILE_COLUMNS];
+    const fbp_size width = width_of(t.n);
+    t.to_row = buffered ? width : t.C_row, t.to_n = buffered ? width : t.n;
+    for (fbp_size i = 0; i < a->rows;) {
+        t.at = (row + i) * t.C_row + column, t.C = C + t.at;
+        t.base = adds ? t.C : bias ? bias + column : NULL, t.to = buffered ? buffer : t.C;
+        const int height = compute_tile(a->rows - i, a->row_major, a->depth, rows_of_block(a, i), a->stride, b, b_stride, &t);
+        if (buffered) finish_tile(height, t.n, buffer, t.e, row + i, column, t.C, t.C_row);
+        i += height;
+    }
+}
+
+/* Panels of B, read where they lie or packed; or, with `copies`, copied during the tiles of the panel before */
+typedef struct {
+    const real *B;
+    fbp_size depth, row, column;
+    int stands, copies, copied;
+    real *packed, *other;
+    copying next;
+} panels;
+
+/* The panel of n columns from column j of N on, and the stride of its rows; `tiles` will be made with it. */
+static ALWAYS_INLINE const real *next_panel(panels *p, fbp_size j, fbp_size n, fbp_size N, fbp_size tiles, fbp_size *stride)
+{
+    const real *b = p->B + j * p->column;
+    *stride = p->row;
+    if (p->copied) {
+        copy_rows(&p->next, p->next.left);
+        real *const before = p->packed;
+        b = p->packed = p->other, p->other = before;
+        *stride = TILE_COLUMNS;
+    } else if (!p->stands || n < TILE_COLUMNS) {
+        *stride = width_of(n);
+        pack(n, p->depth, (int)*stride, b, p->column, p->row, p->packed);
+        b = p->packed;
+    }
+    p->copied = p->copies && j + 2 * TILE_COLUMNS <= N;
+    if (p->copied)
+        p->next = (copying){.left = p->depth, .row = p->row, .rows_per_pace = (PACE + tiles - 1) / tiles,
+                            .from = p->B + j + TILE_COLUMNS, .to = p->other};
+    return b;
+}
+
+/* C by blocks of A and panels of B. Operands are read where they lie if that costs less than packing them. */
 static void multiply_ordinarily(fbp_size M, fbp_size N, fbp_size K, const real *A, fbp_size A_row, fbp_size A_column,
                                 const real *B, fbp_size B_row, fbp_size B_column, const fbp_epilogue *e, real *scratch, real *C,
                                 fbp_size C_row)
@@ -303,62 +364,36 @@ static void multiply_ordinarily(fbp_size M, fbp_size N, fbp_size K, const real *
     const int column_major = A_row == 1 && N <= MORE_PANELS * TILE_COLUMNS;
     const int b_stands = B_column == 1 && M <= (B_row < PAGE ? FEW_TILES : 1) * TILE_ROWS;
     const int copies_b = B_column == 1 && B_row >= PAGE && !b_stands && !row_major;
-    const fbp_size full_depth = block_of(K, A_row == 1 ? DEEPEST : DEPTH);
+    const fbp_size full_depth = block_of(K, A_row == 1 ? DEEPEST : DEPTH), panel = full_depth * TILE_COLUMNS;
     const fbp_size block_rows = (block_of(M, most_rows(full_depth)) + TILE_ROWS - 1) / TILE_ROWS * TILE_ROWS;
-    const fbp_size a_stride = row_major ? A_row : column_major ? A_column : A_ROOM;
     const int plain_update = e->update && is_plain_sgd(e->update, e->state);
     const int follows = e->activation != FBP_IDENTITY || (e->update && !plain_update);
-    real *packed_b = scratch, *other_b = packed_b + full_depth * TILE_COLUMNS, *packed_a = other_b + full_depth * TILE_COLUMNS;
-    real buffer[TILE_ROWS * TILE_COLUMNS];
-    fbp_size k = 0;
+    real *const packed_a = scratch + 2 * panel;
+    block a = {.row = A_row, .stride = row_major ? A_row : column_major ? A_column : A_ROOM, .row_major = row_major,
+               .packed = !row_major && !column_major};
+    panels b = {.row = B_row, .column = B_column, .stands = b_stands, .copies = copies_b, .packed = scratch, .other = scratch + panel};
+    tile t = {.factor = plain_update ? (real)-e->update->learning_rate : 1, .C_row = C_row, .e = e, .next = &b.next};
+    fbp_size k = 0, b_stride;
     assert(packed_a - scratch + block_rows / TILE_ROWS * A_ROOM * full_depth <= ordinary_scratch(M, K));
     assert(!e->update || K <= full_depth);
     do { /* once for K = 0 as well */
-        fbp_size depth = smaller(full_depth, K - k);
-        const int adds = k > 0 || e->accumulate || plain_update, buffered = follows && k + depth == K;
-        const real factor = plain_update ? (real)-e->update->learning_rate : 1;
+        a.depth = b.depth = smaller(full_depth, K - k), b.B = B + k * B_row;
+        const int adds = k > 0 || e->accumulate || plain_update, buffered = follows && k + a.depth == K;
+        t.base_row = adds ? C_row : 0;
         for (fbp_size row = 0; row < M; row += block_rows) {
-            const fbp_size rows = smaller(block_rows, M - row), tiles = (rows + TILE_ROWS - 1) / TILE_ROWS;
-            const real *a_block = A + row * A_row + k * A_column;
-            if (!row_major && !column_major) pack_a(rows, depth, a_block, A_row, A_column, packed_a);
-            copying next = {.left = 0};
-            int copied = 0;
+            a.rows = smaller(block_rows, M - row), a.at = A + row * A_row + k * A_column;
+            if (a.packed) {
+                pack_a(a.rows, a.depth, a.at, A_row, A_column, packed_a);
+                a.at = packed_a;
+            }
+            b.next.left = b.copied = 0;
             for (fbp_size j = 0; j < N; j += TILE_COLUMNS) {
-                const real *b = B + k * B_row + j * B_column;
-                fbp_size n = smaller(TILE_COLUMNS, N - j), b_stride = B_row;
-                if (copied) {
-                    copy_rows(&next, next.left);
-                    real *const before = packed_b;
-                    b = packed_b = other_b, other_b = before;
-                    b_stride = TILE_COLUMNS;
-                } else if (!b_stands || n < TILE_COLUMNS) {
-                    b_stride = width_of(n);
-                    pack(n, depth, (int)b_stride, b, B_column, B_row, packed_b);
-                    b = packed_b;
-                }
-                copied = copies_b && j + 2 * TILE_COLUMNS <= N;
-                if (copied)
-                    next = (copying){
-                        .left = depth, .row = B_row, .rows_per_pace = (PACE + tiles - 1) / tiles,
-                        .from = B + k * B_row + j + TILE_COLUMNS, .to = other_b,
-                    };
-                for (fbp_size i = 0; i < rows;) {
-                    const fbp_size at = (row + i) * C_row + j, width = width_of(n);
-                    const tile t = {
-                        .n = n, .factor = factor, .base_row = adds ? C_row : 0,
-                        .C = C + at, .C_row = C_row, .e = e, .at = at, .next = &next,
-                        .base = adds ? C + at : e->bias ? (const real *)e->bias + j : NULL,
-                        .to = buffered ? buffer : C + at, .to_row = buffered ? width : C_row, .to_n = buffered ? width : n,
-                    };
-                    const real *a = row_major || column_major ? a_block + i * A_row
-                                                       : packed_a + i / TILE_ROWS * depth * A_ROOM + i % TILE_ROWS;
-                    const int height = compute_tile(rows - i, row_major, depth, a, a_stride, b, b_stride, &t);
-                    if (buffered) finish_tile(height, n, buffer, e, row + i, j, C + at, C_row);
-                    i += height;
-                }
+                t.n = smaller(TILE_COLUMNS, N - j);
+                const real *at = next_panel(&b, j, t.n, N, (a.rows + TILE_ROWS - 1) / TILE_ROWS, &b_stride);
+                multiply_panel(&a, at, b_stride, t, row, j, adds, e->bias, buffered, C);
             }
         }
-        k += depth;
+        k += a.depth;
     } while (k < K);
 }
 
