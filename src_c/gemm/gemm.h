@@ -307,8 +307,8 @@ static ALWAYS_INLINE const real *rows_of_block(const block *a, fbp_size i)
     return a->packed ? a->at + i / TILE_ROWS * a->depth * A_ROOM + i % TILE_ROWS : a->at + i * a->row;
 }
 
-/* The tiles of a block of A and a panel of B, from (row, column) of C downwards. `t` has what they share. They start from C itself if
- * `adds`, or from `bias`, or from 0. With `buffered`, what follows the sums is applied to a tile in a buffer. */
+/* The tiles of a block of A and a panel of B, from (row, column) of C downwards. `t` has what they share. They start from C
+ * itself if `adds`, or from `bias`, or from 0. With `buffered`, what follows the sums is applied to a tile in a buffer. */
 static ALWAYS_INLINE void multiply_panel(const block *a, const real *b, fbp_size b_stride, tile t, fbp_size row, fbp_size column,
                                          int adds, const real *bias, int buffered, real *C)
 {
@@ -371,7 +371,8 @@ static void multiply_ordinarily(fbp_size M, fbp_size N, fbp_size K, const real *
     real *const packed_a = scratch + 2 * panel;
     block a = {.row = A_row, .stride = row_major ? A_row : column_major ? A_column : A_ROOM, .row_major = row_major,
                .packed = !row_major && !column_major};
-    panels b = {.row = B_row, .column = B_column, .stands = b_stands, .copies = copies_b, .packed = scratch, .other = scratch + panel};
+    panels b = {.row = B_row, .column = B_column, .stands = b_stands, .copies = copies_b,
+                .packed = scratch, .other = scratch + panel};
     tile t = {.factor = plain_update ? (real)-e->update->learning_rate : 1, .C_row = C_row, .e = e, .next = &b.next};
     fbp_size k = 0, b_stride;
     assert(packed_a - scratch + block_rows / TILE_ROWS * A_ROOM * full_depth <= ordinary_scratch(M, K));
