@@ -5,8 +5,8 @@ How a number comes about, and where to read it:
 
 1. `shapes.py` names the rows: what is computed, and how many operations or bytes it takes.
 2. `problems.py` makes the inputs of a row; `steps.py`, `losses.py`, `predict.py` and `mnist.py` its contestants:
-   fastbp, its NumPy twin (`fastbp._reference`) and, with `--peers`, other libraries. What peers share stands in
-   `peers.py`, those of the steps in `step_peers.py`.
+   fastbp, its NumPy twin (`fastbp._reference`) and, with `--peers`, other libraries. `peers/` has
+   what peers share, and those of error functions and steps.
 3. Every contestant, peers included, is checked once against the float64 twin (`problems.py`): the residual.
    Whole training is judged by its accuracy instead.
 4. `timing.py` measures all contestants of a row interleaved, in one process, and gives medians and ratios.

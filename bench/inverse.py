@@ -15,7 +15,7 @@ import numpy as np
 import fastbp
 from fastbp import _backend
 
-from .peers import import_torch
+from .peers.libraries import import_torch
 from .problems import relative
 from .race import TWIN, Entry, Row, Setting, Work, race, try_peers
 from .shapes import StepShape

@@ -14,7 +14,7 @@ import numpy as np
 import fastbp
 
 from .linear import LinearProblem, LinearShape, Result, entry
-from .peers import import_jax
+from .peers.libraries import import_jax
 from .problems import LossProblem
 from .race import Entry, Row, Setting, Work, race, try_peers
 from .shapes import LossShape

@@ -18,7 +18,7 @@ import fastbp
 from fastbp import _backend
 
 from .memory import growth
-from .peers import import_torch, numpy_softmax_error
+from .peers.libraries import import_torch, numpy_softmax_error
 from .problems import relative, spread
 from .race import TWIN, Entry, Row, Setting, Work, race, try_peers
 from .timing import Contestant

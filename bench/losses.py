@@ -13,7 +13,7 @@ import numpy as np
 
 import fastbp
 
-from .peers import LOSS_PEERS, LossPeer
+from .peers.losses import LOSS_PEERS, LossPeer
 from .problems import LossProblem
 from .race import Entry, Row, Setting, Work, race, try_peers, twin
 from .shapes import LOSSES, LossShape

@@ -22,7 +22,7 @@ import numpy as np
 
 import fastbp
 
-from .peers import import_torch
+from .peers.libraries import import_torch
 from .race import Entry, Row, Setting, Work, race, try_peers
 from .shapes import FITS, FitShape
 from .timing import Contestant

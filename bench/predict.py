@@ -13,7 +13,7 @@ import numpy as np
 
 from fastbp import _backend
 
-from .peers import (
+from .peers.libraries import (
     import_jax,
     import_torch,
     jax_layers,

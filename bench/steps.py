@@ -19,10 +19,10 @@ import fastbp
 from fastbp import _backend, _reference, get_precision
 
 from .memory import growth
+from .peers.steps import STEP_PEERS, StepPeer
 from .problems import ACTIVATION, CHECK_RATE, LOSS, StepProblem
 from .race import HIGHEST, TWIN, Entry, Row, Setting, Work, race, try_peers
 from .shapes import STEPS, StepShape
-from .step_peers import STEP_PEERS, StepPeer
 from .timing import Contestant
 
 SHAPES, PEERS = STEPS, STEP_PEERS

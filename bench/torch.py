@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from .linear import LinearProblem, LinearShape, TorchChunkedLinear, TorchLinear, entry
-from .peers import Synchronous, import_torch
+from .peers.libraries import Synchronous, import_torch
 from .problems import LossProblem
 from .race import Entry, Row, Setting, Work, race, try_peers
 from .shapes import LossShape

@@ -32,11 +32,12 @@ from bench import (
     predict,
     report,
     state,
-    step_peers,
     steps,
     sweep,
 )
 from bench.machine import Peaks
+from bench.peers import losses as loss_peers
+from bench.peers import steps as step_peers
 from bench.problems import StepProblem
 from bench.race import TWIN, Row, Setting
 from bench.shapes import ESTIMATORS, FitShape, LossShape, PredictShape, StepShape
@@ -57,8 +58,8 @@ def setting(dtype):
 
 BENCHES = [
     (steps, STEP, step_peers.NumpyStep),
-    (losses, LossShape("softmax", 6, 5, ("new", "buffer", "in place")), peers.NumpyLoss),
-    (losses, LossShape("sigmoid", 6, 5), peers.NumpyLoss),
+    (losses, LossShape("softmax", 6, 5, ("new", "buffer", "in place")), loss_peers.NumpyLoss),
+    (losses, LossShape("sigmoid", 6, 5), loss_peers.NumpyLoss),
     (linear, linear.LinearShape(6, 4, 5), linear.NumpyLinear),
     (predict, PredictShape((5, 7, 3), 6), predict.NumpyPredict),
     (inverse, StepShape((4, 6, 4), 20), inverse.NumpyInverse),
@@ -112,7 +113,7 @@ def test_one_that_breaks_leaves_the_others(backend, capsys):
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("products", ["by_loops", "by_blas"])
 def test_numba(products, dtype, monkeypatch, backend):
-    numba_step = pytest.importorskip("bench.numba_step")
+    numba_step = pytest.importorskip("bench.peers.numba_step")
     monkeypatch.setattr(numba_step, "by_loops", getattr(numba_step, products))
     monkeypatch.setattr(numba_step, "by_blas", getattr(numba_step, products))
     (row,) = (

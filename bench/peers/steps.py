@@ -16,8 +16,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from .peers import (
-    OF_BFLOAT16,
+from ..problems import StepProblem
+from . import OF_BFLOAT16
+from .libraries import (
     Synchronous,
     flat,
     import_jax,
@@ -30,7 +31,6 @@ from .peers import (
     sklearn_network,
     torch_network,
 )
-from .problems import StepProblem
 
 
 class StepPeer(Protocol):
