@@ -11,6 +11,7 @@ come from, here by the order of the row groups and within each.
 import tempfile
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -54,13 +55,21 @@ def from_parquet(path: Path):
 
 
 def main():
+    _, axes = plt.subplots(figsize=(6, 3.5), layout="constrained")
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "digits.parquet"
         write(path)
-        for name, source in (("a generator", generated), ("Parquet", from_parquet(path))):
+        for name, source in (("a generator, with noise", generated), ("Parquet", from_parquet(path))):
             net = fastbp.MLP([64, 32, 10], activation="relu", seed=0)
-            net.fit(source, epochs=10, optimizer=fastbp.Adam(0.01), progress=False)
+            history = net.fit(source, epochs=10, optimizer=fastbp.Adam(0.01), progress=False)
             print(f"batches from {name}: accuracy {net.evaluate(X, LABELS)['accuracy']:.3f}")
+            axes.semilogy(range(1, 11), history.loss, label=f"batches from {name}")
+    net = fastbp.MLP([64, 32, 10], activation="relu", seed=0)
+    history = net.fit(X, LABELS, epochs=10, batch_size=BATCH, optimizer=fastbp.Adam(0.01), progress=False)
+    axes.semilogy(range(1, 11), history.loss, "k:", label="all in memory")
+    axes.set(xlabel="epoch", ylabel="mean error")
+    axes.legend()
+    plt.show()
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ Where XGBoost or LightGBM is installed, it trains as well.
 
 import importlib.util
 
+import matplotlib.pyplot as plt
 import numpy as np
 
 import fastbp
@@ -82,6 +83,17 @@ def in_lightgbm(X, labels, X_test):
     return lgb.train(parameters, lgb.Dataset(X, labels), 10).predict(X_test)
 
 
+def draw(x, counts, rates):
+    figure, axes = plt.subplots(figsize=(7, 3.5), layout="constrained")
+    order = np.argsort(x)
+    axes.plot(x, counts, ".", color="0.8", label="counts")
+    axes.plot(x[order], np.exp(np.sin(2 * x[order])), "k:", label="their true rate")
+    axes.step(x[order], rates[order], label="40 stumps by poisson_deviance")
+    axes.set(xlabel="x")
+    axes.legend()
+    plt.show()
+
+
 def main():
     X, labels = fastbp.datasets.load_digits()
     X_test, labels_test, X, labels = X[1500:], labels[1500:], X[:1500], labels[:1500]
@@ -101,6 +113,7 @@ def main():
     )
     print(f"counts: half the deviance {deviance:.3f}, of their mean alone {null:.3f}")
     assert deviance < 0.75 * null
+    draw(x[:, 0], counts[:, 0], np.exp(z[:, 0]))
 
     bits = (labels_test % 2)[:, None]
     z = (

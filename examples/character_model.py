@@ -12,6 +12,7 @@ sonnets (1609): 1, 12, 18, 29, 30, 55, 60, 73, 116 and 130.
 
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import torch
 
 from fastbp.torch import (
@@ -39,6 +40,7 @@ def main():
     head = torch.nn.Linear(WIDTH, len(alphabet))
     optimizer = torch.optim.Adam([*body.parameters(), *head.parameters()], lr=5e-3)
 
+    errors = []
     for epoch in range(EPOCHS):
         total = 0.0
         for rows in torch.randperm(len(contexts)).split(BATCH):
@@ -47,7 +49,8 @@ def main():
             loss = linear_cross_entropy(features, head.weight, targets[rows], linear_bias=head.bias)
             loss.backward()
             optimizer.step()
-            total += loss.item() * len(rows)
+            errors.append(loss.item())
+            total += errors[-1] * len(rows)
         print(f"epoch {epoch + 1}  nats per character {total / len(contexts):.3f}")
     assert total / len(contexts) < 2.2  # of 3 where only the frequencies of the characters are known
 
@@ -58,6 +61,15 @@ def main():
             chances = head(body(last)).softmax(1)
             line += alphabet[torch.multinomial(chances, 1).item()]
     print(repr(line))
+
+    shares = torch.bincount(targets) / len(targets)
+    figure, axes = plt.subplots(figsize=(6, 3.5), layout="constrained")
+    axes.plot(errors, color="0.8", label="a batch")
+    axes.plot(torch.tensor(errors).unfold(0, 25, 1).mean(1), label="mean of 25")
+    axes.axhline(-(shares * shares.log()).sum(), color="k", ls=":", label="from frequencies alone")
+    axes.set(xlabel="step", ylabel="nats per character")
+    axes.legend()
+    plt.show()
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ Start it by ``mpiexec -n 4 python -m mpi4py data_parallel.py``; with ``python da
 and nothing else changes. A laptop has an MPI after ``pip install 'fastbp[mpi]' mpich``.
 """
 
+import matplotlib.pyplot as plt
 from mpi4py import MPI
 
 import fastbp
@@ -38,6 +39,8 @@ def main():
         print(
             f"{size} processes, {len(history)} epochs: accuracy {best:.1%} on {len(X) - EXAMPLES} other digits"
         )
+        history.plot()
+        plt.show()
 
 
 if __name__ == "__main__":

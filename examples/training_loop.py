@@ -14,6 +14,7 @@ A 64-32-10 network on handwritten digits, from the kernels alone::
 Everything is written into buffers that are made once; delta2 lies where z2 lay.
 """
 
+import matplotlib.pyplot as plt
 import numpy as np
 
 import fastbp
@@ -54,6 +55,13 @@ def main():
     accuracy = (z.argmax(axis=1) == labels_test).mean()
     print(f"accuracy on digits it has not seen: {accuracy:.3f}")
     assert accuracy > 0.85
+
+    figure, places = plt.subplots(4, 8, figsize=(8, 4.4), layout="constrained")
+    figure.suptitle("What the hidden units look for: their weights, red for ink, blue for none")
+    for place, weights in zip(places.flat, w1.T, strict=True):
+        place.imshow(weights.reshape(8, 8), cmap="coolwarm", vmin=-1, vmax=1)
+        place.set_axis_off()
+    plt.show()
 
 
 if __name__ == "__main__":

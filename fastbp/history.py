@@ -119,4 +119,4 @@ class History:
                 right.plot(epochs, values, linestyle="--", label=name)
             more, names = right.get_legend_handles_labels()
             curves, labels = curves + more, labels + names
-        axes.legend(curves, labels)
+        axes.legend(curves, labels, loc="center right")  # errors fall, metrics rise: there is room between
