@@ -84,7 +84,7 @@ def in_lightgbm(X, labels, X_test):
 
 
 def draw(x, counts, rates):
-    figure, axes = plt.subplots(figsize=(7, 3.5), layout="constrained")
+    _, axes = plt.subplots(figsize=(7, 3.5), layout="constrained")
     order = np.argsort(x)
     axes.plot(x, counts, ".", color="0.8", label="counts")
     axes.plot(x[order], np.exp(np.sin(2 * x[order])), "k:", label="their true rate")

@@ -63,7 +63,7 @@ def main():
     print(repr(line))
 
     shares = torch.bincount(targets) / len(targets)
-    figure, axes = plt.subplots(figsize=(6, 3.5), layout="constrained")
+    _, axes = plt.subplots(figsize=(6, 3.5), layout="constrained")
     axes.plot(errors, color="0.8", label="a batch")
     axes.plot(torch.tensor(errors).unfold(0, 25, 1).mean(1), label="mean of 25")
     axes.axhline(-(shares * shares.log()).sum(), color="k", ls=":", label="from frequencies alone")
