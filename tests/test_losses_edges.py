@@ -278,3 +278,49 @@ def test_a_signal_ends_a_long_call():
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
     assert (grad[-1] == 7).all()
+
+
+# -- rows of one output ----------------------------------------------------------------------------------------------------------
+
+OF_ONE_OUTPUT = [
+    (fastbp.sigmoid_cross_entropy, {}),
+    (fastbp.sigmoid_cross_entropy, {"pos_weight": [3.0]}),
+    (fastbp.sigmoid_cross_entropy, {"pos_weight": [0.3], "label_smoothing": 0.1}),
+    (fastbp.squared_error, {}),
+    (fastbp.sigmoid_squared_error, {}),
+    (fastbp.poisson_deviance, {}),
+    (fastbp.huber, {"delta": 0.5}),
+    (fastbp.quantile, {"tau": 0.9}),
+]
+
+
+@NATIVE_ONLY
+@pytest.mark.parametrize(
+    ("function", "options"), OF_ONE_OUTPUT, ids=lambda each: getattr(each, "__name__", "")
+)
+@pytest.mark.parametrize("weighted", [False, True])
+def test_rows_of_one_output_are_computed_a_vector_at_a_time(isa, dtype, function, options, weighted):
+    """With the bits that they have one by one, as they are where rows do not follow each other without a gap."""
+    random = generator("one output")
+    for n in (1, 7, 16, 33, 5000):
+        z = random.normal(size=(n, 2)).astype(dtype)
+        t = random.integers(0, 2, (n, 1)).astype(dtype)
+        weights = {"sample_weight": random.integers(0, 3, n) / 2} if weighted else {}
+        if weighted:
+            z[weights["sample_weight"] == 0] = np.nan  # not read
+        given = options | weights
+        for reduction in ("none", "sum", "mean"):
+            apart = function(
+                z[:, :1],
+                t,
+                reduction=reduction,
+                n_threads=1,
+                grad_out=np.zeros((n, 2), dtype)[:, :1],
+                **given,
+            )
+            dense = function(z[:, :1].copy(), t, reduction=reduction, n_threads=2, **given)
+            in_place = z[:, :1].copy()
+            function(in_place, t, reduction=reduction, n_threads=1, grad_out=in_place, **given)
+            for each, other in zip(dense[:2], apart[:2], strict=True):
+                np.testing.assert_array_equal(each, other)
+            np.testing.assert_array_equal(in_place, apart.grad)

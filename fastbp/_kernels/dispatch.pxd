@@ -70,6 +70,8 @@ cdef extern from "primitives.h" nogil:
                                             void *d) noexcept nogil
         double (*elementwise_error_row)(fbp_size O, const void *z, const void *t, const fbp_error *error, double scale,
                                         void *d) noexcept nogil
+        void (*elementwise_error_column)(fbp_size N, const void *z, const void *t, const fbp_error *error, double scale, void *d,
+                                         double *errors) noexcept nogil
         void (*sigmoid_hessian_row)(fbp_size O, const void *z, const void *t, const fbp_error *error, double scale,
                                     void *h) noexcept nogil
 

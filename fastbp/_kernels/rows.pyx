@@ -198,7 +198,34 @@ cdef void softmax_cross_entropy_piece(const Rows *r, const Scratch *s, Piece p) 
 
 
 cdef void elementwise_error_piece(const Rows *r, const Scratch *s, Piece p) noexcept nogil:
-    each_row(elementwise_error_row, r, s, p)
+    if r.C == 1 and r.z_row == r.t_row == r.d_row == r.element and r.order == NULL and r.h == NULL:
+        elementwise_error_column(r, s, p)
+    else:
+        each_row(elementwise_error_row, r, s, p)
+
+
+cdef inline double rounded(double x, Py_ssize_t element) noexcept nogil:
+    """x in the dtype"""
+    return <float>x if element == sizeof(float) else x
+
+
+cdef void elementwise_error_column(const Rows *r, const Scratch *s, Piece p) noexcept nogil:
+    """Rows of one output, to the bits of each_row(): whole vectors of them at first, then the weights"""
+    cdef double weight
+    cdef char *d
+    cdef Py_ssize_t n, at = p.start * r.element
+    r.k.elementwise_error_column(p.stop - p.start, r.z + at, r.t + at, &s.elementwise, 1 if s.weighted else 1 / p.divisor,
+                                 r.d + at, s.errors + p.start)
+    if not s.weighted:
+        return
+    for n in range(p.start, p.stop):
+        weight, d = sample_weight_of(r, n), r.d + n * r.element
+        if weight == 0:
+            set_element(d, 0, r.element, 0)
+            s.errors[n] = 0
+        else:
+            set_element(d, 0, r.element, element_at(d, 0, r.element) * rounded(weight / p.divisor, r.element))
+            s.errors[n] *= weight
 
 
 _KINDS = {ERRORS[i].name.decode(): i for i in range(FBP_ERRORS)} | {"softmax_cross_entropy": -1}
@@ -306,7 +333,7 @@ cdef Scratch divided(const Rows *r, char *memory, int threads, bint *astray) noe
     """Divide `memory`, of scratch_bytes(), into its parts, and fill in the class weights."""
     cdef Scratch s
     cdef const double *weight = r.class_weight if r.class_weight != NULL else r.pos_weight
-    cdef Py_ssize_t c
+    cdef Py_ssize_t c, copies
     cdef double weight_c
     memset(&s, 0, sizeof(s))
     s.errors = <double *>memory
@@ -322,6 +349,9 @@ cdef Scratch divided(const Rows *r, char *memory, int threads, bint *astray) noe
         for c in range(r.C):
             weight_c = weight[c] * s.class_unit
             set_element(s.weight, c, r.element, weight_c)
+            if r.C == 1:  # for elementwise_error_column
+                for copies in range(1, LINE // r.element):
+                    set_element(s.weight, copies, r.element, weight_c)
             s.weight_of_0 = s.weight_of_0 or weight[c] == 0
             s.share_of_0 = s.share_of_0 or (r.smoothing != 0 and fabs(weight_c) * r.smoothing / r.C < SMALL)
             add(&s.weight_sum, element_at(s.weight, c, r.element))

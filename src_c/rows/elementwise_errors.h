@@ -150,6 +150,43 @@ static double elementwise_error_row(fbp_size O, const real *z, const real *t, co
     return ERROR_OF_ROW[error->kind](O, z, t, error, scale, d);
 }
 
+/* N rows of one output each, of which a vector is computed at a time, to the bits of elementwise_error_row() for each. A
+ * pos_weight is as long as a vector, and the same all along. */
+static ALWAYS_INLINE void column_of_rows(fbp_size N, row_terms terms, output_row rows, double *errors)
+{
+    for (fbp_size n = 0; n < N; n += W, rows.z += W, rows.t += W, rows.d += W) {
+        vec term;
+        real error[W];
+        terms(&rows, 1, 0, N - n, &term);
+        v_store(error, v_add(v_all(0), term));
+        for (fbp_size i = 0; i < smaller(W, N - n); i++) errors[n + i] = (double)error[i];
+    }
+}
+
+typedef void (*errors_of_column)(fbp_size N, const output_row *rows, double *errors);
+#define FBP_ERROR(NUMBER, name, largest_target, parameter)                                                                     \
+    static void name##_column(fbp_size N, const output_row *rows, double *errors)                                              \
+    {                                                                                                                          \
+        column_of_rows(N, name##_terms, *rows, errors);                                                                        \
+    }
+#include "errors.def"
+#undef FBP_ERROR
+static const errors_of_column ERRORS_OF_COLUMN[] = {
+#define FBP_ERROR(NUMBER, name, largest_target, parameter) name##_column,
+#include "errors.def"
+#undef FBP_ERROR
+};
+
+/* The errors of N rows of one output each, unscaled; scale · dE/dz goes to d, which may be z. */
+static void elementwise_error_column(fbp_size N, const real *z, const real *t, const fbp_error *error, double scale, real *d,
+                                     double *errors)
+{
+    assert(are_elements(z, N) && are_elements(t, N) && are_elements(d, N) && error->kind >= 0 && error->kind < FBP_ERRORS);
+    assert(are_same_or_apart(N, z, d) && are_apart(N, t, N, d));
+    const output_row rows = row_of(z, t, error, scale, d);
+    ERRORS_OF_COLUMN[error->kind](N, &rows, errors);
+}
+
 /* h = scale d²E/dz² of the sigmoid cross-entropy, Q y (1 - y) with y (1 - y) = e/(1 + e)²: the square of no large number, and no
  * difference. h may be z. */
 static void sigmoid_hessian_row(fbp_size O, const real *z, const real *t, const fbp_error *error, double scale, real *h)

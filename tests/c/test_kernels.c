@@ -226,6 +226,7 @@ static void expect_elements(problem *p)
         case is_sigmoid_hessian_row: d = sigmoid_hessian(&o, z, t, o.weighted ? in[2][i] : 1); break;
         case is_softmax_backward_row: d.value = t * (z - mean), d.size = t * (fabsl(z) + mean_size); break;
         case is_elementwise_error_row:
+        case is_elementwise_error_column:
             term = error_term(&o, z, t, o.weighted ? in[2][i] : 1, &d);
             d.value *= o.scale, d.size *= o.scale;
             break;
@@ -526,7 +527,7 @@ static double call(const problem *p, void **x, void **y)
     fbp_cross_entropy cross_entropy;
     fbp_update rates;
     double error = 0;
-    static double row[LONGEST];
+    static double row[LONGEST], errors[LONGEST];
     void *e = p->past_caches ? row : NULL;
     const fbp_size n = p->n, unit = k->tile_columns(), i = p->in_parts ? p->M / 2 : 0;
     const fbp_size j = p->in_parts ? p->N / 2 / unit * unit : 0;
@@ -554,6 +555,11 @@ static double call(const problem *p, void **x, void **y)
     case is_elementwise_error_row:
         return k->elementwise_error_row(n, x[0], x[1], &(fbp_error){o.kind, o.weighted ? x[2] : NULL, o.smoothing, o.parameter},
                                         o.scale, y[0]);
+    case is_elementwise_error_column:
+        k->elementwise_error_column(n, x[0], x[1], &(fbp_error){o.kind, NULL, o.smoothing, o.parameter}, o.scale, y[0], errors);
+        exact sum = 0;
+        for (fbp_size c = 0; c < n; c++) sum += errors[c];
+        return (double)sum;
     case is_sigmoid_hessian_row:
         k->sigmoid_hessian_row(n, x[0], x[1], &(fbp_error){o.kind, o.weighted ? x[2] : NULL, o.smoothing, o.parameter}, o.scale,
                                y[0]);
@@ -658,6 +664,9 @@ static const line LINES[] = {
     ERROR(sigmoid_cross_entropy, "ztw", EXP + LOG + SUM + 4 * ROUNDING,
           {{.kind = FBP_SIGMOID_CROSS_ENTROPY, .scale = 1},
            {.kind = FBP_SIGMOID_CROSS_ENTROPY, .scale = 0.3, .weighted = 1, .smoothing = 0.1}}),
+    LINE(elementwise_error_column, expect_elements, "zt", 1, 1, EXP + LOG + 4 * ROUNDING, /* summed in many digits */
+         {{.kind = FBP_SIGMOID_CROSS_ENTROPY, .scale = 1}, {.kind = FBP_SIGMOID_CROSS_ENTROPY, .scale = 0.3, .smoothing = 0.1},
+          {.kind = FBP_SQUARED_ERROR, .scale = 0.3}, {.kind = FBP_HUBER, .scale = 1, .parameter = 0.3}}),
     LINE(sigmoid_hessian_row, expect_elements, "ztw", 1, 1, EXP + 9 * ROUNDING,
          {{.kind = FBP_SIGMOID_CROSS_ENTROPY, .scale = 1},
           {.kind = FBP_SIGMOID_CROSS_ENTROPY, .scale = 0.3, .weighted = 1, .smoothing = 0.1}}),
