@@ -289,7 +289,6 @@ class Ranks:
             self.present = True
             while self.present:
                 yield self._next(rest, done, 1)
-                done += 1
         while n is not None and done < n:
             steps = 1 if one_by_one else n - done
             yield self._next(rest, done, steps)
