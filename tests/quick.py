@@ -37,7 +37,7 @@ ROOMS = {  # name: (whose files, which tests); * stands for folders, too
         "fastbp/model.py fastbp/parameters.py fastbp/outputs.py "
         "fastbp/_checks/networks.py fastbp/_kernels/network.* fastbp/_kernels/step.* "
         "src_c/memory/gather.h",
-        "network_kernels network_options model fit many_classes",
+        "network_kernels chunks network_options model fit many_classes",
     ),
     "initializers": ("fastbp/initializers.py", "initializers"),
     "training": (

@@ -31,8 +31,15 @@ cdef struct Layer:
 cdef struct Plan:
     Py_ssize_t rows
     int n_threads
+    bint sums                # errors are summed over processes, as in the network
     bint by_blocks           # the last layer is computed in blocks of rows
+    Py_ssize_t chunks        # into which a large batch of a small network is cut, each computed alone; 1: the batch is not cut
     bint fused               # the update is made without a gradient in memory
+
+# What a chunk of a batch has found
+cdef struct Found:
+    double mean, weight      # the mean error, the sum of the weights
+    bint astray              # whether a label has gone astray
 
 # A network, and its work space for up to `capacity` rows.
 cdef struct Net:
@@ -70,6 +77,10 @@ cdef struct Net:
     Py_ssize_t usual             # rows of the last call
     char *formed                 # a gradient (count) whose last layer was formed with the deltas, or NULL
     char *scratch                # of a product, or of the error
+    Net *parts                   # (most_threads) for chunks: this network, with a work space for their rows; or NULL
+    char *chunk_gradients        # (chunks, count)
+    char *shares                 # (chunks) of the weights of the batch
+    Found *found                 # (chunks)
     double unpolled              # nanoseconds of work since the last poll for signals
 
 # prepare, before a call on `rows` rows: makes sure that the work space is large enough for them, for targets of target_row bytes
@@ -81,6 +92,10 @@ cdef void give_back(Net *net) noexcept nogil
 
 # Makes the plan for so many rows, unless it is made.
 cdef void make_plan(Net *net, Py_ssize_t rows, int n_threads) noexcept nogil
+
+# Rows of a chunk
+cdef enum:
+    CHUNK = 512
 
 # The largest number of rows whose logits are in memory at a time
 cdef Py_ssize_t most_rows(const Net *net) noexcept nogil
@@ -123,6 +138,11 @@ cdef inline void set_gradient(Product *p, const Net *net, Py_ssize_t i, Matrix x
     cdef Py_ssize_t a_row
     set_inputs(net, i, x, &a, &a_row)
     set_gradient_product(p, &layer.dense, x.rows, a, a_row, layer.delta, layer.dense.outputs, False, out, layer.dense.outputs)
+
+cdef inline void set_mean_of_chunks(Product *p, const Net *net, Py_ssize_t chunks, char *out) noexcept nogil:
+    """g (1, count) = s G, the shares of the chunks in the weights by their gradients (chunks, count)"""
+    cdef Dense gradients = Dense(net.k, net.element, chunks, net.count, net.chunk_gradients, net.count, 1, NULL, 0)
+    set_forward_product(p, &gradients, 1, net.shares, chunks, FBP_IDENTITY, out, net.count)
 
 # rows_of: the rows of the error, whose logits and deltas are not set. last_layer_of: the last layer with its error; its gradient
 # goes to its place in `to`, the deltas of the layer below to the work space.

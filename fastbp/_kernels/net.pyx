@@ -4,11 +4,14 @@ A. One block of memory holds all that a step needs, and grows only for a larger 
    kept only while batches of about that size come.
 B. Addresses have no dtype: a step is written once for float32 and float64.
 C. Decisions that depend on the number of rows alone are in `Plan`, and made nowhere else.
+D. A large batch of a small network is cut into chunks of rows, whose activations stay in the cache. Each thread computes whole
+   chunks, in a work space of its own; where the batch is cut does not depend on the number of threads.
 """
 
+from libc.math cimport INFINITY
 from libc.stdint cimport int64_t, uintptr_t
 from libc.stdlib cimport free, malloc
-from libc.string cimport memset
+from libc.string cimport memcpy, memset
 
 from fastbp._kernels.dispatch cimport FBP_IDENTITY, chosen_pieces, kernels_for
 from fastbp._kernels.last_layer cimport Blocks, block_scratch
@@ -22,6 +25,8 @@ from fastbp._kernels.rows cimport error_work
 cdef double UPDATE_PER_COLUMN = 2.5e8  # multiply-adds of a thread for each column of a tile: the longest update without a poll
 cdef Py_ssize_t LARGE_SPACE = 64 * 1024 * 1024  # bytes from which a work space is freed after a single unusual call
 cdef Py_ssize_t UNUSUAL = 8  # a call is unusual if it has so many times the rows of the one before
+cdef Py_ssize_t SMALL_NETWORK = 64 * 1024  # bytes of parameters
+cdef Py_ssize_t MOST_GRADIENTS = 16 * 1024 * 1024  # bytes of the gradients of all chunks of a batch
 cdef Py_ssize_t MOST_LOGITS = 64 * 1024 * 1024  # bytes of logits in memory at a time, as in linear_softmax_cross_entropy
 
 
@@ -96,6 +101,18 @@ cdef Py_ssize_t most_rows(const Net *net) noexcept nogil:
     return max(1, MOST_LOGITS // (net.layers[net.depth - 1].dense.outputs * net.element))
 
 
+cdef Py_ssize_t chunks_of(const Net *net, Py_ssize_t rows) noexcept nogil:
+    """How many chunks a batch is cut into"""
+    cdef Py_ssize_t chunks = (rows + CHUNK - 1) // CHUNK
+    cdef bint small = net.count * net.element <= SMALL_NETWORK
+    return chunks if small and rows >= 2 * CHUNK and times(chunks, net.count * net.element) <= MOST_GRADIENTS else 1
+
+
+cdef Py_ssize_t most_chunks(const Net *net, Py_ssize_t rows) noexcept nogil:
+    """The largest number of chunks of a batch of up to so many rows"""
+    return max(chunks_of(net, rows), chunks_of(net, min(rows, MOST_GRADIENTS // (net.count * net.element) * CHUNK)))
+
+
 cdef Plan plan_of(const Net *net, Py_ssize_t rows, int n_threads) noexcept nogil:
     """An update is fused, without a gradient in memory, if its sums are of one block, and all products take less than 0.2 s,
     since no signal may interrupt it. By blocks, the gradient of the last layer is formed with the deltas and does not count."""
@@ -106,16 +123,17 @@ cdef Plan plan_of(const Net *net, Py_ssize_t rows, int n_threads) noexcept nogil
     cdef Py_ssize_t i
     memset(&none, 0, sizeof(none))
     none.rows = rows
-    plan.rows, plan.n_threads, plan.by_blocks = rows, n_threads, rows > most_rows(net)
+    plan.rows, plan.n_threads, plan.sums, plan.by_blocks = rows, n_threads, net.sums, rows > most_rows(net)
+    plan.chunks = 1 if net.sums or plan.by_blocks else chunks_of(net, rows)
     for i in range(net.depth - plan.by_blocks):
         set_gradient(&p, net, i, none, NULL)
         number += operations(&p)
-    plan.fused = rows <= net.k.tile_depth() and number < UPDATE_PER_COLUMN * net.k.tile_columns() * n_threads
+    plan.fused = plan.chunks == 1 and rows <= net.k.tile_depth() and number < UPDATE_PER_COLUMN * net.k.tile_columns() * n_threads
     return plan
 
 
 cdef void make_plan(Net *net, Py_ssize_t rows, int n_threads) noexcept nogil:
-    if rows != net.plan.rows or n_threads != net.plan.n_threads:
+    if rows != net.plan.rows or n_threads != net.plan.n_threads or net.sums != net.plan.sums:
         net.plan = plan_of(net, rows, n_threads)
 
 
@@ -153,6 +171,9 @@ cdef Py_ssize_t most_scratch(const Net *net, Py_ssize_t rows) noexcept nogil:
             scratch = max(scratch, scratch_of(net, &p))
         if net.keeps_orthogonal and i < net.depth - 1:
             scratch = max(scratch, orthogonal_scratch(net, &net.layers[i].dense))
+    if most_chunks(net, rows) > 1:
+        set_mean_of_chunks(&p, net, most_chunks(net, rows), NULL)
+        scratch = max(scratch, scratch_of(net, &p))
     return scratch
 
 
@@ -168,6 +189,42 @@ cdef void lay_out_orthogonal(Net *net, char *base) noexcept nogil:
         net.orthogonal = take(base, &net.used, net.count * net.element)
         net.other_matrix = take(base, &net.used, matrix * net.element)
         net.squares = take(base, &net.used, 2 * square * net.element)
+
+
+cdef Net part_of(const Net *net, Layer *layers) noexcept nogil:
+    """What computes a chunk: the same network on one thread, which polls no signals"""
+    cdef Net part = net[0]
+    memcpy(layers, net.layers, net.depth * sizeof(Layer))
+    part.layers, part.plan.rows, part.most_threads, part.capacity, part.unpolled = layers, -1, 1, CHUNK, -INFINITY
+    part.keeps_gradient = part.keeps_orthogonal = False
+    return part
+
+
+cdef void lay_out_chunks(Net *net, char *base, Py_ssize_t chunks) noexcept nogil:
+    """Lay out what batches in chunks need; where a part lies in the work space, its own is laid out."""
+    cdef Layer *layers
+    cdef Net *part
+    cdef Net sized
+    cdef int i
+    net.parts, net.chunk_gradients, net.shares, net.found = NULL, NULL, NULL, NULL
+    if chunks == 1:
+        return
+    net.parts = <Net *>take(base, &net.used, net.most_threads * sizeof(Net))
+    net.chunk_gradients = take(base, &net.used, times(chunks, net.count * net.element))
+    net.shares = take(base, &net.used, times(chunks, net.element))
+    net.found = <Found *>take(base, &net.used, times(chunks, sizeof(Found)))
+    for i in range(net.most_threads):
+        layers = <Layer *>take(base, &net.used, net.depth * sizeof(Layer))
+        if base == NULL:  # the network's own layers serve to find the size: they are laid out after this
+            sized = net[0]
+            sized.most_threads, sized.keeps_gradient, sized.keeps_orthogonal = 1, False, False
+            lay_out(&sized, NULL, CHUNK)
+            take(base, &net.used, sized.used)
+        else:
+            part = &net.parts[i]
+            part[0] = part_of(net, layers)
+            lay_out(part, base + net.used, CHUNK)
+            take(base, &net.used, part.used)
 
 
 cdef Py_ssize_t lay_out_last(Net *net, char *base, Py_ssize_t rows) noexcept nogil:
@@ -190,7 +247,9 @@ cdef void lay_out(Net *net, char *base, Py_ssize_t rows) noexcept nogil:
     cdef Py_ssize_t scratch, size, i
     cdef Layer *layer
     cdef Plan largest = plan_of(net, rows, 1)
+    cdef Py_ssize_t chunks = most_chunks(net, rows)
     net.used = 0
+    lay_out_chunks(net, base, chunks)
     scratch = lay_out_last(net, base, rows)
     for i in range(net.depth):
         layer = &net.layers[i]
@@ -207,9 +266,12 @@ cdef void lay_out(Net *net, char *base, Py_ssize_t rows) noexcept nogil:
     net.batch_largest = <double *>take(base, &net.used, times(rows, sizeof(double)))
     lay_out_orthogonal(net, base)
     net.gradient = NULL
-    if net.keeps_gradient or largest.by_blocks or not largest.fused:
+    if net.keeps_gradient or largest.by_blocks or not largest.fused or chunks > 1:
         net.gradient = take(base, &net.used, net.count * net.element)
     net.scratch = take(base, &net.used, max(scratch, most_scratch(net, rows)))
+    if base != NULL and net.parts != NULL:
+        for i in range(net.most_threads):
+            net.parts[i].used = net.used  # all of a part lies in this work space
 
 
 cdef bint in_space(const Net *net, const char *part, Py_ssize_t bytes) noexcept nogil:
