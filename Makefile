@@ -1,7 +1,7 @@
 # One word each. PYTHON chooses the interpreter: make test PYTHON=.venv/bin/python
 PYTHON ?= python
 
-.PHONY: install build test quick lint types debug sanitize failures races mutants docs bench demo clean
+.PHONY: install build test quick lint types debug sanitize failures disk races mutants docs bench demo clean
 
 install:  ## the package with everything that developing it needs
 	$(PYTHON) -m pip install -e '.[dev]'
@@ -32,6 +32,9 @@ sanitize:  ## the same, and then: LD_PRELOAD="$$(gcc -print-file-name=libasan.so
 
 failures:  ## allocations that fail, one after the other, in every call: a few minutes
 	$(PYTHON) tests/failures.py
+
+disk:  ## system calls that fail, or at which the process dies, while a file is written: half a minute
+	$(PYTHON) tests/disk.py
 
 races:  ## a million tasks of the threads under ThreadSanitizer: a quarter of an hour
 	cc -O1 -g -fsanitize=thread -pthread -std=c11 -Isrc_c tests/c/test_team.c -o build/test_team -lm

@@ -11,8 +11,6 @@ from __future__ import annotations
 import argparse
 import ctypes
 import gc
-import os
-import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -21,10 +19,10 @@ from typing import Any
 
 import good_calls
 import numpy as np
+from shims import preloaded
 
 import fastbp
 
-SOURCE = Path(__file__).parent / "c" / "failing_memory.c"
 FOREIGN = (  # what NumPy's indexing and reductions, and Python where it makes a lock, say in place of MemoryError
     "error return without exception set",
     "returned NULL without setting an exception",
@@ -204,14 +202,6 @@ def _in_use() -> int:
     return info.uordblks + info.hblkhd
 
 
-def build(folder: Path) -> Path:
-    """The library that makes allocations fail."""
-    target = folder / "failing_memory.so"
-    command = ["cc", "-O1", "-shared", "-fPIC", "-pthread", str(SOURCE), "-o", str(target), "-ldl"]
-    subprocess.run(command, check=True)
-    return target
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -221,13 +211,9 @@ def main() -> int:
         "--most", type=int, default=800, help="the last allocation of a call that fails (800)"
     )
     options = parser.parse_args()
-    library = os.environ.get("LD_PRELOAD", "")
+    campaign = Campaign(preloaded("failing_memory"), options.most)
+    sys.unraisablehook = lambda _: None  # ZipFile's end, without the memory to begin
     with tempfile.TemporaryDirectory() as folder:
-        if "failing_memory" not in library:
-            environment = os.environ | {"LD_PRELOAD": str(build(Path(folder)))}
-            return subprocess.run([sys.executable, *sys.argv], env=environment, check=False).returncode
-        sys.unraisablehook = lambda _: None  # ZipFile's end, without the memory to begin
-        campaign = Campaign(ctypes.CDLL(library), options.most)
         for name, make in cases(Path(folder)):
             if not options.names or any(name.startswith(each) for each in options.names):
                 campaign.run(name, make())
