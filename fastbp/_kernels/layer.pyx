@@ -21,6 +21,20 @@ cdef int multiply_call(ProductCall *call, fbp_team *team) except -1 nogil:
     return multiply(&call.p, call.scratch, team)
 
 
+# The columns of x (N, O), added
+cdef struct SumsCall:
+    const Dense *layer
+    Py_ssize_t N
+    const char *x
+    Py_ssize_t x_row
+    char *sums
+
+
+cdef int sums_call(SumsCall *call, fbp_team *team) except -1 nogil:
+    column_sums(call.layer.k, call.N, call.layer.outputs, call.x, call.x_row, call.layer.element, call.sums)
+    return 0
+
+
 cdef bint multiplied(const Product *p, int n_threads) except -1 nogil:
     cdef int threads = threads_for(n_threads, product_work(p))
     cdef Py_ssize_t scratch = product_scratch(p, threads)
@@ -86,10 +100,12 @@ def linear_backward_input(const real[:, :] delta, const real[:, :] weight, str a
 def linear_backward_weight(const real[:, :] a_prev, const real[:, :] delta, real[:, :] out, real[::1] bias_out, int n_threads):
     cdef Dense layer = dense_of[real](out)  # `out` has the shape of the weights
     cdef Py_ssize_t N = delta.shape[0]
+    cdef SumsCall sums
     cdef Product p
     set_gradient_product(&p, &layer, N, start(a_prev), row_of(a_prev), start(delta), row_of(delta), False,
                          <char *>start[real](out), row_of[real](out))
     multiply_for_python(&p, n_threads)
     if layer.outputs > 0:
+        sums = SumsCall(&layer, N, start(delta), row_of(delta), <char *>&bias_out[0])
         with nogil:
-            column_sums(layer.k, N, layer.outputs, start(delta), row_of(delta), layer.element, <char *>&bias_out[0])
+            on_team(<Work>sums_call, &sums, 1)

@@ -5,7 +5,7 @@ threads spin for milliseconds after a loop.
 """
 
 from cpython.exc cimport PyErr_CheckSignals
-from libc.stdint cimport uint32_t, uintptr_t
+from libc.stdint cimport uint32_t, uint64_t, uintptr_t
 from libc.string cimport memset
 
 import os
@@ -27,6 +27,10 @@ cdef extern from "threads/pool.h" nogil:
     void fbp_begin(uintptr_t main_thread, int chosen, int ceiling, int count, const fbp_cores *fixed)
     int fbp_get_num_threads()
 
+cdef extern from "threads/arithmetic.h" nogil:
+    uint64_t fbp_usual_arithmetic()
+    void fbp_arithmetic_as_before(uint64_t before)
+
 cdef extern from * nogil:
     """
     #if defined(_MSC_VER)
@@ -44,14 +48,15 @@ SEVERAL_THREADS = bool(FBP_THREADS)  # whether this system has teams of more tha
 
 cdef int on_team(Work work, void *call, int threads) except -1 nogil:
     cdef fbp_team alone
+    cdef uint64_t arithmetic = fbp_usual_arithmetic()  # that of helpers, too, who begin with ours
     cdef fbp_team *team = fbp_hire(threads) if threads > 1 else NULL
-    if team == NULL:
-        alone.threads = 1
-        return work(call, &alone)
+    alone.threads = 1
     try:
-        return work(call, team)
+        return work(call, &alone if team == NULL else team)
     finally:
-        fbp_give_back(team)
+        if team != NULL:
+            fbp_give_back(team)
+        fbp_arithmetic_as_before(arithmetic)
 
 
 cdef int check_signals() except -1 nogil:
