@@ -1,7 +1,7 @@
 # One word each. PYTHON chooses the interpreter: make test PYTHON=.venv/bin/python
 PYTHON ?= python
 
-.PHONY: install build test quick lint types debug sanitize failures disk races mutants docs bench demo clean
+.PHONY: install build test quick lint types debug sanitize failures disk races ulps mutants docs bench demo clean
 
 install:  ## the package with everything that developing it needs
 	$(PYTHON) -m pip install -e '.[dev]'
@@ -39,6 +39,9 @@ disk:  ## system calls that fail, or at which the process dies, while a file is 
 races:  ## a million tasks of the threads under ThreadSanitizer: a quarter of an hour
 	cc -O1 -g -fsanitize=thread -pthread -std=c11 -Isrc_c tests/c/test_team.c -o build/test_team -lm
 	build/test_team 170 | sort | uniq -c
+
+ulps:  ## every float32 through every function of one number, and a million random points through each kernel: an hour
+	$(PYTHON) tests/ulps.py
 
 mutants:  ## faults in the sources, one at a time: do the tests notice? An hour or two; -n, -j, --seed: MUTANTS="-n 20 -j 2"
 	$(PYTHON) tools/mutants.py $(MUTANTS)
