@@ -229,7 +229,7 @@ def test_helpers_end():
 import fastbp
 from threading import Barrier, Thread
 {HELPERS}
-gate = Barrier(16)
+gate = Barrier(16, timeout=60)
 def call():
     gate.wait()
     x = np.ones((512, 512), "float32")
