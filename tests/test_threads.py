@@ -387,7 +387,7 @@ import os, signal, sys
 import numpy as np
 import fastbp
 rng = np.random.default_rng(0)
-x, w = rng.standard_normal((2000, 2000)), rng.standard_normal((2000, 2000))
+x, w = rng.standard_normal((2000, 1400)), rng.standard_normal((1400, 1400))
 want = fastbp.linear(x, w, n_threads=2)
 children = []
 def fork(signal_number, frame):
