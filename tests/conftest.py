@@ -43,8 +43,6 @@ from tolerances import BOUNDS, BY_HAND, NO_WORSE, TERMS
 
 from fastbp import _backend, _reference
 
-gc.disable()  # until all tests are collected
-
 pytest.register_assert_rewrite("good_calls")  # its assertions tell what differs, too
 
 Array = np.ndarray
@@ -75,6 +73,11 @@ def pytest_configure(config: pytest.Config) -> None:
     pairs.exhaustive = config.getoption("exhaustive")
     if config.getoption("tenth") is not None and not pairs.exhaustive:
         raise pytest.UsageError("--tenth is a part of --exhaustive: give both")
+
+
+def pytest_collectstart() -> None:
+    """No garbage is searched for until all tests are collected."""
+    gc.disable()
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
