@@ -18,6 +18,7 @@ Tests run in as many processes as there are cores. Options of the command line: 
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 
 # Before NumPy is loaded: its own threads would wait, busily, for cores on which the other processes run.
@@ -72,6 +73,17 @@ def pytest_configure(config: pytest.Config) -> None:
     pairs.exhaustive = config.getoption("exhaustive")
     if config.getoption("tenth") is not None and not pairs.exhaustive:
         raise pytest.UsageError("--tenth is a part of --exhaustive: give both")
+
+
+def pytest_collectstart() -> None:
+    """No garbage is searched for until all tests are collected."""
+    gc.disable()
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """What is there by now stays to the end: a search for garbage that went through all of it would take a third of a second."""
+    gc.freeze()
+    gc.enable()
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -1,56 +1,70 @@
-"""Interrupts as they come: by a signal, at any place of what runs."""
+"""Interrupts as they come: by a signal, at any place of what runs.
+
+One signal is not enough. Python drops what a handler raises while an object is being deleted, and tells `sys.unraisablehook`; and
+where another thread was given the signal, Python up to 3.11 calls the handler no sooner than the main thread has let go of the
+GIL, which a loop need not do. So signals go on until one has raised what comes out.
+"""
 
 from __future__ import annotations
 
 import contextlib
-import gc
 import random
 import signal
+import sys
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
 needs_signals = pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no timer that sends a signal")
+
+EVERY = 0.01  # seconds
 
 
 class Interrupt(BaseException):
     """What the handler raises."""
 
 
-def raise_interrupt(signum: int, frame: object) -> None:
-    raise Interrupt
-
-
-AGAIN = (
-    10.0  # seconds after which a signal is sent once more, in case that what its handler raised was dropped
-)
-
-
 @contextlib.contextmanager
-def on_alarm(handler: Callable[[int, object], object]) -> Iterator[None]:
-    """SIGALRM calls `handler`. No garbage is collected: Python drops what a handler raises in a finalizer."""
-    collects, before = gc.isenabled(), signal.signal(signal.SIGALRM, handler)
-    gc.disable()
+def raising(error: type[BaseException]) -> Iterator[Callable[[float], None]]:
+    """Gives a function after whose call it takes so many seconds until `error` is raised, in whatever runs then; 0 is never."""
+    wanted = False
+
+    def handler(number: int, frame: object) -> None:
+        nonlocal wanted
+        if wanted:
+            wanted = False
+            raise error
+
+    def dropped(what: Any) -> None:
+        nonlocal wanted
+        if what.exc_type is error:
+            wanted = True  # the last thing: what is raised in here is lost
+        else:
+            hook(what)
+
+    def send(seconds: float) -> None:
+        nonlocal wanted
+        wanted = seconds > 0
+        signal.setitimer(signal.ITIMER_REAL, seconds, EVERY)
+
+    before, hook = signal.signal(signal.SIGALRM, handler), sys.unraisablehook
+    sys.unraisablehook = dropped
     try:
-        yield
+        yield send
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
+        send(0)
         signal.signal(signal.SIGALRM, before)
-        if collects:
-            gc.enable()
-
-
-def alarm_after(seconds: float) -> None:
-    signal.setitimer(signal.ITIMER_REAL, seconds, AGAIN)
+        sys.unraisablehook = hook
 
 
 def interrupt(times: int, work: Callable[[], object]) -> None:
     """Run `work`, again and again, so often until an interrupt."""
     delay = random.Random(0)
-    with on_alarm(raise_interrupt):
+    with raising(Interrupt) as send:
         for _ in range(times):
             try:
-                alarm_after(delay.uniform(1e-5, 1e-3))
+                send(delay.uniform(1e-5, 1e-3))
                 while True:
                     work()
             except Interrupt:

@@ -71,7 +71,10 @@ ROOMS = {  # name: (whose files, which tests); * stands for folders, too
     "objectives": ("fastbp/objectives.py", "objectives hessians"),
     "bench": ("bench/*", "bench"),
     "distribution": ("setup.py pyproject.toml MANIFEST.in fastbp/__pyinstaller/*", "distribution"),
-    "harness": ("tests/conftest.py tests/pairs.py tests/quick.py tests/tolerances.py", "pairs regressions"),
+    "harness": (
+        "tests/conftest.py tests/pairs.py tests/quick.py tests/tolerances.py tests/interrupts.py tests/forks.py",
+        "pairs regressions interrupts",
+    ),
 }
 KERNELS = ("losses", "activations", "layers", "last_layer", "optimizers", "network")
 

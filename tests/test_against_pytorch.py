@@ -11,14 +11,15 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from hypothesis.extra.numpy import arrays
 from tolerances import ACTIVATIONS, FROM_INPUT, NO_WORSE, UNDERFLOW, many_updates, sum_of
 
 import fastbp
 
 torch = pytest.importorskip("torch")
+from hypothesis import given, settings  # noqa: E402 - which takes most of a second
+from hypothesis import strategies as st  # noqa: E402
+from hypothesis.extra.numpy import arrays  # noqa: E402
+
 F = torch.nn.functional
 
 pytestmark = pytest.mark.usefixtures("backend")

@@ -151,7 +151,7 @@ def test_no_library_is_imported_for_it() -> None:
     )
     root = Path(fastbp.__file__).parents[1]
     done = subprocess.run(
-        [sys.executable, "-c", program], cwd=root, capture_output=True, text=True, check=True
+        [sys.executable, "-c", program], cwd=root, capture_output=True, text=True, check=True, timeout=60
     )
     assert done.stdout == "set()\n"
 

@@ -16,6 +16,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 from conftest import ISAS, NATIVE_ONLY, generator, running_on, shared_by
+from forks import exit_code, fork
 
 import fastbp
 from fastbp import _backend, _kernel_api, _reference
@@ -346,20 +347,8 @@ def test_kernels_leave_the_gil():
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_a_forked_child_computes(backend):
-    """After threads have run in the parent, with as many asked for in the child; an alarm ends a child that waits for ever."""
-    import signal
-
+    """After threads have run in the parent, with as many asked for in the child."""
     calls = large_calls()
     want = [bits(call(2)) for call in calls]
-    child = os.fork()
-    if child == 0:
-        status = 2
-        try:
-            signal.alarm(30)
-            status = 0 if [bits(call(2)) for call in calls] == want else 1
-        finally:
-            os._exit(status)
-    _, status = os.waitpid(child, 0)
-    assert not os.WIFSIGNALED(status), "the child of a fork hung until its alarm"
-    assert os.waitstatus_to_exitcode(status) == 0, "other bits, or an exception, in the child of a fork"
+    assert exit_code(fork(lambda: [bits(call(2)) for call in calls] == want)) == 0
     assert [bits(call(2)) for call in calls] == want  # and the parent goes on

@@ -10,7 +10,6 @@ import ctypes
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import sysconfig
@@ -24,6 +23,7 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import NATIVE_ONLY, generator
+from interrupts import needs_signals, raising
 
 import fastbp
 from fastbp.optimizers import SGD, Adagrad, Adam, AdamW, Lion, Optimizer, RMSprop
@@ -464,25 +464,17 @@ def test_a_call_never_takes_the_gil():
         sys.setswitchinterval(interval)
 
 
-@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no timer that signals here")
+@needs_signals
 def test_signals_wait_for_the_caller():
     class Interrupted(Exception):
         pass
 
-    def interrupt(number, frame):
-        raise Interrupted
-
     out, call = long_call()
-    before = signal.signal(signal.SIGALRM, interrupt)
-    try:
-        with pytest.raises(Interrupted):
-            signal.setitimer(signal.ITIMER_REAL, 0.005)
-            call()
-            for _ in range(100):
-                pass
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+    with raising(Interrupted) as send, pytest.raises(Interrupted):
+        send(0.005)
+        call()
+        for _ in range(100):
+            pass
     assert (out != 7).all(), "it has ended before"
 
 

@@ -11,8 +11,9 @@ import signal
 import threading
 
 import numpy as np
+import pairs
 import pytest
-from conftest import NATIVE_ONLY, SimpleNamespace, generator
+from conftest import NATIVE_ONLY, THINNED, SimpleNamespace, generator
 from numpy.testing import assert_array_equal
 
 import fastbp
@@ -77,8 +78,13 @@ def test_in_the_last_layer(engine, dtype, weighted, astray):
             )
 
 
-@pytest.mark.parametrize("astray", ASTRAY)
-@pytest.mark.parametrize("classes", [7, 60_000])
+MANY = ASTRAY if pairs.exhaustive else (7, -(2**63))  # beside so many classes, which take long
+
+
+@THINNED
+@pytest.mark.parametrize(
+    ("classes", "astray"), [*((7, each) for each in ASTRAY), *((60_000, each) for each in MANY)]
+)
 def test_in_a_network(engine, dtype, classes, astray):
     """In its gradient and in training, in order and shuffled; with so many classes the last layer goes by blocks of rows."""
     rows = 20 if classes == 7 else 300

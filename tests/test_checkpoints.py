@@ -384,6 +384,9 @@ np.savez(done, parameters=net.parameters, loss=history.loss, validation=history.
 """
 
 
+PATIENCE = 120.0  # seconds that a training may take
+
+
 def start(path, done):
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "OPENBLAS_NUM_THREADS": "1"}
     return subprocess.Popen(
@@ -400,7 +403,7 @@ def written(done):
 def test_kills(tmp_path, suffix, request):
     """SIGKILL at random instants, again and again, until it has come to its end: with the bits of one that nobody killed."""
     begin = time.monotonic()
-    assert start(tmp_path / f"whole{suffix}", tmp_path / "whole.npz").wait() == 0
+    assert start(tmp_path / f"whole{suffix}", tmp_path / "whole.npz").wait(PATIENCE) == 0
     long, delay = time.monotonic() - begin, random.Random(suffix)
     path, done = tmp_path / f"c{suffix}", tmp_path / "done.npz"
     for _ in range(50 if request.config.getoption("exhaustive") else 5):
@@ -413,5 +416,5 @@ def test_kills(tmp_path, suffix, request):
         else:
             assert code == 0
             path.unlink()  # it had come to its end: once more from the beginning
-    assert start(path, done).wait() == 0
+    assert start(path, done).wait(PATIENCE) == 0
     assert written(done) == written(tmp_path / "whole.npz")

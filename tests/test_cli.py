@@ -148,11 +148,14 @@ def test_ctrl_c(houses):
         *["train", "houses.csv", "--target", "price", "--epochs", "1000000", "--output", "m"],
     ]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    while "epoch" not in (shown := process.stderr.read(64)):
-        assert shown, "it has ended"
-    time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
+    try:
+        while "epoch" not in (shown := process.stderr.read(64)):
+            assert shown, "it has ended"
+        time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+    finally:
+        process.kill()  # if it has not seen the signal
     assert process.returncode == 130
     assert err.endswith("\ninterrupted\n") and "Traceback" not in err
     assert os.listdir() == ["houses.csv"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import doctest
-import importlib
+import importlib.util
 import io
 import os
 import pkgutil
@@ -17,7 +17,7 @@ import warnings
 from pathlib import Path
 
 import pytest
-from conftest import NO_NATIVE
+from conftest import NATIVE_ONLY, NO_NATIVE
 
 import fastbp
 from fastbp import _backend, cli
@@ -134,9 +134,16 @@ def named(path: Path) -> str:
     return str(path.relative_to(ROOT))
 
 
+def is_here(peer: str) -> bool:
+    """Without its import: what is asked for is in fastbp only where there are compiled kernels."""
+    return not peer.startswith("fastbp.") and importlib.util.find_spec(peer) is not None
+
+
 @pytest.mark.parametrize("page", PAGES, ids=named)
 def test_python_blocks(page, backend):
-    run(page)
+    """Those that need no peer, by themselves; on the twin, which takes long, once and beside all peers that are here."""
+    peers = {peer for peer in map(peer_of, blocks(page)) if peer and is_here(peer)}
+    run(page, *(peers if backend == "reference" else ()))
 
 
 COMPARED = sorted({(page, peer) for page in PAGES for peer in map(peer_of, blocks(page)) if peer})
@@ -145,11 +152,11 @@ COMPARED = sorted({(page, peer) for page in PAGES for peer in map(peer_of, block
 @pytest.mark.parametrize(
     ("page", "peer"), COMPARED, ids=lambda each: each if isinstance(each, str) else named(each)
 )
-def test_python_blocks_beside(page, peer, backend):
-    if peer == "fastbp.kernels" and backend == "reference":
-        pytest.skip("the interface of C is that of the compiled kernels, whose last bits are not the twin's")
+@NATIVE_ONLY
+def test_python_blocks_beside(page, peer):
     pytest.importorskip(peer)
-    run(page, peer)
+    with _backend.use("native"):
+        run(page, peer)
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=named)

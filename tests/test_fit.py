@@ -5,13 +5,11 @@ from __future__ import annotations
 import contextlib
 import copy
 import io
-import os
-import signal
 import sys
-import threading
 
 import numpy as np
 import pytest
+from interrupts import needs_signals, raising
 
 import fastbp
 from fastbp import MLP, SGD, Adam, DivergenceError, History, _backend, progress, training
@@ -450,24 +448,13 @@ def assert_valid(net, x, t):
     assert np.isfinite(net.fit(x[:64], t[:64], epochs=1, progress=False).loss[0])
 
 
-@pytest.fixture
-def interruptible():
-    """SIGINT raises KeyboardInterrupt, also where this process was started in the background, with the signal ignored."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
-@pytest.mark.skipif(os.name == "nt", reason="no SIGINT to send to oneself")
-def test_an_interrupt_stops_within_an_epoch(backend, interruptible):
+@needs_signals
+def test_an_interrupt_stops_within_an_epoch(backend):
     net, x, t = long_training(backend)
     start, optimizer = net.parameters.copy(), SGD()
-    timer = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT))
-    timer.start()
-    try:
+    with raising(KeyboardInterrupt) as send:
+        send(0.3)
         history = net.fit(x, t, epochs=100, batch_size=32, optimizer=optimizer, progress=False)
-    finally:
-        timer.cancel()
     assert history.stopped == "interrupted" and len(history) == optimizer.steps // -(-len(x) // 32)
     assert optimizer.steps % -(-len(x) // 32) != 0  # updates in an epoch
     assert (net.parameters != start).any()  # it has learned something until then

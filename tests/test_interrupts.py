@@ -5,17 +5,18 @@ No time is measured. Outputs are filled before, and the end of them is as it was
 
 from __future__ import annotations
 
-import signal
+import time
 from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
 from conftest import NATIVE_ONLY, _backend
+from interrupts import interrupt, needs_signals, raising
 
 import fastbp
 from fastbp import _checks
 
-pytestmark = pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no timer that signals here")
+pytestmark = needs_signals
 
 
 class Interrupted(Exception):
@@ -25,14 +26,8 @@ class Interrupted(Exception):
 @pytest.fixture
 def alarm() -> Iterator[Callable[[], None]]:
     """Call it to have Interrupted raised 5 ms later."""
-
-    def interrupt(number, frame):
-        raise Interrupted
-
-    before = signal.signal(signal.SIGALRM, interrupt)
-    yield lambda: signal.setitimer(signal.ITIMER_REAL, 0.005)
-    signal.setitimer(signal.ITIMER_REAL, 0)
-    signal.signal(signal.SIGALRM, before)
+    with raising(Interrupted) as send:
+        yield lambda: send(0.005)
 
 
 def same_rows(n: int, columns: int, dtype: type = np.float32) -> np.ndarray:
@@ -120,3 +115,15 @@ def test_a_network_of_many_rows(alarm):
         alarm()
         network.step(x, labels, fastbp.SGD(0.1))
     assert (network.parameters == before).all()
+
+
+def busy(*_: object) -> None:
+    end = time.perf_counter() + 2e-4
+    while time.perf_counter() < end:
+        pass
+
+
+def test_an_interrupt_that_python_drops_comes_again():
+    """So that a test which works until it comes has an end. Half of the time an object is being deleted here."""
+    deleted = type("Deleted", (), {"__del__": busy})
+    interrupt(20, lambda: (str(deleted()), busy()))

@@ -5,16 +5,15 @@ from __future__ import annotations
 import inspect
 import os
 import re
-import signal
 import subprocess
 import sys
-import threading
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 import pytest
 from conftest import NATIVE_ONLY, THINNED, Compact, Out, Problem, check, check_threads, generator, solve
+from interrupts import needs_signals, raising
 from test_losses import SOFTMAX_OPTIONS, combined, sampled
 
 import fastbp
@@ -356,7 +355,7 @@ def test_the_peak_of_memory():
     """Of the 131 MB that the logits would take, at most max_memory, and what the interpreter does meanwhile."""
     environment = os.environ | {"FASTBP_BACKEND": "native"}
     done = subprocess.run(
-        [sys.executable, "-c", PEAK], capture_output=True, text=True, env=environment, check=True
+        [sys.executable, "-c", PEAK], capture_output=True, text=True, env=environment, check=True, timeout=60
     )
     assert 0 < int(done.stdout) < (16 + 3) * 2**20
 
@@ -380,20 +379,14 @@ def test_any_number_of_threads_may_be_asked_for(isa):
 
 
 @NATIVE_ONLY
-@pytest.mark.skipif(os.name == "nt", reason="no SIGINT to send to oneself")
+@needs_signals
 def test_an_interrupt_stops_it():
     """A call that would take minutes."""
     x, w = np.zeros((20_000, 512), np.float32), np.zeros((512, 60_000), np.float32)
     labels = np.zeros(len(x), int)
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    timer = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT))
-    timer.start()
-    try:
-        with _backend.use("native"), pytest.raises(KeyboardInterrupt):
-            fastbp.linear_softmax_cross_entropy(x, w, labels)
-    finally:
-        timer.cancel()
-        signal.signal(signal.SIGINT, before)
+    with raising(KeyboardInterrupt) as send, _backend.use("native"), pytest.raises(KeyboardInterrupt):
+        send(0.3)
+        fastbp.linear_softmax_cross_entropy(x, w, labels)
 
 
 # -- error messages ------------------------------------------------------------------------------------------------------------

@@ -7,11 +7,11 @@ outputs do not interact make of them.
 from __future__ import annotations
 
 import itertools
-import signal
 
 import numpy as np
 import pytest
 from conftest import ISAS, NATIVE_ONLY, WIDTHS, assert_near, generator, running_on
+from interrupts import needs_signals, raising
 from test_losses import ELEMENTWISE, problem, public, same
 
 import fastbp
@@ -260,23 +260,14 @@ class Interrupted(Exception):
 
 
 @NATIVE_ONLY
-@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no timer that signals here")
+@needs_signals
 def test_a_signal_ends_a_long_call():
     """What its handler raises comes out of the call, long before the last row."""
-
-    def interrupt(number, frame):
-        raise Interrupted
-
     logits = np.broadcast_to(np.linspace(-5, 5, 1000, dtype=np.float32), (12_000, 1000))
     grad = np.full(logits.shape, 7, np.float32)
-    before = signal.signal(signal.SIGALRM, interrupt)
-    try:
-        with running_on(ISAS[-1]), pytest.raises(Interrupted):  # the slowest
-            signal.setitimer(signal.ITIMER_REAL, 0.005)
-            fastbp.softmax_cross_entropy(logits, np.zeros(12_000, int), grad_out=grad, n_threads=1)
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+    with raising(Interrupted) as send, running_on(ISAS[-1]), pytest.raises(Interrupted):  # the slowest
+        send(0.005)
+        fastbp.softmax_cross_entropy(logits, np.zeros(12_000, int), grad_out=grad, n_threads=1)
     assert (grad[-1] == 7).all()
 
 

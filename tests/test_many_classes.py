@@ -132,7 +132,12 @@ def test_the_peak_of_memory_does_not_grow_with_the_batch():
     grown = []
     for batch in ("512", "2048"):
         done = subprocess.run(
-            [sys.executable, "-c", PEAK, batch], capture_output=True, text=True, env=environment, check=True
+            [sys.executable, "-c", PEAK, batch],
+            capture_output=True,
+            text=True,
+            env=environment,
+            check=True,
+            timeout=120,
         )
         grown.append(int(done.stdout))
     assert abs(grown[1] - grown[0]) < 8 * 2**20 and max(grown) < (64 + 16) * 2**20

@@ -780,9 +780,9 @@ def resident():
 def test_the_memory_of_one_large_call_is_given_back(backend):
     if backend == "reference":
         pytest.skip("the twin keeps none")
-    x, t, sgd = np.ones((300_000, 4), np.float32), np.zeros(300_000, np.int64), SGD()
-    net = MLP([4, 32, 2], seed=0, n_threads=1)
-    outputs = 300_000 * 32 * 4  # bytes of the hidden layer, which has deltas as well
+    x, t, sgd = np.ones((50_000, 4), np.float32), np.zeros(50_000, np.int64), SGD()
+    net = MLP([4, 128, 128, 2], seed=0, n_threads=1)  # too large for chunks of rows
+    outputs = 50_000 * 128 * 4  # bytes of a hidden layer, which has deltas as well
 
     def kept(call):
         before = resident()

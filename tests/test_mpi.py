@@ -577,4 +577,4 @@ def test_going_on_with_another_number_of_ranks(backend, resumed, tmp_path):
 
 def test_mpi4py_is_not_imported():
     code = "import sys, fastbp, fastbp.mpi; assert not {'mpi4py', 'mpi4py.MPI'} & set(sys.modules)"
-    subprocess.run([sys.executable, "-c", code], check=True)
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

@@ -31,7 +31,7 @@ pytestmark = [
 def launch(size: int, *arguments: object) -> subprocess.CompletedProcess[str]:
     """So many ranks of cases.py, on a thread each."""
     assert MPIEXEC is not None
-    version = subprocess.run([MPIEXEC, "--version"], capture_output=True, text=True).stdout
+    version = subprocess.run([MPIEXEC, "--version"], capture_output=True, text=True, timeout=60).stdout
     options = ["--allow-run-as-root", "--oversubscribe"] if "Open MPI" in version else []
     command = [
         MPIEXEC,

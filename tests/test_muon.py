@@ -8,7 +8,7 @@ import itertools
 import numpy as np
 import pytest
 from conftest import ORACLE, every_pair, generator, shared_by
-from interrupts import Interrupt, alarm_after, needs_signals, on_alarm, raise_interrupt
+from interrupts import Interrupt, needs_signals, raising
 from test_training_options import SIZES, arrays, assert_same, batch, gradient_of, network_of, train
 from tolerances import RECORDED_DIGITS, many_updates, orthogonalised
 
@@ -152,19 +152,23 @@ def test_an_interrupt_comes_before_the_first_write_or_after_the_last(isa):
     net, optimizer = network_of(_backend.kernels, start.copy(), sizes), Muon()
     train(net, x, t, optimizer)
     before = [array.copy() for array in arrays(net, optimizer)]
-    interrupted = 0
-    for delay in (0.001, 0.002, 0.005):
-        try:
-            with on_alarm(raise_interrupt):
-                alarm_after(delay)
+
+    def work():
+        for array, value in zip(arrays(net, optimizer), before, strict=True):
+            array[:] = value
+        optimizer.steps = 1
+        train(net, x, t, optimizer)
+
+    work()
+    after = [array.copy() for array in arrays(net, optimizer)]
+    with raising(Interrupt) as send:
+        for delay in (0.001, 0.002, 0.005):
+            with pytest.raises(Interrupt):
+                send(delay)
                 while True:
-                    for array, value in zip(arrays(net, optimizer), before, strict=True):
-                        array[:] = value
-                    optimizer.steps = 1
-                    train(net, x, t, optimizer)
-        except Interrupt:
-            interrupted += 1
-    assert interrupted == 3
+                    work()
+            for array, *ends in zip(arrays(net, optimizer), before, after, strict=True):
+                assert array.tobytes() in [end.tobytes() for end in ends]
 
 
 # -- against recorded values, and PyTorch ----------------------------------------------------------------------------------------

@@ -127,7 +127,7 @@ def test_neither_library_is_imported():
         "import sys, numpy as np, fastbp; fastbp.objectives.xgboost_softmax()(np.zeros(1), np.zeros((1, 2)))\n"
         "assert not {'xgboost', 'lightgbm'} & set(sys.modules)"
     )
-    subprocess.run([sys.executable, "-c", program], check=True)
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
 
 
 # -- in the libraries ------------------------------------------------------------------------------------------------------------

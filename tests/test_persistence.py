@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from forks import exit_code, fork
 
 import fastbp
 from fastbp import MLP, persistence
@@ -182,15 +183,13 @@ def as_an_ordinary_user(check):
     """Whether check() holds; in a process that has given up its rights if this one has all of them, as root does."""
     if os.geteuid() != 0:
         return check()
-    child = os.fork()
-    if child == 0:
-        try:
-            os.setgid(65534)
-            os.setuid(65534)
-            os._exit(0 if check() else 1)
-        except BaseException:
-            os._exit(2)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+    def checked():
+        os.setgid(65534)
+        os.setuid(65534)
+        return check()
+
+    return exit_code(fork(checked)) == 0
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="users and permissions of POSIX")

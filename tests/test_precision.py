@@ -61,6 +61,7 @@ def process(code: str, **environment: str) -> subprocess.CompletedProcess:
         [sys.executable, "-c", f"import fastbp; {code}"],
         capture_output=True,
         text=True,
+        timeout=60,
         env=os.environ | environment,
     )
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-import signal
 import threading
 
 import numpy as np
 import pytest
+from forks import exit_code, fork
 
 import fastbp
 
@@ -91,20 +91,16 @@ def test_fork_while_a_thread_uses_the_model(backend):
     class Held(fastbp.SGD):
         def hyper_parameters(self, *dtype):  # of which a network asks in its turn
             held.set()
-            done.wait()
+            done.wait(60)
             return super().hyper_parameters(*dtype)
 
     thread = threading.Thread(target=net.step, args=(np.zeros((2, 2)), [0, 1], Held()))
     thread.start()
-    held.wait()
-    child = os.fork()
-    if child == 0:
-        signal.alarm(10)
-        os._exit(0 if net.predict(np.zeros((2, 2))).shape == (2,) else 1)
-    status = os.waitpid(child, 0)[1]
+    assert held.wait(60)
+    ended = exit_code(fork(lambda: net.predict(np.zeros((2, 2))).shape == (2,)))
     done.set()
     thread.join()
-    assert status == 0
+    assert ended == 0
 
 
 def test_save_replaces_regular_files_only(backend, tmp_path):

@@ -309,6 +309,6 @@ def test_doctests(name):
 def test_without_torch():
     code = "import sys; sys.modules['torch'] = None; import fastbp.torch"
     found = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=False
+        [sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, timeout=60
     )
     assert "expected it to be installed: pip install 'fastbp[torch]'" in found.stderr
