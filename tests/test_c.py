@@ -98,6 +98,7 @@ def _assert_passed(runs: Iterable[subprocess.CompletedProcess], isas: set[str]) 
 DTYPES = ("float32", "float64")
 TOOLCHAINS = [
     *([Toolchain("cc", points=50_000), Toolchain("clang", points=20_000)] if pairs.exhaustive else []),
+    *([Toolchain("musl-gcc", ("-static",), points=2_000)] if pairs.exhaustive else []),
     Toolchain(
         "aarch64-linux-gnu-gcc", ("-static",), "qemu-aarch64", 1_000, "neon", ("-O1", "-DFBP_LOOPS_STAY")
     ),

@@ -101,7 +101,7 @@ def tested(python: str, wheel: Path, work: Path, which: str) -> None:
     bin_ = environment(python, work / "bare", wheel, *NEEDED)
     tests = shutil.copytree(work.parent / "tree/tests", work / "tests")
     shutil.copyfile(ROOT / "pyproject.toml", work / "pyproject.toml")
-    files = [] if which == "all" else [f"tests/test_{name}.py" for name in KERNEL_TESTS]
+    files = [] if which == "all" else ["--isa=best", *(f"tests/test_{name}.py" for name in KERNEL_TESTS)]
     expected = "reference" if wheel.name.endswith("none-any.whl") else "native"
     told = must(bin_ / "python", "-W", "error", "-m", "fastbp", "config", folder=work, path=str(bin_))
     if f"backend         {expected}" not in told:
