@@ -28,7 +28,7 @@ PLATFORM = f"manylinux2014_{os.uname().machine}"
 MOST_BYTES = 2_500_000
 KERNEL_TESTS = ("losses", "activations", "layers", "optimizers", "network_kernels", "backends", "threads")
 NEEDED = ("pytest", "pytest-xdist", "hypothesis", "mpmath", "threadpoolctl", "joblib")
-BINARY = {"PIP_ONLY_BINARY": "numpy,cython", "PIP_DISABLE_PIP_VERSION_CHECK": "1", "PIP_QUIET": "1"}
+BINARY = {"PIP_ONLY_BINARY": "numpy,cython,hypothesis", "PIP_DISABLE_PIP_VERSION_CHECK": "1", "PIP_QUIET": "1"}
 
 
 def must(*command: str | Path, folder: Path = ROOT, path: str = "", **environment: str) -> str:
@@ -66,7 +66,7 @@ def kept(to: Path) -> Path:
 
 def contents(wheel: Path) -> dict[str, bytes]:
     with zipfile.ZipFile(wheel) as file:
-        return {name: file.read(name) for name in file.namelist()}
+        return {name: file.read(name) for name in file.namelist() if not name.endswith("/")}
 
 
 def built(bin_: Path, source: Path, to: Path, **environment: str) -> Path:
