@@ -126,7 +126,9 @@ class BuildKernels(build_ext):
             self.compiler.initialize()
         except PlatformError:
             return False
-        self.compiler.cc = shutil.which("clang-cl") or self.compiler.cc  # which knows vectors, and is found there, too
+        self.compiler.cc = (
+            shutil.which("clang-cl") or self.compiler.cc
+        )  # which knows vectors, and is found there, too
         return True
 
     def compile_all(self) -> None:

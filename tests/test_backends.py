@@ -172,7 +172,9 @@ def test_without_kernels_there_is_one_warning():
 
 def test_without_kernels_native_is_an_error():
     code, _, errors = python(WITHOUT_KERNELS + WHICH, FASTBP_BACKEND="native")
-    assert code == 1 and last_line(errors).startswith("ModuleNotFoundError: No module named 'fastbp._kernels.")
+    assert code == 1 and last_line(errors).startswith(
+        "ModuleNotFoundError: No module named 'fastbp._kernels."
+    )
     assert issubclass(ModuleNotFoundError, ImportError)
 
 

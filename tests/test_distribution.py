@@ -260,7 +260,9 @@ def test_a_wheel_for_any_platform_has_no_kernels_and_does_not_warn_of_it(sdist, 
         target.write_bytes(content)
     program = tmp_path / "program.py"
     program.write_text(PURE_PROGRAM, encoding="utf-8")
-    done = run([sys.executable, "-W", "error", str(program)], tmp_path, PYTHONPATH=str(tmp_path / "installed"))
+    done = run(
+        [sys.executable, "-W", "error", str(program)], tmp_path, PYTHONPATH=str(tmp_path / "installed")
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout.split()[-2:] == ["reference", str(tmp_path / "installed/fastbp/__init__.py")]
     native = {"FASTBP_BACKEND": "native", "PYTHONPATH": str(tmp_path / "installed")}
