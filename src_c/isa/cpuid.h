@@ -1,6 +1,6 @@
 /* Whether the processor has AVX2 or AVX-512, and the system saves their registers. On Windows the processor itself is asked:
- * clang-cl does not link the library that answers __builtin_cpu_supports. The bits of CPUID and XCR0 are in Intel's manual, volume 2
- * (CPUID) and volume 1 (13.3). */
+ * clang-cl does not link the library that answers __builtin_cpu_supports. The bits of CPUID and XCR0 stand in Intel's manual,
+ * volume 2 (CPUID) and volume 1 (13.3). */
 #ifndef FASTBP_CPUID_H
 #define FASTBP_CPUID_H
 
