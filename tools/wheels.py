@@ -115,17 +115,17 @@ def accepted(wheel: Path) -> Path:
 def tested(python: str, wheel: Path, work: Path, which: str) -> None:
     """Installs and tests it where there are no sources, no compiler and no other package."""
     bin_ = environment(python, work / "bare", wheel, *NEEDED)
-    tests = shutil.copytree(work.parent / "tree/tests", work / "tests")
-    shutil.copyfile(ROOT / "pyproject.toml", work / "pyproject.toml")
+    beside = shutil.ignore_patterns("fastbp", "src_c", "setup.py")
+    folder = shutil.copytree(work.parent / "tree", work / "tests", ignore=beside)
     files = [] if which == "all" else ["--isa=best", *(f"tests/test_{name}.py" for name in KERNEL_TESTS)]
     expected = "reference" if wheel.name.endswith("none-any.whl") else "native"
-    told = must(bin_ / "python", "-W", "error", "-m", "fastbp", "config", folder=work, path=str(bin_))
+    told = must(bin_ / "python", "-W", "error", "-m", "fastbp", "config", folder=folder, path=str(bin_))
     if f"backend         {expected}" not in told:
         raise SystemExit(f"{wheel.name}: expected the backend {expected}\n{told}")
     if which != "none":
-        output = must(bin_ / "python", "-m", "pytest", "-q", *files, folder=work, path=str(bin_))
+        output = must(bin_ / "python", "-m", "pytest", "-q", *files, folder=folder, path=str(bin_))
         print(f"    {output.strip().splitlines()[-1]}", flush=True)
-    shutil.rmtree(tests)
+    shutil.rmtree(folder)
 
 
 def sources(tree: Path, work: Path) -> Path:
