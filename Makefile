@@ -1,7 +1,7 @@
 # One word each. PYTHON chooses the interpreter: make test PYTHON=.venv/bin/python
 PYTHON ?= python
 
-.PHONY: install build test quick lint types debug sanitize failures disk races ulps mutants docs bench demo clean
+.PHONY: install build test quick lint types debug sanitize failures disk races parallel ulps wheels mutants docs bench demo clean
 
 install:  ## the package with everything that developing it needs
 	$(PYTHON) -m pip install -e '.[dev]'
@@ -42,6 +42,15 @@ races:  ## a million tasks of the threads under ThreadSanitizer: a quarter of an
 
 ulps:  ## every float32 through every function of one number, and a million random points through each kernel: an hour
 	$(PYTHON) tests/ulps.py
+
+parallel:  ## tests that four threads run at the same time (pytest-run-parallel): a few minutes
+	$(PYTHON) -m pytest -n0 -q --isa=best --parallel-threads=4 -k "$(ALONE)" $(PARALLEL:%=tests/test_%.py)
+ALONE = not threads and not signal and not interrupt and not within_a_call and not given_back and not digits  # mpmath has one precision
+PARALLEL ?= losses losses_edges hessians activations layers linear_softmax_cross_entropy optimizers \
+	network_kernels model initializers schedules error_parameters arrays
+
+wheels:  ## dist/: a source distribution, wheels for all interpreters found, one for any platform; each tested without a compiler
+	$(PYTHON) tools/wheels.py $(WHEELS)
 
 mutants:  ## faults in the sources, one at a time: do the tests notice? An hour or two; -n, -j, --seed: MUTANTS="-n 20 -j 2"
 	$(PYTHON) tools/mutants.py $(MUTANTS)

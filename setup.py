@@ -3,6 +3,7 @@
 FASTBP_DEBUG=1      bounds checks, assertions, little optimization
 FASTBP_SANITIZE=1   the same under the address and undefined-behaviour sanitizers (with the compiler's libasan preloaded)
 FASTBP_WERROR=1     a warning of the compiler is an error
+FASTBP_PURE=1       no kernels: a wheel for any platform, which runs on the NumPy twin and does not warn of it
 
 Where there is no C compiler the package installs without its kernels and runs on its NumPy twin. A compiler that is there
 and fails makes the installation fail, with its message.
@@ -25,6 +26,7 @@ from setuptools.errors import PlatformError
 SANITIZE = os.environ.get("FASTBP_SANITIZE") == "1"
 DEBUG = SANITIZE or os.environ.get("FASTBP_DEBUG") == "1"
 WERROR = os.environ.get("FASTBP_WERROR") == "1"
+PURE = os.environ.get("FASTBP_PURE") == "1"
 
 KERNELS = Path("fastbp/_kernels")
 VARIANTS = Path("src_c/variants")
@@ -124,6 +126,9 @@ class BuildKernels(build_ext):
             self.compiler.initialize()
         except PlatformError:
             return False
+        self.compiler.cc = (
+            shutil.which("clang-cl") or self.compiler.cc
+        )  # which knows vectors, and is found there, too
         return True
 
     def compile_all(self) -> None:
@@ -209,7 +214,8 @@ def cores() -> int:
 def flags(compiler_type: str) -> tuple[list[str], list[str]]:
     """Those of compiling and of linking; they stand behind the user's, and take back what would break the arithmetic."""
     if compiler_type == "msvc":
-        return ["/O2", "/fp:precise", "/std:c11"], []
+        contract = ["/clang:-ffp-contract=off"] if shutil.which("clang-cl") else []
+        return ["/O2", "/fp:precise", "/std:c11", *contract], []
     compiling, linking = ["-std=c11", "-pthread", "-ffp-contract=off", *EXACT], ["-pthread", "-lm", *EXACT]
     if DEBUG:  # with -g the sanitizers take minutes for an unrolled tile
         compiling += ["-O1", "-g1" if SANITIZE else "-g", "-UNDEBUG"]
@@ -232,6 +238,11 @@ def frugal() -> list[str]:
 class BuildPython(build_py):
     """Puts the headers into the package, where `fastbp.get_include()` finds them."""
 
+    def finalize_options(self) -> None:
+        super().finalize_options()
+        if PURE:  # what tells a package that never had kernels from one whose kernels are missing
+            self.packages.remove("fastbp._kernels")
+
     def run(self) -> None:
         if not self.editable_mode:
             shutil.rmtree(self.build_lib, ignore_errors=True)  # what is no longer among the sources goes
@@ -244,7 +255,7 @@ class BuildPython(build_py):
 
 
 setup(
-    ext_modules=extensions(),
+    ext_modules=[] if PURE else extensions(),
     cmdclass={"build_ext": BuildKernels, "build_py": BuildPython},
     options={"build": {"build_base": BUILD}},
 )

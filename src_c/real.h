@@ -23,7 +23,7 @@ typedef double real;
 
 /* `generic` must be correct everywhere and quick to compile. Without inlining and unrolling it compiles 20 times as fast and runs
  * about as fast, since unrolling gains little if vectors are kept in memory. */
-#if defined(__GNUC__)
+#if defined(__GNUC__) || defined(__clang__)
 #ifdef FBP_GENERIC
 #define ALWAYS_INLINE inline
 #else

@@ -135,7 +135,7 @@ def bad_targets() -> Iterator[Row]:
             ("1", "a str", "convert it, as with .astype(float)"),
             (1j, "a complex", "convert it, as with .astype(float)"),
             (None, "a missing value (None)", "fill or drop what is missing"),
-            (np.datetime64("NaT"), "a datetime64", "convert it, as with .astype(float)"),
+            (np.datetime64("NaT", "s"), "a datetime64", "convert it, as with .astype(float)"),
         ):
             value = np.zeros((3, 4), object)
             value[1, 2] = entry

@@ -99,6 +99,7 @@ DTYPES = ("float32", "float64")
 TOOLCHAINS = [
     Toolchain("cc", points=50_000),
     Toolchain("clang", points=20_000),
+    Toolchain("musl-gcc", ("-static",), points=2_000),
     Toolchain(
         "aarch64-linux-gnu-gcc", ("-static",), "qemu-aarch64", 1_000, "neon", ("-O1", "-DFBP_LOOPS_STAY")
     ),

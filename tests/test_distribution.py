@@ -215,21 +215,26 @@ def test_a_source_distribution_holds_all_that_is_kept(sdist):
     ] == []
 
 
-def _wheel(tree: Path, to: Path) -> dict[str, bytes]:
+def _wheel(tree: Path, to: Path, **environment: str) -> dict[str, bytes]:
     """What is in the wheel of a tree, but for the kernels themselves."""
-    done = build(tree, "bdist_wheel", "--dist-dir", str(to), CC=NO_COMPILER)
+    done = build(tree, "bdist_wheel", "--dist-dir", str(to), CC=NO_COMPILER, **environment)
     assert done.returncode == 0, done.stderr
     (wheel,) = to.glob("*.whl")
-    assert "none-any" not in wheel.name, "a package with kernels belongs to one platform"
+    assert wheel.name.endswith("-py3-none-any.whl") == ("FASTBP_PURE" in environment)
     with zipfile.ZipFile(wheel) as file:
         return {name: file.read(name) for name in file.namelist() if not name.endswith("RECORD")}
 
 
-def test_a_source_distribution_builds_the_same_package(sdist, tmp_path):
+@pytest.fixture(scope="module")
+def from_sdist(sdist: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    return _wheel(sdist, tmp_path_factory.mktemp("wheel"))
+
+
+def test_a_source_distribution_builds_the_same_package(from_sdist, tmp_path):
     """File by file; the kernels come of the same sources, as the test before tells."""
     tree = tmp_path / "tree"
     shutil.copytree(ROOT, tree, ignore=MADE)
-    from_tree, from_sdist = _wheel(tree, tmp_path / "a"), _wheel(sdist, tmp_path / "b")
+    from_tree = _wheel(tree, tmp_path / "a")
     assert set(from_sdist) == set(from_tree)
     assert from_sdist == from_tree
     for name in ("fastbp.h", "functions.def", "activations.def", "errors.def", "updates.def"):
@@ -238,6 +243,34 @@ def test_a_source_distribution_builds_the_same_package(sdist, tmp_path):
     assert [name for name in from_tree if name.endswith(".pxd")] == ["fastbp/kernels.pxd"], (
         "the others are internal"
     )
+
+
+PURE_PROGRAM = """
+import fastbp
+X, y = fastbp.datasets.load_digits()
+net = fastbp.MLP([64, 8, 10], seed=0)
+net.fit(X[:64], y[:64], epochs=1, progress=False)
+print(fastbp.show_config()["backend"], fastbp.__file__)
+"""
+
+
+def test_a_wheel_for_any_platform_has_no_kernels_and_does_not_warn_of_it(sdist, from_sdist, tmp_path):
+    files = _wheel(sdist, tmp_path / "wheel", FASTBP_PURE="1")
+    assert set(files) == {name for name in from_sdist if not name.startswith("fastbp/_kernels/")}
+    for name, content in files.items():
+        target = tmp_path / "installed" / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(content)
+    program = tmp_path / "program.py"
+    program.write_text(PURE_PROGRAM, encoding="utf-8")
+    done = run(
+        [sys.executable, "-W", "error", str(program)], tmp_path, PYTHONPATH=str(tmp_path / "installed")
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split()[-2:] == ["reference", str(tmp_path / "installed/fastbp/__init__.py")]
+    native = {"FASTBP_BACKEND": "native", "PYTHONPATH": str(tmp_path / "installed")}
+    refused = run([sys.executable, "-c", "import fastbp"], tmp_path, **native)
+    assert refused.stderr.endswith("ModuleNotFoundError: No module named 'fastbp._kernels'\n")
 
 
 # -- who else must find the kernels --------------------------------------------------------------------------------------------

@@ -1,6 +1,9 @@
-"""The faults of `make mutants`: every operator finds what it should, and nothing in comments, messages and conditions."""
+"""The faults of `make mutants`: every operator finds what it should, and nothing in comments, messages and conditions;
+and that what workflows call is there.
+"""
 
 import ast
+import re
 import sys
 from pathlib import Path
 
@@ -113,3 +116,23 @@ def test_unrolled_loops_do_not_go_on() -> None:
 def test_python_stays_python() -> None:
     for wrong in mutants("scale.py"):
         ast.parse(wrong)
+
+
+ROOT = TOOLS.parent
+CALLERS = [*sorted((ROOT / ".github/workflows").glob("*.yml")), ROOT / "pyproject.toml", ROOT / "Makefile"]
+
+
+@pytest.mark.parametrize("caller", CALLERS, ids=lambda path: path.name)
+def test_what_workflows_call_is_there(caller):
+    text = caller.read_text(encoding="utf-8")
+    targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+    assert set(re.findall(r"run: make (\w+)", text)) <= set(targets)
+    assert not [
+        name for name in re.findall(r"\b(?:tests|tools)/\w+\.(?:py|c)\b", text) if not (ROOT / name).exists()
+    ]
+
+
+def test_every_action_is_pinned_to_a_commit():
+    for workflow in CALLERS[:-2]:
+        used = re.findall(r"uses: (.*)", workflow.read_text(encoding="utf-8"))
+        assert used and all(re.search(r"@[0-9a-f]{40} # v\d", action) for action in used), workflow.name

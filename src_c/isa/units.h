@@ -28,7 +28,11 @@ static inline int fbp_has_dot(void) { return fbp_is_model("avx512_bf16"); }
 
 #else
 
+#if defined(_WIN32) /* nothing answers there: see cpuid.h */
+static inline int fbp_has_dot(void) { return 0; }
+#else
 static inline int fbp_has_dot(void) { return __builtin_cpu_supports("avx512bf16"); }
+#endif
 
 #if defined(__linux__)
 #include <cpuid.h>

@@ -8,7 +8,7 @@
 
 #include "primitives.h"
 
-#if defined(__GNUC__)
+#if defined(__GNUC__) || defined(__clang__)
 #define FBP_PREFETCH(p) __builtin_prefetch(p)
 #else
 #define FBP_PREFETCH(p) (void)(p)

@@ -9,7 +9,7 @@
 
 #include "primitives.h"
 
-#if defined(__GNUC__)
+#if defined(__GNUC__) || defined(__clang__)
 #define FBP_NOT_READ_AGAIN() __asm__ volatile("" ::: "memory")
 #else
 #define FBP_NOT_READ_AGAIN()

@@ -19,7 +19,7 @@
 
 typedef void (*fbp_part)(const void *task, ptrdiff_t i, int thread);
 
-#if !defined(_MSC_VER) && !defined(__STDC_NO_ATOMICS__)
+#if !defined(_WIN32) && !defined(__STDC_NO_ATOMICS__)
 #define FBP_THREADS 1
 
 #include <errno.h>
