@@ -45,7 +45,9 @@ def _pick(wanted: str | None) -> tuple[str, Kernels]:
     try:
         return "native", _native()
     except ModuleNotFoundError as missing:  # an extension that is there but does not load is an error
-        if missing.name == "fastbp._kernels":  # the wheel for any platform, which was built without them on purpose
+        if (
+            missing.name == "fastbp._kernels"
+        ):  # the wheel for any platform, which was built without them on purpose
             return "reference", _reference()
         # Without --no-cache-dir pip would install the wheel that it made and kept when there was no compiler.
         warnings.warn(
