@@ -197,7 +197,7 @@ class Checkpoint:
     last = True  # it is called when the others have done their part
 
     def __init__(self, path: str | os.PathLike[str], *, every: int = 1) -> None:
-        self.path = os.fspath(path)
+        self.path = _checks.path("path", path)
         self.every = _checks.integer("every", every, 1, math.inf, "an integer >= 1")
 
     def epoch_end(self, training: Training) -> None:
@@ -211,7 +211,7 @@ class CSVLog:
     processes the first one does."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = os.fspath(path)
+        self.path = _checks.path("path", path)
 
     def fit_begin(self, training: Training) -> None:
         if (

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 
-from fastbp import persistence
+from fastbp import _checks, persistence
 from fastbp.onnx.forms import DOMAIN, FUNCTIONS, HIDDEN, KNOWN, OUTPUTS, USUAL, Term, function, library
 
 __all__ = ["Graph", "read"]
@@ -60,7 +60,7 @@ class _Foreign(Exception):
 
 def read(path: str | os.PathLike[str], loss: str | None) -> Graph:
     """The network in a file, for training by `loss`, or by what the file says, or by what its outputs suggest."""
-    onnx, foreign = library(), ""
+    onnx, foreign, path = library(), "", _checks.path("path", path)
     with persistence._opened(path, "ONNX") as file, persistence._errors_as_damage(path, "ONNX"):
         model = onnx.ModelProto.FromString(file.read())
         try:
