@@ -77,7 +77,11 @@ def test_formulas(schedule, rates):
             ValueError,
             "steps: got 5 with warmup=5, expected more than",
         ),
-        (lambda: schedules.cosine(1.0, 5, warmup=-1), ValueError, r"warmup: got -1, expected an integer in \[0, 2\*\*63\)"),
+        (
+            lambda: schedules.cosine(1.0, 5, warmup=-1),
+            ValueError,
+            r"warmup: got -1, expected an integer in \[0, 2\*\*63\)",
+        ),
         (lambda: schedules.constant(1.0, warmup=10**400), ValueError, "warmup: got 10000"),
         (lambda: schedules.cosine(1.0, 5, warmup="a"), TypeError, "warmup: got str"),
         (lambda: schedules.cosine(1.0, 5, final=-1), ValueError, "final: got -1"),
