@@ -132,8 +132,8 @@ def restore(saved: Saved, run: Run) -> None:
     if saved.epoch and lists != set(run.lists):
         got, expected = ", ".join(sorted(lists)), ", ".join(sorted(run.lists))
         raise ValueError(f"resume: got {saved.path!r} with a history of {got}, expected {expected}")
-    kept = [("best_parameters", state.get("best_parameters")) for state in saved.states]  # of EarlyStopping
-    arrays = [(name, each) for name, each in kept if isinstance(each, np.ndarray)]
+    best = [state.get("best_parameters") for state in saved.states]  # of EarlyStopping
+    arrays = [("best_parameters", each) for each in best if isinstance(each, np.ndarray)]
     for name, vector in [*saved.vectors.items(), *arrays]:
         if (vector.shape, vector.dtype) != (net.parameters.shape, net.parameters.dtype):
             raise _damaged(saved.path, f"{name}: {vector.dtype} {vector.shape}")

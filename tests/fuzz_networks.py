@@ -1,8 +1,8 @@
 """Random networks, their methods, optimizers and what else is made from numbers and words, each held against its promises.
 
 What is refused leaves network, optimizer and arrays as they were. A method gives the same bits on a copy of the network with
-another number of threads, from contiguous arrays; outputs, error and gradient are within the bounds of the twin in float64, and so
-are parameters and states after an update.
+another number of threads, from contiguous arrays; outputs, error and gradient are within the bounds of the twin in float64, and
+so are parameters and states after an update.
 """
 
 from __future__ import annotations
