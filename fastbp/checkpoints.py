@@ -86,6 +86,7 @@ class Saved:
 
 def read(path: str | os.PathLike[str]) -> Saved:
     """What :func:`save` wrote to `path`."""
+    path = _checks.path("resume", path)
     config, arrays = persistence.read(path, _FORMAT)
     try:
         epoch = _checks.integer("epoch", config["epoch"], 0, _checks.INT64_MAX, "an integer >= 0")

@@ -310,6 +310,9 @@ class Method:
         except MemoryError:
             assert self.spoiled
             return "no memory"
+        except OSError:
+            assert "resume" in self.spoiled
+            return "refused"
         except ModuleNotFoundError as error:
             assert "pip install" in str(error)
             return "refused"

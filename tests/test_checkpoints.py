@@ -278,6 +278,7 @@ def test_another_validation(saved):
 def test_no_file(backend, tmp_path):
     refused(tmp_path / "none.npz", FileNotFoundError)
     refused(tmp_path, match="it is a folder, a pipe or a device")
+    refused(3.0, TypeError, callbacks=[], match="^resume: got float, expected the name of a file")
 
 
 def test_foreign_and_damaged_files(saved, tmp_path):

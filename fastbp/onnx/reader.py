@@ -66,7 +66,9 @@ def read(path: str | os.PathLike[str], loss: str | None) -> Graph:
         try:
             output = _Reader(model).output()
         except _Foreign as found:
-            foreign = str(found)
+            foreign = "".join(
+                each if each.isprintable() else "?" for each in str(found)
+            )  # names of the file's
     if foreign:
         raise ValueError(f"path: got {os.fspath(path)!r} with {foreign}")
     said = next((each.value for each in model.metadata_props if each.key == "fastbp.loss"), None)
