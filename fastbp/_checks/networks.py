@@ -47,7 +47,11 @@ def layer_sizes(name: str, value: Any) -> tuple[int, ...]:
 
 def _several(value: Any) -> bool:
     """Whether there are values in `value`: an array without axes says that it can be iterated over, but cannot."""
-    return isinstance(value, Iterable) and not isinstance(value, (str, bytes)) and getattr(value, "shape", None) != ()
+    return (
+        isinstance(value, Iterable)
+        and not isinstance(value, (str, bytes))
+        and getattr(value, "shape", None) != ()
+    )
 
 
 def for_each(name: str, value: Any, n_hidden: int, check: Callable[[str, Any], Any]) -> tuple[Any, ...]:

@@ -104,7 +104,9 @@ def instance(name: str, value: Any, *kinds: type) -> Any:
 def path(name: str, value: Any) -> str:
     """`value` as the name of a file."""
     if not isinstance(value, (str, bytes, os.PathLike)):
-        raise TypeError(f"{name}: got {type(value).__name__}, expected the name of a file, a str or os.PathLike")
+        raise TypeError(
+            f"{name}: got {type(value).__name__}, expected the name of a file, a str or os.PathLike"
+        )
     given = os.fsdecode(value)
     if "\0" in given:
         raise ValueError(f"{name}: got {given!r}, expected the name of a file, which has no null character")
