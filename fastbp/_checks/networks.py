@@ -226,8 +226,8 @@ def _within(name: str, given: np.ndarray, checked: np.ndarray, allowed: Interval
 def _classes(name: str, given: np.ndarray, n: int, n_classes: int) -> np.ndarray:
     """Class indices (N,) as int64, each in [0, C): a network ignores no example."""
     size = given.shape[0]
-    if size:  # [] has no dtype to blame
-        given = integers(name, given, "integer class indices")
+    # [] has no dtype to blame
+    given = integers(name, given, "integer class indices") if size else np.zeros(0, INT64)
     if size != n:
         raise ValueError(f"{name}: got {size} class indices, expected {n}, one for each row of inputs")
     labels = vector(given, INT64)  # an unsigned number beyond int64 turns negative, so it is found as well
