@@ -1,7 +1,7 @@
 # One word each. PYTHON chooses the interpreter: make test PYTHON=.venv/bin/python
 PYTHON ?= python
 
-.PHONY: install build test quick lint types debug sanitize failures disk races parallel ulps wheels mutants docs bench demo clean
+.PHONY: install build test quick lint types debug sanitize failures disk races parallel fuzz hostile signals soak ulps wheels mutants docs bench demo clean
 
 install:  ## the package with everything that developing it needs
 	$(PYTHON) -m pip install -e '.[dev]'
@@ -39,6 +39,18 @@ disk:  ## system calls that fail, or at which the process dies, while a file is 
 races:  ## a million tasks of the threads under ThreadSanitizer: a quarter of an hour
 	cc -O1 -g -fsanitize=thread -pthread -std=c11 -Isrc_c tests/c/test_team.c -o build/test_team -lm
 	build/test_team 170 | sort | uniq -c
+
+fuzz:  ## random calls of everything public, held against the twin: 200 000, or what one wants: FUZZ="--calls 10000000"
+	$(PYTHON) tests/fuzz.py $(FUZZ)
+
+hostile:  ## files with random faults, for everything that reads one: HOSTILE="--runs 100000 npz"
+	$(PYTHON) tests/fuzz_files.py $(HOSTILE)
+
+signals:  ## 10 000 signals at random moments of a training and of the cross-entropies: SIGNALS="--signals 100000 fit"
+	$(PYTHON) tests/signals.py $(SIGNALS)
+
+soak:  ## long runs under memory watch, many threads, forks, workers: a minute each, or hours: SOAK="--seconds 10800 memory"
+	$(PYTHON) tests/soak.py $(SOAK)
 
 ulps:  ## every float32 through every function of one number, and a million random points through each kernel: an hour
 	$(PYTHON) tests/ulps.py

@@ -135,8 +135,17 @@ class EarlyStopping:
 
     def set_state(self, state: Mapping[str, Any]) -> None:
         """Go on from there."""
-        self.best, self.best_epoch, self.waited = state["best"], state["best_epoch"], state["waited"]
-        self.best_parameters = state["best_parameters"]
+        self.best, self.waited = _kept(state, "best", float, None), _kept(state, "waited", int)
+        self.best_epoch = _kept(state, "best_epoch", int, None)
+        self.best_parameters = _kept(state, "best_parameters", np.ndarray, None)
+
+
+def _kept(state: Mapping[str, Any], name: str, *kinds: type | None) -> Any:
+    """What a checkpoint kept under a name, if it is of one of these kinds: no file is believed."""
+    value = state[name]
+    if (None if value is None else type(value)) not in kinds:
+        raise TypeError(f"{name} is {type(value).__name__}")
+    return value
 
 
 class ReduceOnPlateau:
@@ -184,7 +193,7 @@ class ReduceOnPlateau:
 
     def set_state(self, state: Mapping[str, Any]) -> None:
         """Go on from there."""
-        self.best, self.waited = state["best"], state["waited"]
+        self.best, self.waited = _kept(state, "best", float, None), _kept(state, "waited", int)
 
 
 class Checkpoint:
@@ -197,7 +206,7 @@ class Checkpoint:
     last = True  # it is called when the others have done their part
 
     def __init__(self, path: str | os.PathLike[str], *, every: int = 1) -> None:
-        self.path = os.fspath(path)
+        self.path = _checks.path("path", path)
         self.every = _checks.integer("every", every, 1, math.inf, "an integer >= 1")
 
     def epoch_end(self, training: Training) -> None:
@@ -211,7 +220,7 @@ class CSVLog:
     processes the first one does."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = os.fspath(path)
+        self.path = _checks.path("path", path)
 
     def fit_begin(self, training: Training) -> None:
         if (

@@ -86,6 +86,7 @@ class Saved:
 
 def read(path: str | os.PathLike[str]) -> Saved:
     """What :func:`save` wrote to `path`."""
+    path = _checks.path("resume", path)
     config, arrays = persistence.read(path, _FORMAT)
     try:
         epoch = _checks.integer("epoch", config["epoch"], 0, _checks.INT64_MAX, "an integer >= 0")
@@ -132,7 +133,9 @@ def restore(saved: Saved, run: Run) -> None:
     if saved.epoch and lists != set(run.lists):
         got, expected = ", ".join(sorted(lists)), ", ".join(sorted(run.lists))
         raise ValueError(f"resume: got {saved.path!r} with a history of {got}, expected {expected}")
-    for name, vector in saved.vectors.items():
+    best = [state.get("best_parameters") for state in saved.states]  # of EarlyStopping
+    arrays = [("best_parameters", each) for each in best if isinstance(each, np.ndarray)]
+    for name, vector in [*saved.vectors.items(), *arrays]:
         if (vector.shape, vector.dtype) != (net.parameters.shape, net.parameters.dtype):
             raise _damaged(saved.path, f"{name}: {vector.dtype} {vector.shape}")
     try:

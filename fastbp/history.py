@@ -7,6 +7,8 @@ import os
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from fastbp import _checks
+
 __all__ = ["History", "is_better"]
 
 
@@ -80,7 +82,7 @@ class History:
     def to_csv(self, path: str | os.PathLike[str]) -> None:
         """Write a header, then one line an epoch: its number and what there is of it."""
         columns = self.columns()
-        with open(path, "w", encoding="utf-8", newline="") as file:
+        with open(_checks.path("path", path), "w", encoding="utf-8", newline="") as file:
             writer = csv.writer(file, lineterminator="\n")
             writer.writerow(["epoch", *columns])
             for epoch, row in enumerate(zip(*columns.values(), strict=True), start=1):

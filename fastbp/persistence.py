@@ -28,6 +28,7 @@ from typing import IO, Any, BinaryIO, NoReturn
 
 import numpy as np
 
+from fastbp import _checks
 from fastbp._config import __version__
 from fastbp.replacing import replacing
 
@@ -82,6 +83,7 @@ def write(path: _Path, kind: str, config: Mapping[str, Any], arrays: Mapping[str
     >>> persistence.read("means.npz", "fastbp.Means")
     ({'columns': ['age']}, {'means': array([39.5])})
     """
+    path = _checks.path("path", path)
     header = _dumped(
         {
             "format": kind,
@@ -106,6 +108,7 @@ def read(path: _Path, kind: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]
     ValueError
         If it is something else, is damaged, or was written in a format newer than this one.
     """
+    path = _checks.path("path", path)
     get = _get_safetensors if _is_safetensors(path) else _get_npz
     with _locks_are_memory(), _opened(path, kind) as file:
         with _errors_as_damage(path, kind):

@@ -85,7 +85,7 @@ def _constant(rate: float, t: int) -> float:
 
 
 def _step(rate: float, steps: int, factor: float, t: int) -> float:
-    return rate * factor ** (t // steps)
+    return rate * _power(factor, t // steps)
 
 
 def _exponential(rate: float, decay: float, t: int) -> float:
@@ -93,7 +93,7 @@ def _exponential(rate: float, decay: float, t: int) -> float:
 
 
 def _inverse_scaling(rate: float, power: float, t: int) -> float:
-    return float(rate / (t + 1) ** power)
+    return float(rate / _power(t + 1, power))
 
 
 def _cosine(rate: float, steps: int, final: float, t: int) -> float:
@@ -113,6 +113,14 @@ def _coslog4(rate: float, steps: int, t: int) -> float:
     return rate * (1 - math.cos(2 * math.pi * math.log2(1 + 15 * min(t, steps) / steps))) / 2
 
 
+def _power(base: float, exponent: float) -> float:
+    """Infinity where no float is large enough, which an optimizer then refuses by the name of its rate."""
+    try:
+        return float(base**exponent)
+    except OverflowError:
+        return math.inf
+
+
 def _warmed_up(warmup: int, schedule: Schedule, t: int) -> float:
     return schedule(0) * (t + 1) / (warmup + 1) if t < warmup else schedule(t - warmup)
 
@@ -125,11 +133,11 @@ def _schedule(formula: Callable[..., float], rate: float, warmup: int, *settings
 
 
 def _warmup(warmup: int) -> int:
-    return _checks.integer("warmup", warmup, 0, math.inf, "an integer >= 0")
+    return _checks.integer("warmup", warmup, 0, _checks.INT64_MAX, "an integer in [0, 2**63)")
 
 
 def _steps(steps: int) -> int:
-    return _checks.integer("steps", steps, 1, math.inf, "an integer >= 1")
+    return _checks.integer("steps", steps, 1, _checks.INT64_MAX, "an integer in [1, 2**63)")
 
 
 def _remaining(steps: int, warmup: int) -> int:

@@ -58,9 +58,9 @@ def raising(error: type[BaseException]) -> Iterator[Callable[[float], None]]:
         sys.unraisablehook = hook
 
 
-def interrupt(times: int, work: Callable[[], object]) -> None:
+def interrupt(times: int, work: Callable[[], object], seed: int = 0) -> None:
     """Run `work`, again and again, so often until an interrupt."""
-    delay = random.Random(0)
+    delay = random.Random(seed)
     with raising(Interrupt) as send:
         for _ in range(times):
             try:

@@ -278,6 +278,7 @@ def test_another_validation(saved):
 def test_no_file(backend, tmp_path):
     refused(tmp_path / "none.npz", FileNotFoundError)
     refused(tmp_path, match="it is a folder, a pipe or a device")
+    refused(3.0, TypeError, callbacks=[], match="^resume: got float, expected the name of a file")
 
 
 def test_foreign_and_damaged_files(saved, tmp_path):
@@ -356,9 +357,19 @@ def test_hostile_states_of_callbacks(backend, tmp_path):
     path, given = tmp_path / "c.npz", [EarlyStopping("loss"), Checkpoint(tmp_path / "c.npz")]
     checkpoint(path, given[:1])
     config, arrays = persistence.read(path, "fastbp.Checkpoint")
-    config["states"][0].pop("waited")
-    persistence.write(path, "fastbp.Checkpoint", config, arrays)
-    refused(path, callbacks=given, match="damaged checkpoint")
+    without = {name: value for name, value in config["states"][0].items() if name != "waited"}
+    for state in (without, without | {"waited": "a"}, without | {"waited": 0, "best_epoch": 1.5}):
+        persistence.write(
+            path, "fastbp.Checkpoint", config | {"states": [state, *config["states"][1:]]}, arrays
+        )
+        refused(path, callbacks=given, match="damaged checkpoint")
+    for name, array in (
+        ("best", np.zeros(2)),
+        ("best_parameters", np.zeros(1)),
+        ("best_parameters", np.zeros((83, 1))),
+    ):
+        persistence.write(path, "fastbp.Checkpoint", config, arrays | {f"callbacks.0.{name}": array})
+        refused(path, callbacks=given, match="damaged checkpoint")
 
 
 # Killed -----------------------------------------------------------------------------------------------------

@@ -254,6 +254,13 @@ NET_ERRORS = [
         "layer_sizes: got float, expected at least two integers >= 1, as in [64, 32, 10]",
     ),
     (3, {}, TypeError, "layer_sizes: got int, expected at least two integers >= 1, as in [64, 32, 10]"),
+    (
+        np.array(3),
+        {},
+        TypeError,
+        "layer_sizes: got ndarray, expected at least two integers >= 1, as in [64, 32, 10]",
+    ),
+    ([3, 4, 2], {"dropout": np.array(0.5)}, TypeError, "dropout: got ndarray, expected a number in [0, 1)"),
     ("32", {}, TypeError, "layer_sizes: got str, expected at least two integers >= 1, as in [64, 32, 10]"),
     ([3, 2], {"dtype": "float16"}, TypeError, "dtype: got float16, expected float32 or float64"),
     ([3, 2], {"dtype": int}, TypeError, "dtype: got int64, expected float32 or float64"),

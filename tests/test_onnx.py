@@ -262,6 +262,7 @@ FOREIGN = {
     "without a name": (model_of(LINEAR, node("LRN", "z")), r"node 2 \(LRN\)"),
     "the first of two": (model_of(LINEAR, node("Abs", "z", "a"), node("Neg", "a")), r"node 2 \(Abs\)"),
     "an attribute": (model_of(LINEAR, node("LeakyRelu", "z", name="l", alpha=0.5)), r"'l' \(LeakyRelu, alpha=0.5\)"),
+    "a name of two lines": (model_of(node("Gem\n", "x W", name="g")), r"'g' \(Gem\?\)"),
     "a scaled product": (model_of(node("Gemm", "x W b", name="g", alpha=2.0)), r"'g' \(Gemm, alpha=2.0\)"),
     "gelu by tanh": (model_of(LINEAR, node("Gelu", "z", name="g", approximate="tanh")), r"'g' \(Gelu, approximate=tanh\)"),
     "an activation at the end": (model_of(LINEAR, node("Relu", "z", name="r")), r"'r' \(Relu\)"),

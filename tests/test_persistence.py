@@ -331,3 +331,19 @@ def test_arrays_that_belong_to_no_layer(saved, more):
     path, _ = saved
     rewrite(path, **{more: np.zeros(32)})
     refused(path, more)
+
+
+@pytest.mark.parametrize(
+    "use", [MLP.load, MLP([2, 1]).save, fastbp.callbacks.CSVLog, fastbp.callbacks.Checkpoint]
+)
+def test_what_is_no_name_of_a_file(use):
+    """A number would be a file that is open already."""
+    for value in (3, None, np.nan):
+        with pytest.raises(
+            TypeError, match=f"^path: got {type(value).__name__}, expected the name of a file"
+        ):
+            use(value)
+    with pytest.raises(
+        ValueError, match=r"^path: got 'a\\x00b', expected the name of a file, which has no null"
+    ):
+        use("a\0b")

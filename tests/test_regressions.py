@@ -133,3 +133,10 @@ def test_every_flipped_byte_is_an_error_or_harmless(backend, tmp_path):
             assert str(error).startswith("path: ")
         else:
             assert (loaded.parameters == net.parameters).all()
+
+
+def test_no_class_indices_are_of_any_dtype():
+    """Without the warning that complex numbers lose a part."""
+    net = fastbp.MLP([2, 3], seed=0)
+    for dtype in ("f4", "c8", "O"):
+        assert np.isnan(net.loss(np.zeros((0, 2)), np.zeros(0, dtype)))

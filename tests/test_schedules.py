@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from training_data import BATCH, LABELS, OPTIONS, N, X, network, rounding, same, told
 
+import fastbp
 from fastbp import SGD, Adam, schedules
 
 BATCHES = -(-N // BATCH)
@@ -61,7 +62,7 @@ def test_formulas(schedule, rates):
         (lambda: schedules.constant(-1), ValueError, "rate: got -1, expected a finite number >= 0"),
         (lambda: schedules.constant("1"), TypeError, "rate: got str"),
         (lambda: schedules.constant(lambda step: 1.0), TypeError, "rate: got function"),
-        (lambda: schedules.step(1.0, 0), ValueError, "steps: got 0, expected an integer >= 1"),
+        (lambda: schedules.step(1.0, 0), ValueError, r"steps: got 0, expected an integer in \[1, 2\*\*63\)"),
         (lambda: schedules.step(1.0, 1.5), TypeError, "steps: got float"),
         (lambda: schedules.step(1.0, 1, factor=-1), ValueError, "factor: got -1"),
         (lambda: schedules.exponential(1.0, decay=math.nan), ValueError, "decay: got nan"),
@@ -76,7 +77,12 @@ def test_formulas(schedule, rates):
             ValueError,
             "steps: got 5 with warmup=5, expected more than",
         ),
-        (lambda: schedules.cosine(1.0, 5, warmup=-1), ValueError, "warmup: got -1, expected an integer >= 0"),
+        (
+            lambda: schedules.cosine(1.0, 5, warmup=-1),
+            ValueError,
+            r"warmup: got -1, expected an integer in \[0, 2\*\*63\)",
+        ),
+        (lambda: schedules.constant(1.0, warmup=10**400), ValueError, "warmup: got 10000"),
         (lambda: schedules.cosine(1.0, 5, warmup="a"), TypeError, "warmup: got str"),
         (lambda: schedules.cosine(1.0, 5, final=-1), ValueError, "final: got -1"),
         (
@@ -84,7 +90,7 @@ def test_formulas(schedule, rates):
             ValueError,
             r"rise: got 2, expected a number in \[0, 1\]",
         ),
-        (lambda: schedules.coslog4(1.0, 0), ValueError, "steps: got 0"),
+        (lambda: schedules.coslog4(1.0, 0), ValueError, r"steps: got 0"),
     ],
 )
 def test_bad_arguments(call, kind, message):
@@ -214,3 +220,12 @@ def test_averages_and_what_they_do_not_change(backend):
     untouched = network()
     untouched.fit(X, LABELS, optimizer=SGD(average=0.9), epochs=0, progress=False)
     assert same(untouched, network())
+
+
+def test_no_rate_is_beyond_a_float():
+    assert schedules.step(0.5, 1, factor=1e10)(1000) == math.inf
+    assert schedules.inverse_scaling(0.5, power=1e10)(1) == 0
+    optimizer = fastbp.SGD(schedules.step(0.5, 1, factor=1e10))
+    optimizer.steps = 1000
+    with pytest.raises(ValueError, match=r"^learning_rate: got inf, expected a finite number >= 0$"):
+        optimizer.update(np.ones(2), np.ones(2))

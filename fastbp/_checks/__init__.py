@@ -53,6 +53,7 @@ from fastbp._checks.scalars import (
     integer,
     memory,
     number,
+    path,
     positive_in,
     precision,
     threads,
@@ -76,7 +77,7 @@ __all__ = [
     "PRECISIONS", "Interval", "apart", "array", "blocks", "choice", "class_indices", "class_targets", "dimensions",
     "elementwise", "examples", "finite", "flag", "floats", "floats_like", "instance", "integer",
     "integers", "label_to_ignore", "last_axis", "layer_bias", "layer_delta", "layer_weight", "matrix",
-    "memory", "ndarray", "networks", "number", "optimizers", "output", "output_weights", "positive_in", "precision",
+    "memory", "ndarray", "networks", "number", "optimizers", "output", "output_weights", "path", "positive_in", "precision",
     "ranks", "reals", "rows", "shape", "slope_source", "softmax_arguments", "some_classes", "target_rows",
     "threads", "vector", "weights", "whole_labels", "writable",
 ]  # fmt: skip

@@ -35,7 +35,7 @@ _MOST_PARAMETERS = 2**59  # whose bytes can be counted; whether there is so much
 def layer_sizes(name: str, value: Any) -> tuple[int, ...]:
     """The sizes of at least two layers, inputs first, as Python ints."""
     text = "at least two integers >= 1, as in [64, 32, 10]"
-    if isinstance(value, (str, bytes)) or not isinstance(value, Iterable):
+    if not _several(value):
         raise TypeError(f"{name}: got {type(value).__name__}, expected {text}")
     sizes = tuple(integer(name, size, 1, math.inf, text) for size in value)
     if len(sizes) < 2:
@@ -45,9 +45,18 @@ def layer_sizes(name: str, value: Any) -> tuple[int, ...]:
     return sizes
 
 
+def _several(value: Any) -> bool:
+    """Whether there are values in `value`: an array without axes says that it can be iterated over, but cannot."""
+    return (
+        isinstance(value, Iterable)
+        and not isinstance(value, (str, bytes))
+        and getattr(value, "shape", None) != ()
+    )
+
+
 def for_each(name: str, value: Any, n_hidden: int, check: Callable[[str, Any], Any]) -> tuple[Any, ...]:
     """One thing for each hidden layer, checked: `value` for all of them, or a sequence of as many."""
-    if isinstance(value, (str, bytes)) or not isinstance(value, Iterable):
+    if not _several(value):
         return (check(name, value),) * n_hidden
     values = tuple(check(name, each) for each in value)
     if len(values) != n_hidden:
@@ -217,8 +226,8 @@ def _within(name: str, given: np.ndarray, checked: np.ndarray, allowed: Interval
 def _classes(name: str, given: np.ndarray, n: int, n_classes: int) -> np.ndarray:
     """Class indices (N,) as int64, each in [0, C): a network ignores no example."""
     size = given.shape[0]
-    if size:  # [] has no dtype to blame
-        given = integers(name, given, "integer class indices")
+    # [] has no dtype to blame
+    given = integers(name, given, "integer class indices") if size else np.zeros(0, INT64)
     if size != n:
         raise ValueError(f"{name}: got {size} class indices, expected {n}, one for each row of inputs")
     labels = vector(given, INT64)  # an unsigned number beyond int64 turns negative, so it is found as well

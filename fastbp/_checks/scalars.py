@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import sys
 from collections.abc import Iterable
 from typing import Any, NamedTuple
@@ -98,6 +99,18 @@ def instance(name: str, value: Any, *kinds: type) -> Any:
         expected = " or ".join(kind.__name__ for kind in kinds)
         raise TypeError(f"{name}: got {got}, expected an instance of {expected}")
     return value
+
+
+def path(name: str, value: Any) -> str:
+    """`value` as the name of a file."""
+    if not isinstance(value, (str, bytes, os.PathLike)):
+        raise TypeError(
+            f"{name}: got {type(value).__name__}, expected the name of a file, a str or os.PathLike"
+        )
+    given = os.fsdecode(value)
+    if "\0" in given:
+        raise ValueError(f"{name}: got {given!r}, expected the name of a file, which has no null character")
+    return given
 
 
 def threads(n_threads: int | None) -> int:

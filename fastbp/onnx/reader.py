@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 
-from fastbp import persistence
+from fastbp import _checks, persistence
 from fastbp.onnx.forms import DOMAIN, FUNCTIONS, HIDDEN, KNOWN, OUTPUTS, USUAL, Term, function, library
 
 __all__ = ["Graph", "read"]
@@ -60,13 +60,15 @@ class _Foreign(Exception):
 
 def read(path: str | os.PathLike[str], loss: str | None) -> Graph:
     """The network in a file, for training by `loss`, or by what the file says, or by what its outputs suggest."""
-    onnx, foreign = library(), ""
+    onnx, foreign, path = library(), "", _checks.path("path", path)
     with persistence._opened(path, "ONNX") as file, persistence._errors_as_damage(path, "ONNX"):
         model = onnx.ModelProto.FromString(file.read())
         try:
             output = _Reader(model).output()
         except _Foreign as found:
-            foreign = str(found)
+            foreign = "".join(
+                each if each.isprintable() else "?" for each in str(found)
+            )  # names of the file's
     if foreign:
         raise ValueError(f"path: got {os.fspath(path)!r} with {foreign}")
     said = next((each.value for each in model.metadata_props if each.key == "fastbp.loss"), None)

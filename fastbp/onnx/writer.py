@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from fastbp import _checks
 from fastbp._config import __version__
 from fastbp.onnx.forms import DOMAIN, FUNCTIONS, NODES, OUTPUTS, Node, function, library
 from fastbp.replacing import replacing
@@ -31,7 +32,7 @@ def write(
             f"parameters: got {n_bytes} bytes, expected at most {_MOST_BYTES}, as many as a file of ONNX can hold"
         )
     model = _model(weights, biases, activations, loss)
-    with replacing(path) as file:
+    with replacing(_checks.path("path", path)) as file:
         file.write(model.SerializeToString())
 
 
