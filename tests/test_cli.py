@@ -147,15 +147,24 @@ def test_ctrl_c(houses):
         "fastbp",
         *["train", "houses.csv", "--target", "price", "--epochs", "1000000", "--output", "m"],
     ]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    before = signal.signal(
+        signal.SIGINT, signal.default_int_handler
+    )  # ignored, it would be ignored in there, too
     try:
-        while "epoch" not in (shown := process.stderr.read(64)):
-            assert shown, "it has ended"
-        time.sleep(0.05)
-        process.send_signal(signal.SIGINT)
-        _, err = process.communicate(timeout=60)
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     finally:
-        process.kill()  # if it has not seen the signal
+        signal.signal(signal.SIGINT, before)
+    with process:
+        try:
+            shown = ""
+            while "epoch" not in shown:
+                assert (more := process.stderr.read(64)), "it has ended"
+                shown += more
+            time.sleep(0.05)
+            process.send_signal(signal.SIGINT)
+            _, err = process.communicate(timeout=60)
+        finally:
+            process.kill()  # if it has not seen the signal
     assert process.returncode == 130
     assert err.endswith("\ninterrupted\n") and "Traceback" not in err
     assert os.listdir() == ["houses.csv"]
