@@ -158,7 +158,8 @@ def test_ctrl_c(houses):
         try:
             shown = ""
             while "epoch" not in shown:
-                assert (more := process.stderr.read(64)), "it has ended"
+                more = process.stderr.read(64)
+                assert more, "it has ended"
                 shown += more
             time.sleep(0.05)
             process.send_signal(signal.SIGINT)
