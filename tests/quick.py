@@ -35,7 +35,7 @@ ROOMS = {  # name: (whose files, which tests); * stands for folders, too
     ),
     "network": (
         "fastbp/model.py fastbp/parameters.py fastbp/outputs.py "
-        "fastbp/_checks/networks.py fastbp/_kernels/network.* fastbp/_kernels/step.* "
+        "fastbp/_checks/networks.py fastbp/_kernels/network.* fastbp/_kernels/step.* fastbp/_kernels/chunks.* "
         "src_c/memory/gather.h",
         "network_kernels chunks network_options model fit many_classes",
     ),

@@ -1,6 +1,7 @@
 """The compiled kernels: which rows, tiles and layers, in which order, on which threads. The NumPy twin is fastbp._reference."""
 
 # Modules of which only C is used: named here, so that whoever collects a program's modules finds them.
+import fastbp._kernels.chunks
 import fastbp._kernels.memory
 import fastbp._kernels.rows
 import fastbp._kernels.step

@@ -7,12 +7,13 @@ from libc.math cimport isfinite
 from libc.stdint cimport uint64_t
 from libc.string cimport memset
 
+from fastbp._kernels.chunks cimport deltas
 from fastbp._kernels.dispatch cimport fbp_kernels
 from fastbp._kernels.guard cimport Bounds, grow, may_overflow, measured, trial_by_scaled, update_on_trial
 from fastbp._kernels.net cimport Layer, in_space, step_work
 from fastbp._kernels.optimizer cimport norm, set_norm, set_step
 from fastbp._kernels.step cimport (
-    Loss, deltas, gradient_bound, gradients_in_turn, largest_input, last_deltas, update, update_by_scaled,
+    Loss, gradient_bound, gradients_in_turn, largest_input, last_deltas, update, update_by_scaled,
 )
 from fastbp._kernels.team cimport fbp_team_share, poll
 

@@ -15,6 +15,7 @@ from libc.stdint cimport int64_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memset
 
+from fastbp._kernels.chunks cimport deltas
 from fastbp._kernels.dispatch cimport (
     FBP_IDENTITY, FBP_OF_INPUT, FBP_STATES, activation_kind, fbp_activation_facts, kernels_for, named_pieces,
     plain_threads, threads_for,
@@ -26,7 +27,7 @@ from fastbp._kernels.memory cimport (
 from fastbp._kernels.net cimport Layer, Net, forward_work, give_back, prepare, step_work, tidy
 from fastbp._kernels.optimizer cimport Update, update_at
 from fastbp._kernels.rows cimport row_error_named
-from fastbp._kernels.step cimport Loss, bias_gradients, deltas, forward
+from fastbp._kernels.step cimport Loss, bias_gradients, forward
 from fastbp._kernels.step cimport gradient as form_gradient
 from fastbp._kernels.team cimport Work, fbp_team, on_team
 

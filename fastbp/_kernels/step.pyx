@@ -10,14 +10,12 @@ C. With very many classes the logits and deltas of a batch are never stored whol
 D. Layer by layer, the weights are updated, then the biases, which may be exempt from weight decay.
 E. Where the gradient is summed over processes, both are in turn: that of a layer is on its way while the deltas below are
    computed. Then it is in memory, and the update comes after the last sum.
-F. Of a large batch of a small network all layers are computed for one chunk of rows after the other, each on one thread. The
-   gradient is the mean of those of the chunks, by their weights, in the same order for any number of threads.
-G. Pending signals are polled between matrix products and inside long ones, but not between two updates.
-H. Muon forms the steps of all hidden matrices, which may take long, before it changes the first parameter or state. A hidden
+F. Pending signals are polled between matrix products and inside long ones, but not between two updates.
+G. Muon forms the steps of all hidden matrices, which may take long, before it changes the first parameter or state. A hidden
    matrix is that of any layer but the last: the inputs of the first are numbers, not the rows of a table as in an embedding.
 """
 
-from libc.math cimport NAN, fabs, fmax, isfinite, sqrt
+from libc.math cimport fabs, fmax, isfinite, sqrt
 from libc.string cimport memcpy, memset
 
 from fastbp._kernels.dispatch cimport fbp_update
@@ -26,8 +24,8 @@ from fastbp._kernels.last_layer cimport lay_out as lay_out_blocks
 from fastbp._kernels.layer cimport set_gram_product, set_polynomial_product, set_square_product
 from fastbp._kernels.memory cimport element_at, set_element
 from fastbp._kernels.net cimport (
-    CHUNK, Found, Layer, in_space, last_layer_of, make_plan, most_rows, rows_of, set_forward, set_gradient, set_inputs,
-    set_mean_of_chunks, set_recursion, slope_source, step_work,
+    Layer, in_space, last_layer_of, make_plan, most_rows, rows_of, set_forward, set_gradient, set_inputs, set_recursion,
+    slope_source,
 )
 from fastbp._kernels.optimizer cimport norm, set_norm, state_at, update_parameters
 from fastbp._kernels.product cimport Product, column_sums, multiply, multiply_at_once, product_scratch, product_work
@@ -36,7 +34,6 @@ from fastbp._kernels.team cimport fbp_team_share, poll
 
 cdef Py_ssize_t SLICE = 1024**2  # elements of an activation, or of a search for the maximum, between two polls
 cdef Py_ssize_t PIECE = 16 * 1024  # elements of one call of a primitive
-cdef Py_ssize_t CHUNKS_AT_ONCE = 64  # of a small network: some milliseconds between two polls
 cdef double ELEMENT_WORK = 20    # nanoseconds of the slowest activation for an element
 
 # p(x) = a x + b x³ + c x⁵ takes all of [0.01, 1] nearer to 1 at each of some five iterations: K. Jordan, see muon_step
@@ -191,11 +188,8 @@ cdef Py_ssize_t last_deltas(Net *net, const Batch *batch, char *to, fbp_team *te
     return known
 
 
-cdef int deltas(Net *net, const Batch *batch, char *to, fbp_team *team, Loss *loss) except -1 nogil:
+cdef int deltas_at_once(Net *net, const Batch *batch, char *to, fbp_team *team, Loss *loss) except -1 nogil:
     cdef Py_ssize_t i
-    make_plan(net, batch.x.rows, team.threads)
-    if net.plan.chunks > 1:
-        return gradient_by_chunks(net, batch, to, team, loss)
     for i in range(last_deltas(net, batch, to, team, loss), 0, -1):
         recursion(net, i, batch.x.rows, team)
     return 0
@@ -259,81 +253,6 @@ cdef int gradients_in_turn(Net *net, const Batch *batch, Py_ssize_t known, char 
             weight_gradient(net, i, batch, to, team)
         formed(call, i)
     return 0
-
-
-# -- gradient by chunks ------------------------------------------------------------------------------------------------------
-
-
-cdef struct Chunks:
-    const Net *net
-    const Batch *batch
-    Py_ssize_t first         # of those that are computed
-
-
-cdef int gradient_of_part(Net *part, const Batch *batch, char *to, Found *found) except -1 nogil:
-    cdef const Layer *last = &part.layers[part.depth - 1]
-    cdef fbp_team alone
-    cdef Loss loss
-    cdef Py_ssize_t i
-    alone.threads = 1
-    forward(part, batch.x, last.a, last.dense.outputs, &alone)
-    error(part, batch, &alone, &loss, &found.astray)
-    found.mean, found.weight = loss.mean, loss.weight
-    for i in range(part.depth - 1, -1, -1):
-        bias_gradient(part, &part.layers[i], batch.x.rows, to + part.layers[i].bias)
-        weight_gradient(part, i, batch, to, &alone)
-        if i > 0:
-            recursion(part, i, batch.x.rows, &alone)
-    return 0
-
-
-cdef void chunk(const void *chunks, Py_ssize_t i, int thread) noexcept nogil:
-    cdef const Chunks *c = <const Chunks *>chunks
-    cdef const Net *net = c.net
-    cdef Net *part = &net.parts[thread]
-    cdef Batch batch = c.batch[0]
-    cdef Py_ssize_t number = c.first + i, start = number * CHUNK
-    batch.x.rows = batch.t.rows = min(CHUNK, c.batch.x.rows - start)
-    batch.x.data, batch.t.data = batch.x.data + start * batch.x.row, batch.t.data + start * batch.t.row
-    if batch.weight != NULL:
-        batch.weight += start
-    part.error, part.largest_error, part.drops, part.key = net.error, net.largest_error, net.drops, net.key
-    part.first_row = net.first_row + start
-    gradient_of_part(part, &batch, net.chunk_gradients + number * net.count * net.element, &net.found[number])
-
-
-cdef int mean_of_chunks(Net *net, const Batch *batch, char *to, fbp_team *team, Loss *loss) except -1 nogil:
-    """Σ_c s_c g_c, s_c the share of chunk c in the weights, and the same of the errors"""
-    cdef Rows r = rows_of(net, batch)
-    cdef Product p
-    cdef Py_ssize_t c
-    cdef double share
-    loss.mean = loss.weight = 0
-    for c in range(net.plan.chunks):
-        stayed(&r, net.found[c].astray)
-        loss.weight += net.found[c].weight
-    for c in range(net.plan.chunks):
-        share = net.found[c].weight / loss.weight if net.found[c].weight != 0 else 0
-        if share != 0:
-            loss.mean += share * net.found[c].mean
-        set_element(net.shares, c, net.element, share)
-    if loss.weight == 0:
-        loss.mean = NAN
-    set_mean_of_chunks(&p, net, net.plan.chunks, to)
-    return multiply_polled(net, &p, team)
-
-
-cdef int gradient_by_chunks(Net *net, const Batch *batch, char *to, fbp_team *team, Loss *loss) except -1 nogil:
-    cdef Chunks chunks = Chunks(net, batch, 0)
-    cdef double work = step_work(net, CHUNK, 0)
-    cdef Py_ssize_t count
-    while chunks.first < net.plan.chunks:
-        count = min(CHUNKS_AT_ONCE, net.plan.chunks - chunks.first)
-        fbp_team_share(team, chunk, &chunks, count)
-        poll(&net.unpolled, work * count)
-        chunks.first += count
-    net.formed = to
-    return mean_of_chunks(net, batch, to, team, loss)
 
 
 cdef double largest_input(Net *net, Py_ssize_t i, Matrix x) except? -1 nogil:
