@@ -75,7 +75,7 @@ cdef struct Net:
     char *squares                # two square matrices of the shorter side of any of them
     char *trial                  # (FBP_STATES + 2, count) for updates on trial; NULL before the first
     Py_ssize_t usual             # rows of the last call
-    char *formed                 # a gradient (count) whose last layer was formed with the deltas, or NULL
+    char *formed                 # a gradient (count) whose last layer, or in chunks all, was formed with the deltas; or NULL
     char *scratch                # of a product, or of the error
     Net *parts                   # (most_threads) for chunks: this network, with a work space for their rows; or NULL
     char *chunk_gradients        # (chunks, count)
