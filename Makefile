@@ -1,5 +1,6 @@
 # One word each. PYTHON chooses the interpreter: make test PYTHON=.venv/bin/python
 PYTHON ?= python
+CAMPAIGNS = PYTHONPATH=tests $(PYTHON) -m campaigns
 
 .PHONY: install build test quick lint types debug sanitize failures disk races parallel fuzz hostile signals soak ulps wheels mutants docs bench demo clean
 
@@ -31,29 +32,29 @@ sanitize:  ## the same, and then: LD_PRELOAD="$$(gcc -print-file-name=libasan.so
 	FASTBP_SANITIZE=1 $(PYTHON) setup.py build_ext --inplace
 
 failures:  ## allocations that fail, one after the other, in every call: a few minutes
-	$(PYTHON) tests/failures.py
+	$(CAMPAIGNS).failures
 
 disk:  ## system calls that fail, or at which the process dies, while a file is written: half a minute
-	$(PYTHON) tests/disk.py
+	$(CAMPAIGNS).disk
 
 races:  ## a million tasks of the threads under ThreadSanitizer: a quarter of an hour
 	cc -O1 -g -fsanitize=thread -pthread -std=c11 -Isrc_c tests/c/test_team.c -o build/test_team -lm
 	build/test_team 170 | sort | uniq -c
 
 fuzz:  ## random calls of everything public, held against the twin: 200 000, or what one wants: FUZZ="--calls 10000000"
-	$(PYTHON) tests/fuzz.py $(FUZZ)
+	$(CAMPAIGNS).fuzz $(FUZZ)
 
 hostile:  ## files with random faults, for everything that reads one: HOSTILE="--runs 100000 npz"
-	$(PYTHON) tests/fuzz_files.py $(HOSTILE)
+	$(CAMPAIGNS).hostile $(HOSTILE)
 
 signals:  ## 10 000 signals at random moments of a training and of the cross-entropies: SIGNALS="--signals 100000 fit"
-	$(PYTHON) tests/signals.py $(SIGNALS)
+	$(CAMPAIGNS).signals $(SIGNALS)
 
 soak:  ## long runs under memory watch, many threads, forks, workers: a minute each, or hours: SOAK="--seconds 10800 memory"
-	$(PYTHON) tests/soak.py $(SOAK)
+	$(CAMPAIGNS).soak $(SOAK)
 
 ulps:  ## every float32 through every function of one number, and a million random points through each kernel: an hour
-	$(PYTHON) tests/ulps.py
+	$(CAMPAIGNS).ulps $(ULPS)
 
 parallel:  ## tests that four threads run at the same time (pytest-run-parallel): a few minutes
 	$(PYTHON) -m pytest -n0 -q --isa=best --parallel-threads=4 -k "$(ALONE)" $(PARALLEL:%=tests/test_%.py)

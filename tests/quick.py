@@ -49,7 +49,10 @@ ROOMS = {  # name: (whose files, which tests); * stands for folders, too
     "ranks": ("fastbp/mpi.py fastbp/ranks.py fastbp/cli/processes.py", "mpi mpiexec"),
     "callbacks": ("fastbp/callbacks.py fastbp/checkpoints.py", "callbacks checkpoints"),
     "schedules": ("fastbp/schedules.py", "schedules"),
-    "files": ("fastbp/persistence.py fastbp/replacing.py", "persistence named_arrays hostile_files failures"),
+    "files": (
+        "fastbp/persistence.py fastbp/replacing.py",
+        "persistence named_arrays hostile_files campaigns",
+    ),
     "checks": ("fastbp/_checks/*", "arrays bad_calls both_ways outputs unusual_calls sizes losses_at_once"),
     "twin": ("fastbp/_reference/*", "by_hand twin_digits twin_edges twin_gradients twin_training"),
     "threads": (
@@ -71,6 +74,7 @@ ROOMS = {  # name: (whose files, which tests); * stands for folders, too
     "objectives": ("fastbp/objectives.py", "objectives hessians"),
     "bench": ("bench/*", "bench"),
     "distribution": ("setup.py pyproject.toml MANIFEST.in fastbp/__pyinstaller/*", "distribution"),
+    "campaigns": ("tests/campaigns/*", "campaigns ulps"),
     "harness": (
         "tests/conftest.py tests/pairs.py tests/quick.py tests/tolerances.py tests/interrupts.py tests/forks.py",
         "pairs regressions interrupts",

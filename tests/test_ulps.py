@@ -8,7 +8,7 @@ import subprocess
 from functools import lru_cache
 
 import pytest
-import ulps
+from campaigns import ulps
 from conftest import NATIVE_ONLY
 from tolerances import ROUNDING
 

@@ -1,4 +1,4 @@
-"""A campaign of errors in ulps: python tests/ulps.py [--stride N] [--points N] [--keep]
+"""A campaign of errors in ulps: python -m campaigns.ulps [--stride N] [--points N] [--keep]
 
 First every float32, or each N-th, through every function of one number, on every instruction set (tests/c/every_float32.c). Then
 every kernel at random points, by regime, against the twin in a wider dtype (tests/tolerances.py): the largest error of each
@@ -32,7 +32,7 @@ from conftest import Compact, Out, Problem, error_of, generator, running_on, sol
 
 from fastbp.outputs import LOSSES
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).parents[1]
 WORST = HERE / "files" / "worst_inputs.json"
 NAMES = ("avx512", "avx2", "generic") if platform.machine() == "x86_64" else ("neon", "generic")
 

@@ -1,4 +1,4 @@
-"""Signals at random moments of a call: python tests/signals.py [--signals N] [NAME ...]
+"""Signals at random moments of a call: python -m campaigns.signals [--signals N] [NAME ...]
 
 What the handler of a signal raises comes out of the call, wherever it was; networks are as after some update, and the next call
 is right. A signal that Python drops is sent again, and one that does not end a call within a minute ends the process, with the

@@ -1,4 +1,4 @@
-"""Files with faults at random, for everything that reads one: python tests/fuzz_files.py [--runs N] [--seed S] [NAME ...]
+"""Files with faults at random, for everything that reads one: python -m campaigns.hostile [--runs N] [--seed S] [NAME ...]
 
 A file is read, and what it holds is then of use, or refused by one ValueError that names it. Faults are of two kinds: bytes that
 are changed, cut, repeated or exchanged; and files that are whole, checksums and all, of other headers and arrays than fastbp

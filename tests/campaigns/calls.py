@@ -3,7 +3,7 @@
 A call of good arguments, whatever their layout, is answered: within the bounds of ``tolerances.py`` of the float64 twin, with the
 same bits as from contiguous memory and on any number of threads, its inputs unchanged. A call some of whose arguments may be
 anything (`spoiled`) is answered as well, or refused by a TypeError, ValueError or IndexError that begins with an argument's name,
-or by a MemoryError; then nothing has been written. ``tests/fuzz.py`` makes as many calls as one wants.
+or by a MemoryError; then nothing has been written. `fuzz.py` makes as many calls as one wants.
 """
 
 from __future__ import annotations
@@ -16,11 +16,12 @@ from typing import Any
 
 import numpy as np
 from conftest import Promise, assert_accurate, assert_same_bits, error_of, squares_are_known
-from fuzz_arguments import NUMBERS, REALS, WORDS, Draw, Pair
 from tolerances import ACTIVATIONS, BOUNDS, Bound
 
 import fastbp
 from fastbp import _backend, _reference
+
+from .arguments import NUMBERS, REALS, WORDS, Draw, Pair
 
 Array = np.ndarray
 

@@ -1,4 +1,4 @@
-"""A campaign of failing allocations: python tests/failures.py [--most N] [NAME ...]
+"""A campaign of failing allocations: python -m campaigns.failures [--most N] [NAME ...]
 
 Within a call the n-th allocation fails, for n = 1, 2, … until the call gets through: once that one alone, once with all that
 follow. Each time the call must give its result (more slowly, perhaps) or raise MemoryError; a network must be as before or as
@@ -19,9 +19,10 @@ from typing import Any
 
 import good_calls
 import numpy as np
-from shims import preloaded
 
 import fastbp
+
+from .shims import preloaded
 
 FOREIGN = (  # what NumPy's indexing and reductions, and Python where it makes a lock, say in place of MemoryError
     "error return without exception set",

@@ -14,14 +14,15 @@ from typing import Any
 
 import numpy as np
 from conftest import Promise, assert_accurate, assert_same_bits
-from fuzz_arguments import FOLDER, NUMBERS, REALS, WORDS, Draw
-from fuzz_calls import contents, copied, kept, named, promised, shown
 from tolerances import ACTIVATIONS, BOUNDS, SQUARES
 
 import fastbp
 from fastbp import _backend, callbacks, objectives, schedules
 from fastbp.optimizers import OPTIMIZERS
 from fastbp.outputs import LOSSES
+
+from .arguments import FOLDER, NUMBERS, REALS, WORDS, Draw
+from .calls import contents, copied, kept, named, promised, shown
 
 Array = np.ndarray
 RATES: dict[str, tuple[Any, ...]] = {

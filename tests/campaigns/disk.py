@@ -1,4 +1,4 @@
-"""A campaign of failing disks: python tests/disk.py [--errors ENOSPC,EIO] [NAME ...]
+"""A campaign of failing disks: python -m campaigns.disk [--errors ENOSPC,EIO] [NAME ...]
 
 While a file is written the n-th system call on its folder fails, for n = 1, 2, … until the file is written: that one alone or
 with all that follow, by each error that a disk has; a write that takes half of its bytes; and death at that call (SIGKILL). Each
@@ -23,10 +23,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from shims import preloaded
 
 import fastbp
 from fastbp import checkpoints, cli
+
+from .shims import preloaded
 
 FAILS, LASTS, SHORT, KILLED = range(4)  # tests/c/failing_disk.c
 PATIENCE = 60.0  # seconds until a process that should end, or die, is taken for one that never does

@@ -1,4 +1,4 @@
-"""Long runs: python tests/soak.py [--seconds S] [PART ...]
+"""Long runs: python -m campaigns.soak [--seconds S] [PART ...]
 
 memory          training, prediction, saving and loading, in nets of every kind: no growth of the memory in use
 threads         networks trained at once, each from a thread of its own: the bits of one that is trained alone

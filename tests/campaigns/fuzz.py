@@ -1,7 +1,7 @@
-"""Random calls of everything that is public, as many as one wants: python tests/fuzz.py [--calls N] [--seed S] [NAME ...]
+"""Random calls of everything that is public, as many as one wants: python -m campaigns.fuzz [--calls N] [--seed S] [NAME ...]
 
 Each batch of calls runs in a process of its own, with 4 GiB of address space and a minute for a call. One that crashes or hangs
-is repeated and tells its last call; one that breaks a promise is made smaller by Hypothesis. `fuzz_calls` and `fuzz_networks` say
+is repeated and tells its last call; one that breaks a promise is made smaller by Hypothesis. `calls` and `networks` say
 what is promised.
 """
 
@@ -20,12 +20,12 @@ import time
 import warnings
 from collections.abc import Sequence
 
-import fuzz_calls
-import fuzz_networks
 from conftest import ISAS, running_on
-from fuzz_arguments import Draw
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
+
+from . import calls, networks
+from .arguments import Draw
 
 BATCH = 2000  # calls of one process
 MEMORY = 4 * 2**30
@@ -34,11 +34,11 @@ QUICK = settings(
     database=None, deadline=None, suppress_health_check=list(HealthCheck), print_blob=False,
     phases=(Phase.generate, Phase.shrink), report_multiple_bugs=False,
 )  # fmt: skip
-MAKERS = dict.fromkeys(fuzz_calls.FUNCTIONS, fuzz_calls.Call) | fuzz_networks.MAKERS
+MAKERS = dict.fromkeys(calls.FUNCTIONS, calls.Call) | networks.MAKERS
 
 
 def _too_long(signum: int, frame: object) -> None:
-    raise fuzz_calls.TooLong
+    raise calls.TooLong
 
 
 def make_calls(
@@ -98,16 +98,8 @@ def campaign(options: argparse.Namespace) -> int:
         number = min(BATCH, options.calls - sum(ends.values()))
         if number <= 0:
             break
-        command = [
-            sys.executable,
-            __file__,
-            "--batch",
-            "--calls",
-            str(number),
-            "--seed",
-            str(first_seed),
-            *options.names,
-        ]
+        numbers = ["--calls", str(number), "--seed", str(first_seed)]
+        command = [sys.executable, "-m", __spec__.name, "--batch", *numbers, *options.names]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode == 0:
             ends.update(ast.literal_eval(done.stdout.splitlines()[-1]))
