@@ -21,7 +21,7 @@ from fastbp import _checks
 
 __all__ = ["Communicator", "RankError"]
 
-_SPIN = 2e-4  # seconds of waiting without a pause, then for a twentieth of what has been waited so far
+_SPIN = 1e-2  # seconds of waiting without a pause, then for a twentieth of what has been waited so far
 _GRACE = 5.0  # seconds in which ranks that wait as well can say so, when the time is over
 _TAG = 32191  # of what they say
 
