@@ -333,10 +333,18 @@ def test_the_model_of_a_cluster():
     assert 0.9 <= seconds / (seconds + sums) < 0.9001
 
 
+def test_a_step_of_which_nothing_is_sent(monkeypatch):
+    monkeypatch.setattr(fastbp.ranks, "_told", True)  # that threads share cores
+    shape, size = StepShape((5, 4, 3), 8), 3
+    train = mpi._Trainer(shape, "float32", steps=2, n_ranks=1)
+    unsent = fastbp.mpi.Communicator(mpi._Unsent(size))
+    assert train(1, 1, unsent) > 0 and unsent.size == size and unsent._in_place == mpi.IN_PLACE
+
+
 def test_what_is_told_of_ranks(tmp_path):
     times = {
-        "one thread": [2.0, 4.0], "one rank": [2.0, 4.0], "threads": [2.5, 4.5], "side by side": [3.0, 5.0],
-        "ranks": [4.0, 6.0], "reproducible": [8.0, 12.0], "sums": [2.0, 2.0],
+        "one thread": [2.0, 4.0], "one rank": [2.0, 4.0], "threads": [2.5, 4.5], "side by side": [2.0, 4.0],
+        "ranks": [4.0, 6.0], "reproducible": [8.0, 12.0], "sums": [2.0, 2.0], "nothing sent": [3.0, 5.0],
     }  # fmt: skip
     measured = {"ranks": 2, "steps": 1, "times": times, "shape": mpi.SHAPES[0].name}
     text = mpi.text(mpi.SHAPES[0], measured)
