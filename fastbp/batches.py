@@ -108,7 +108,8 @@ class Stream:
     def parts(self, generator: np.random.Generator | None, one_by_one: bool) -> Iterator[Part]:
         """Those of an epoch, in the order in which they come."""
         number = 0
-        for number, batch in enumerate(self._source() if callable(self._source) else self._source, start=1):
+        source = _checks.networks.batches(self._source()) if callable(self._source) else self._source
+        for number, batch in enumerate(source, start=1):
             examples = self._check(f"X: batch {number}", *_checks.networks.batch(number, batch))
             if len(examples.x):
                 yield Part(examples, None, len(examples.x))

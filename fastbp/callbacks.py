@@ -60,8 +60,11 @@ class Training(Protocol):
         """End the training after this batch or epoch."""
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write a checkpoint at the end of an epoch, from which ``fit(resume=path)`` goes on; of many processes the first one
-        does."""
+        """Write a checkpoint, from which ``fit(resume=path)`` goes on; of many processes the first one does.
+
+        Called in ``fit_begin`` or ``epoch_end``, it keeps what the callbacks before this one have made of the epoch: one that
+        saves has an attribute ``last = True``, by which it is called after those that have not.
+        """
 
 
 Callback: TypeAlias = Callable[[Training], Any] | Any
@@ -197,8 +200,8 @@ class ReduceOnPlateau:
 
 
 class Checkpoint:
-    """Save the training to `path` after every `every`-th epoch and at the end, so that ``fit(resume=path)`` goes on to the same
-    bits.
+    """Save the training to `path` after every `every`-th epoch and after the last one, so that ``fit(resume=path)`` goes on to
+    the same bits. An epoch that is stopped before its end is not saved: what was saved last is up to `every` epochs older.
 
     A file of that name is replaced only by a complete one: whenever a process is killed, there is the last one or the one before.
     """

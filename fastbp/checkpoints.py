@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fastbp import _checks, persistence
+from fastbp.callbacks import EarlyStopping
 from fastbp.history import History
+from fastbp.lbfgs import LBFGS
 
 if TYPE_CHECKING:
-    from fastbp.lbfgs import LBFGS
     from fastbp.optimizers import Optimizer
     from fastbp.training import Run
 
@@ -26,18 +27,17 @@ _FORMAT = "fastbp.Checkpoint"
 
 def save(path: str | os.PathLike[str], run: Run) -> None:
     """Write the training as it is between two epochs."""
-    if run.epoch != run.done:
-        raise RuntimeError("save: got a call within an epoch, expected one at its end")
+    _checks.networks.for_checkpoint(isinstance(run.optimizer, LBFGS), run.epoch != run.done, run.over)
     if run.rank:  # one file for all
         return
     net, optimizer = run.network, run.optimizer
     config: dict[str, Any] = {
         **_identity(net._description(), optimizer, run.callbacks),
         "steps": optimizer.steps,
-        "learning_rate": None if callable(optimizer.learning_rate) else float(optimizer.learning_rate),
+        "rates": {name: None if callable(rate) else rate for name, rate in _rates_of(optimizer).items()},
         "epoch": run.epoch,
         "best_epoch": run.history.best_epoch,
-        "generator": run.generator.bit_generator.state,
+        "generator": run.generator.bit_generator.state if run.epoch else run.drawn,
         "start": run.start,
         "states": [],
     }
@@ -47,11 +47,33 @@ def save(path: str | os.PathLike[str], run: Run) -> None:
     for name, values in run.history.columns().items():
         arrays[f"history.{name}"] = np.array(values, np.float64)
     for number, callback in enumerate(run.callbacks):
-        state = callback.get_state() if hasattr(callback, "get_state") else {}
+        state = _state_of(callback)
         numbers = {name: value for name, value in state.items() if isinstance(value, (float, np.ndarray))}
         config["states"].append({name: value for name, value in state.items() if name not in numbers})
         arrays |= {f"callbacks.{number}.{name}": np.asarray(value) for name, value in numbers.items()}
     persistence.write(path, _FORMAT, config, arrays)
+
+
+def _rates_of(optimizer: Optimizer | LBFGS) -> dict[str, Any]:
+    """Each a function, or a number as JSON has it."""
+    names = () if isinstance(optimizer, LBFGS) else optimizer.rates
+    given = {name: getattr(optimizer, name) for name in names}
+    return {
+        name: rate if callable(rate) or isinstance(rate, bool) else float(rate)
+        for name, rate in given.items()
+    }
+
+
+def _state_of(callback: Any) -> dict[str, Any]:
+    """What a callback wants to be kept: by names that arrays may have, arrays of numbers or what JSON can say."""
+    if not hasattr(callback, "get_state"):
+        return {}
+    state = {}
+    for name, value in callback.get_state().items():
+        kept = value.item() if isinstance(value, np.generic) else value
+        _checks.networks.kept(f"{type(callback).__name__}.get_state", name, kept)
+        state[name] = kept
+    return state
 
 
 def _identity(
@@ -61,7 +83,7 @@ def _identity(
     return {
         "network": network,
         "optimizer": type(optimizer).__name__,
-        "schedule": callable(optimizer.learning_rate),
+        "schedules": [name for name, rate in _rates_of(optimizer).items() if callable(rate)],
         "callbacks": [type(callback).__name__ for callback in callbacks],
     }
 
@@ -76,7 +98,8 @@ class Saved:
     generator: dict[str, Any]
     epoch: int
     steps: int
-    learning_rate: float | None
+    rates: dict[str, Any]
+    """Those of the optimizer, which are still to be checked; None for a schedule."""
     history: History
     vectors: dict[str, np.ndarray]
     """``parameters``, and ``optimizer.`` and the name of each vector of its state."""
@@ -87,20 +110,23 @@ class Saved:
 def read(path: str | os.PathLike[str]) -> Saved:
     """What :func:`save` wrote to `path`."""
     path = _checks.path("resume", path)
-    config, arrays = persistence.read(path, _FORMAT)
+    try:
+        config, arrays = persistence.read(path, _FORMAT)
+    except ValueError as cause:
+        raise ValueError(f"resume{str(cause).removeprefix('path')}") from cause
     try:
         epoch = _checks.integer("epoch", config["epoch"], 0, _checks.INT64_MAX, "an integer >= 0")
-        rate, states = config["learning_rate"], config["states"]
+        states = config["states"]
         if len(states) != len(config["callbacks"]):
             raise ValueError(f"{len(states)} states of callbacks")
         return Saved(
             os.fspath(path),
-            {name: config[name] for name in ("network", "optimizer", "schedule", "callbacks")},
+            {name: config[name] for name in ("network", "optimizer", "schedules", "callbacks")},
             _generator_state(config["start"]),
             _generator_state(config["generator"]),
             epoch,
             _checks.optimizers.steps(config["steps"]),
-            None if rate is None else _checks.number("learning_rate", rate, _checks.NOT_NEGATIVE),
+            dict(config["rates"]),
             _history(_under("history.", arrays), epoch, config["best_epoch"]),
             {name: array for name, array in arrays.items() if name.startswith(("parameters", "optimizer."))},
             [
@@ -125,6 +151,49 @@ def compare(
 def restore(saved: Saved, run: Run) -> None:
     """Put a training that has just begun where the file's is: all of it, or nothing."""
     net, optimizer = run.network, run.optimizer
+    before = {name: getattr(optimizer, name) for name in optimizer.rates}
+    try:
+        _restore_rates(saved, optimizer)
+        _compare_arrays(saved, run)
+        _restore_states(saved, run.callbacks)
+    except BaseException:
+        for name, rate in before.items():
+            setattr(optimizer, name, rate)
+        raise
+    optimizer.reset()
+    for name, vector in _vectors(net.parameters, optimizer).items():
+        vector[:] = saved.vectors[name]
+    optimizer.steps = saved.steps
+    run.epoch = run.done = saved.epoch
+    run.history = saved.history
+    run.generator.bit_generator.state = saved.generator
+
+
+def _restore_rates(saved: Saved, optimizer: Optimizer) -> None:
+    """Set the rates, on which it depends what else there is."""
+    try:
+        if saved.rates.keys() != optimizer.rates.keys():
+            raise ValueError(f"the rates {', '.join(saved.rates)}")
+        for name, check in optimizer.rates.items():
+            if saved.rates[name] is not None:
+                check(name, saved.rates[name], None)
+                setattr(optimizer, name, saved.rates[name])
+    except (TypeError, ValueError) as cause:
+        raise _damaged(saved.path, cause) from cause
+
+
+def _restore_states(saved: Saved, callbacks: tuple[Any, ...]) -> None:
+    try:
+        for callback, kept in zip(callbacks, saved.states, strict=True):
+            if hasattr(callback, "set_state"):
+                callback.set_state(kept)
+    except (KeyError, TypeError, ValueError) as cause:
+        raise _damaged(saved.path, cause) from cause
+
+
+def _compare_arrays(saved: Saved, run: Run) -> None:
+    """Refuse arrays that are not those of this training."""
+    net, optimizer = run.network, run.optimizer
     state = _vectors(net.parameters, optimizer)
     if saved.vectors.keys() != state.keys():
         got, expected = (", ".join(sorted(each)) for each in (saved.vectors, state))
@@ -133,30 +202,17 @@ def restore(saved: Saved, run: Run) -> None:
     if saved.epoch and lists != set(run.lists):
         got, expected = ", ".join(sorted(lists)), ", ".join(sorted(run.lists))
         raise ValueError(f"resume: got {saved.path!r} with a history of {got}, expected {expected}")
-    best = [state.get("best_parameters") for state in saved.states]  # of EarlyStopping
+    states = zip(run.callbacks, saved.states, strict=True)
+    best = [kept.get("best_parameters") for callback, kept in states if isinstance(callback, EarlyStopping)]
     arrays = [("best_parameters", each) for each in best if isinstance(each, np.ndarray)]
     for name, vector in [*saved.vectors.items(), *arrays]:
         if (vector.shape, vector.dtype) != (net.parameters.shape, net.parameters.dtype):
             raise _damaged(saved.path, f"{name}: {vector.dtype} {vector.shape}")
-    try:
-        for callback, kept in zip(run.callbacks, saved.states, strict=True):
-            if hasattr(callback, "set_state"):
-                callback.set_state(kept)
-    except (KeyError, TypeError, ValueError) as cause:
-        raise _damaged(saved.path, cause) from cause
-    optimizer.reset()
-    for name, vector in _vectors(net.parameters, optimizer).items():
-        vector[:] = saved.vectors[name]
-    optimizer.steps = saved.steps
-    if saved.learning_rate is not None:
-        optimizer.learning_rate = saved.learning_rate
-    run.epoch = run.done = saved.epoch
-    run.history = saved.history
-    run.generator.bit_generator.state = saved.generator
 
 
 def _damaged(path: str | os.PathLike[str], cause: object) -> ValueError:
-    return persistence.bad_file(path, _FORMAT, f"a damaged checkpoint ({cause!s:.300})")
+    error = persistence.bad_file(path, _FORMAT, f"a damaged checkpoint ({cause!s:.300})")
+    return ValueError(f"resume{str(error).removeprefix('path')}")
 
 
 def _vectors(parameters: np.ndarray, optimizer: Optimizer) -> dict[str, np.ndarray]:

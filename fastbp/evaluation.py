@@ -57,8 +57,9 @@ def evaluate(
         engine.logits(x, z)
         for measure in (metric, *others):
             measure.add(z, t, np.ones(len(x)) if weights is None else weights)
-        error = loss.error(z, t, sample_weight=weights, reduction="sum", grad_out=z, **options)
-        sums += float(error.loss), error.weight_sum
+        error = loss.error(z, t, sample_weight=weights, reduction="mean", grad_out=z, **options)
+        if error.weight_sum:  # a sum could leave the range of float32 that its mean is in
+            sums += float(error.loss) * error.weight_sum, error.weight_sum
     errors, weight_sum = total(sums).tolist()
     mean = errors / weight_sum if weight_sum else math.nan
     return {"loss": mean, loss.metric: metric.value(total)}
@@ -95,9 +96,13 @@ class _R2:
         self.sum, self.squares, self.missed = (np.zeros(n_outputs) for _ in range(3))
 
     def add(self, z: np.ndarray, t: np.ndarray, weights: np.ndarray) -> None:
+        if not weights.all():  # what an example of weight 0 has is not read
+            z, t, weights = (each[weights > 0] for each in (z, t, weights))
+            if not len(weights):
+                return
         y, t = self.outputs(z, out=z.copy(), n_threads=1).astype(np.float64), t.astype(np.float64)
         if not self.weight:
-            self.first = t[np.argmax(weights > 0)]
+            self.first = t[0]
         shifted = t - self.first
         self.weight += float(weights.sum())
         self.sum = self.sum + weights @ shifted

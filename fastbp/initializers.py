@@ -18,7 +18,8 @@ name                            weights                                         
 ==============================  ==============================================================  ======
 
 ``auto`` is the one that suits the layer's activation: ``glorot`` for identity, sigmoid and tanh, ``he`` for relu,
-leaky_relu, elu, gelu, silu, mish and softplus, ``lecun`` for selu, whose constants assume it [5]_.
+leaky_relu, elu, gelu, silu, mish and softplus, ``lecun`` for selu, whose constants assume it [5]_. The last layer, which has
+none, is drawn as the one before it.
 
 All are drawn in float64, so that a seed means the same network in both dtypes.
 

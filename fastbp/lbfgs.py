@@ -11,7 +11,7 @@ import numpy as np
 
 from fastbp import _checks
 from fastbp.batches import Arrays, Examples
-from fastbp.callbacks import Checkpoint
+from fastbp.callbacks import Checkpoint, ReduceOnPlateau
 from fastbp.divergence import DivergenceError, divergence
 
 if TYPE_CHECKING:
@@ -68,11 +68,15 @@ class LBFGS:
         return f"LBFGS(memory={self.memory}, tolerance={self.tolerance}, weight_decay={self.weight_decay})"
 
 
-def check(run_settings: Any, batches: Any, dropout: Any, resume: Any) -> None:
-    """Refuse what this method cannot do."""
-    saves = any(isinstance(callback, Checkpoint) for callback in run_settings.callbacks)
+def check(optimizer: LBFGS, run_settings: Any, batches: Any, dropout: Any, resume: Any) -> None:
+    """Refuse what this method cannot do, and attributes that were set to what the constructor would not take."""
+    LBFGS(memory=optimizer.memory, tolerance=optimizer.tolerance, weight_decay=optimizer.weight_decay)
+    saves, plateau = (
+        any(isinstance(callback, kind) for callback in run_settings.callbacks)
+        for kind in (Checkpoint, ReduceOnPlateau)
+    )
     arrays = isinstance(batches, Arrays)
-    _checks.networks.for_lbfgs(not arrays, dropout, run_settings.clips, saves or resume is not None)
+    _checks.networks.for_lbfgs(not arrays, dropout, run_settings.clips, saves or resume is not None, plateau)
 
 
 class _Stopped(Exception):
@@ -88,6 +92,7 @@ class _Objective:
         self._examples, self._rows = run.sets.training  # type: ignore[misc]
         self._gradient = np.empty_like(self._net.parameters)
         self.loss = math.nan
+        self.weight = 0.0
         self.is_finite = True  # the sum of this process, of many
 
     def __call__(self, parameters: np.ndarray) -> tuple[float, np.ndarray]:
@@ -104,7 +109,7 @@ class _Objective:
                 self._stop_if(bool(self._run.history.stopped))
         if self._run.ranks is not None:
             gradient, total, weight = self._over_all(self._run.ranks, gradient, total, weight)
-        self.loss = total / weight if weight else math.nan
+        self.loss, self.weight = total / weight if weight else math.nan, weight
         objective, gradient = self.loss, gradient / (weight or 1.0)
         if self._decay:
             for weights, slope in zip(net.weights, net._layout.views(gradient)[0], strict=True):
@@ -173,7 +178,11 @@ def minimise(run: Run, after: Any) -> None:
         last[0] = time.perf_counter()
 
     try:
-        if not math.isfinite(objective(start)[0]):
+        value = objective(start)[0]
+        if not objective.weight:
+            run.stop("no example has a weight above 0")
+            return
+        if not math.isfinite(value):
             raise objective.divergence()
         options = {"maxcor": run.optimizer.memory, "gtol": run.optimizer.tolerance, "ftol": 0.0}
         options |= {"maxiter": run.epochs, "maxfun": 20 * max(run.epochs, 1)}
@@ -185,4 +194,4 @@ def minimise(run: Run, after: Any) -> None:
     finally:
         run.network.parameters[:] = accepted
     if result.nit < run.epochs:
-        run.stop("converged" if result.success else str(result.message).lower())
+        run.stop("converged" if result.success else str(result.message).lower().rstrip(": "))

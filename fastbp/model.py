@@ -365,9 +365,8 @@ class MLP:
 
     def loss(self, x: ArrayLike, t: ArrayLike, sample_weight: ArrayLike | None = None) -> float:
         """The weighted mean error over the examples `x` (N, I) with the targets `t`; NaN where the weights sum to 0."""
-        inputs, targets = self._examples("x", x, "t", t)
-        weights = _checks.networks.example_weights("sample_weight", sample_weight, len(inputs))
-        return self._evaluate(self.parameters, Examples(inputs, targets, weights), None)["loss"]
+        examples = self._checker().examples(("x", "t", "sample_weight"), x, t, sample_weight, by_parts=True)
+        return self._evaluate(self.parameters, examples, None)["loss"]
 
     def evaluate(
         self, X: ArrayLike, T: ArrayLike, *, sample_weight: ArrayLike | None = None
@@ -394,9 +393,8 @@ class MLP:
         >>> net.evaluate([[0.0, 0.0], [1.0, 0.0]], [[1, 2, 3], [3, 4, 1]])
         {'loss': 10.0, 'r2': -5.666666666666667}
         """
-        inputs, targets = self._examples("X", X, "T", T)
-        weights = _checks.networks.example_weights("sample_weight", sample_weight, len(inputs))
-        return self._evaluate(self.parameters, Examples(inputs, targets, weights), None)
+        examples = self._checker().examples(("X", "T", "sample_weight"), X, T, sample_weight, by_parts=True)
+        return self._evaluate(self.parameters, examples, None)
 
     def _evaluate(
         self,
@@ -678,7 +676,7 @@ class MLP:
             )
             _checks.networks.monitors(settings.callbacks, MONITORED, sets.monitored)
             if isinstance(optimizer, LBFGS):
-                lbfgs.check(settings, sets.batches, self.dropout, resume)
+                lbfgs.check(optimizer, settings, sets.batches, self.dropout, resume)
             else:
                 check.written = self._written(optimizer)
             if isinstance(sets.batches, Arrays):

@@ -2,8 +2,8 @@
 
 A schedule is nothing else than such a function, and any rate of an optimizer may be one: ``SGD(lambda step: 0.1 / (1 + step))``.
 Those here return functions that can be pickled. Each has the rate first, the number of steps next where one is needed; with
-`warmup`, the rate rises over the first so many of the steps, in equal steps from rate / (warmup + 1), and the rest follows the
-formula.
+`warmup`, it rises over the first so many of the steps, in equal steps, to what the formula begins with, and the rest follows
+that. `one_cycle` begins with rate / 25 and `coslog4` with 0: both rise by themselves.
 
 Examples
 --------

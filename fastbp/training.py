@@ -81,6 +81,8 @@ class Run:
     epoch: int = 0
     batch: int = 0
     loss: float = math.nan
+    over: bool = False
+    """Whether the last update has been made, and parameters may be set that no update has led to."""
 
     @property
     def epochs(self) -> int:
@@ -160,7 +162,7 @@ def fit(run: Run, saved: checkpoints.Saved | None) -> History:
         run.stop("interrupted")
     finally:
         shown.close()
-        run.epoch = run.done
+        run.epoch, run.over = run.done, True
         run.history.keep(run.done)
     if run.done >= run.epochs:
         run.history.stopped = ""
@@ -231,6 +233,7 @@ def _epoch(run: Run, shown: Progress | Silence) -> None:
     seconds = time.perf_counter() - start
     if whole:
         _look(run, seconds)
+        run.watch_the_clock()  # before a checkpoint asks whether this was the last epoch
         run.tell("epoch_end")
 
 

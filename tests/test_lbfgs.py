@@ -130,3 +130,32 @@ def test_an_error_that_is_not_finite(backend):
     x[3, 2] = np.nan
     with pytest.raises(fastbp.DivergenceError, match="the inputs of example 3 are not finite"):
         MLP([5, 4, 3], seed=0).fit(x, t, optimizer=LBFGS(), progress=False)
+
+
+def test_no_weight_at_all(backend):
+    x, t = data()
+    net = MLP([5, 3], seed=0)
+    before = net.parameters.copy()
+    history = net.fit(x, t, sample_weight=np.zeros(len(x)), optimizer=LBFGS(), progress=False)
+    assert history.stopped == "no example has a weight above 0" and len(history) == 0
+    assert (net.parameters == before).all()
+
+
+def test_attributes_are_checked_again(backend):
+    x, t = data()
+    optimizer = LBFGS()
+    optimizer.weight_decay = -1.0
+    with pytest.raises(ValueError, match=r"^weight_decay: got -1.0, expected a finite number >= 0"):
+        MLP([5, 3]).fit(x, t, optimizer=optimizer, progress=False)
+
+
+def test_a_callback_that_saves(backend, tmp_path):
+    x, t = data()
+    with pytest.raises(RuntimeError, match=r"^save: got a training by LBFGS, expected another optimizer"):
+        MLP([5, 3]).fit(
+            x, t, optimizer=LBFGS(), callbacks=[lambda run: run.save(tmp_path / "c.npz")], progress=False
+        )
+    with pytest.raises(ValueError, match=r"^optimizer: got LBFGS with ReduceOnPlateau, expected none"):
+        MLP([5, 3]).fit(
+            x, t, optimizer=LBFGS(), callbacks=[fastbp.callbacks.ReduceOnPlateau("loss")], progress=False
+        )

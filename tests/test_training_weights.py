@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from training_data import BATCH, LABELS, OPTIONS, ROWS, WEIGHTS, YES, N, X, network, rounding, same
 
-from fastbp import SGD, Adam
+from fastbp import MLP, SGD, Adam
 from fastbp.outputs import LOSSES
 
 TARGETS = {"softmax_cross_entropy": LABELS}
@@ -216,3 +216,41 @@ def test_balanced_batches_of_an_iterable_are_refused(backend):
     net.fit([(X, LABELS)], class_weight={0: 2.0}, **OPTIONS)
     other.fit([(X, LABELS, np.where(LABELS == 0, 2.0, 1.0))], **OPTIONS)
     assert same(net, other)
+
+
+@pytest.mark.parametrize("scale", [1e-60, 1e60])
+def test_what_is_measured_is_a_mean_at_any_scale_of_weights(backend, scale):
+    """Also in float32, whose range their sums leave."""
+    net = network("float32")
+    scores = [net.evaluate(X, LABELS, sample_weight=weights) for weights in (WEIGHTS, WEIGHTS * scale)]
+    assert scores[1] == pytest.approx(scores[0], rel=1e-6)
+    assert net.loss(X, LABELS, WEIGHTS * scale) == pytest.approx(scores[0]["loss"], rel=1e-6)
+
+
+def test_the_mean_of_large_errors(backend):
+    """Whose sum is beyond float32."""
+    net = MLP([1, 1], loss="squared_error", init="zeros")
+    t = np.full((100_000, 1), 1e17)
+    assert net.loss(np.zeros((len(t), 1)), t) == pytest.approx(5e33, rel=1e-6)
+
+
+def test_r2_does_not_read_examples_of_weight_0(backend):
+    """Whose target may be missing."""
+    net = network(loss="squared_error")
+    weights = np.arange(N) % 3
+    t = np.where(weights[:, None] > 0, ROWS, np.nan)
+    kept = weights > 0
+    scores = (
+        net.evaluate(X, t, sample_weight=weights),
+        net.evaluate(X[kept], ROWS[kept], sample_weight=weights[kept]),
+    )
+    assert scores[0] == pytest.approx(scores[1], rel=1e-12)
+    assert np.isnan(list(net.evaluate(X, t, sample_weight=np.zeros(N)).values())).all()
+
+
+def test_classes_by_true_and_false(backend):
+    """As boolean targets have them."""
+    nets = [network(outputs=1, loss="sigmoid_cross_entropy") for _ in range(2)]
+    for net, table in zip(nets, ({True: 2.0, False: 0.5}, {1: 2.0, 0: 0.5}), strict=True):
+        net.fit(X, YES, class_weight=table, **OPTIONS)
+    assert same(*nets)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Iterable
 from itertools import pairwise
@@ -275,6 +276,7 @@ def class_weights(
         return example_weights("class_weight", weights("class_weight", value, n_classes, "class"), n_classes)
     table = np.ones(n_classes)
     for label, weight in value.items():
+        label = int(label) if isinstance(label, (bool, np.bool_)) else label  # of boolean targets
         label = integer("class_weight", label, 0, n_classes - 1, f"classes in [0, {n_classes})")
         table[label] = number(f"class_weight[{label}]", weight, NOT_NEGATIVE)
     return table
@@ -321,6 +323,13 @@ def stream(value: Any) -> Any:
     if not callable(value) and not isinstance(value, Iterable):
         text = "an array with T, or an iterable of batches (x, t), or a function that returns an iterator"
         raise TypeError(f"X: got {type(value).__name__} without T, expected {text}")
+    return value
+
+
+def batches(value: Any) -> Iterable[Any]:
+    """What a function returned for an epoch."""
+    if not isinstance(value, Iterable):
+        raise TypeError(f"X: got a function that returns {type(value).__name__}, expected an iterator")
     return value
 
 
@@ -383,17 +392,52 @@ def held_out(
     return np.sort(order[~taken]), np.sort(order[taken])
 
 
-def for_lbfgs(stream: bool, dropout: Iterable[float], clips: Iterable[float], checkpoints: bool) -> None:
+def for_lbfgs(
+    stream: bool, dropout: Iterable[float], clips: Iterable[float], checkpoints: bool, plateau: bool
+) -> None:
     """Refuse what L-BFGS cannot do."""
     refused = (
         (stream, "an iterable of batches", "arrays"),
         (any(dropout), "dropout", "a network without"),
         (any(clips), "clipping", "none"),
         (checkpoints, "a checkpoint", "none: it keeps no state in files"),
+        (plateau, "ReduceOnPlateau", "none: it has no learning rate"),
     )
     for there, what, expected in refused:
         if there:
             raise ValueError(f"optimizer: got LBFGS with {what}, expected {expected}")
+
+
+def for_checkpoint(lbfgs: bool, within_epoch: bool, over: bool) -> None:
+    """Refuse to write a training from which none could go on."""
+    refused = (
+        (lbfgs, "a training by LBFGS", "another optimizer: it keeps no state in files"),
+        (over, "a call in fit_end", "one in epoch_end: parameters may be a mean, or the best ones, by now"),
+        (within_epoch, "a call within an epoch", "one at its end"),
+    )
+    for there, got, expected in refused:
+        if there:
+            raise RuntimeError(f"save: got {got}, expected {expected}")
+
+
+def kept(place: str, name: Any, value: Any) -> None:
+    """Refuse a state of a callback that no file can hold."""
+    if not (isinstance(name, str) and name.isascii() and name.isidentifier() and name[0] != "_"):
+        raise ValueError(
+            f"{place}: got the name {name!r:.80}, expected letters, digits and underscores after a letter"
+        )
+    if isinstance(value, np.ndarray):
+        if value.dtype.kind not in "biuf" or value.dtype.itemsize > 8:
+            expected = "an array of bool, integers or floats up to 64 bits"
+            raise TypeError(f"{place}: got {value.dtype} as {name!r}, expected {expected}")
+        return
+    try:
+        json.dumps(value)
+    except (TypeError, ValueError) as cause:
+        expected = "numbers, arrays of them, or what JSON can say"
+        raise TypeError(
+            f"{place}: got {type(value).__name__} as {name!r} ({cause}), expected {expected}"
+        ) from None
 
 
 def monitors(given: Iterable[Any], known: Iterable[str], there: Iterable[str]) -> None:
