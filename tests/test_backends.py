@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -358,3 +359,41 @@ def test_a_forked_child_computes(backend):
     want = [bits(call(2)) for call in calls]
     assert exit_code(fork(lambda: [bits(call(2)) for call in calls] == want)) == 0
     assert [bits(call(2)) for call in calls] == want  # and the parent goes on
+
+
+# -- processors that are not here ----------------------------------------------------------------------------------------------
+
+EMULATOR = shutil.which("qemu-x86_64")
+ELSEWHERE = """
+import numpy as np, fastbp
+from fastbp import _backend
+print(*_backend.kernels.available_isas())
+net = fastbp.MLP([20, 30, 3], seed=0)
+x, t = np.linspace(-1, 1, 640).reshape(32, 20), np.arange(32) % 3
+net.step(x, t, fastbp.SGD(0.1, momentum=0.9))
+print(net.loss(x, t))
+"""
+
+
+@NATIVE_ONLY
+@pytest.mark.skipif(
+    EMULATOR is None or "avx2" not in ISAS, reason="there is no qemu-x86_64, or nothing to emulate with it"
+)
+@pytest.mark.parametrize(
+    ("processor", "expected"),
+    [
+        ("Nehalem", ["generic"]),
+        ("Haswell", ["avx2", "generic"]),
+        ("Haswell,-fma", ["generic"]),  # as some of VIA's are
+        ("Haswell,-avx2", ["generic"]),
+    ],
+)
+def test_an_older_processor(processor, expected):
+    """What is compiled in and cannot run there is left alone, from the import on."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("FASTBP_")}
+    environment["OPENBLAS_CORETYPE"] = "Nehalem"  # OpenBLAS takes every processor with AVX2 for one with FMA
+    command = [EMULATOR, "-cpu", processor, sys.executable, "-c", ELSEWHERE]
+    found, loss = subprocess.check_output(command, text=True, env=environment, timeout=240).splitlines()
+    assert found.split() == expected
+    here = subprocess.check_output([sys.executable, "-c", ELSEWHERE], text=True, env=environment, timeout=240)
+    assert float(loss) == pytest.approx(float(here.splitlines()[1]), rel=1e-5)

@@ -181,7 +181,8 @@ def test_interrupts_at_random_moments(backend, by_batch):
             assert history.stopped == "interrupted" and lists(history) <= {len(history)}
             assert len(history.columns()) in (0, 6) and len(kept) in (len(history), len(history) - 1)
             assert (history.best_epoch or 0) <= len(history)
-            if kept or stop.best_epoch is not None:  # the first epoch may be over, and no callback have heard of it
+            # The first epoch may be over, and no callback have heard of it.
+            if kept or stop.best_epoch is not None:
                 values = history.metric[: stop.best_epoch]
                 assert stop.best_epoch == 1 + int(np.argmax(values)) and stop.best == max(values)
                 best = kept[stop.best_epoch - 1] if stop.best_epoch <= len(kept) else stop.best_parameters
