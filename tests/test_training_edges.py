@@ -149,6 +149,24 @@ def test_several_labels_are_fitted(backend):
     assert net.evaluate(X, t)["accuracy"] > 0.97
 
 
+# Examples that a step writes ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_a_step_on_what_it_writes(backend, dtype, place, momentum):
+    """The parameters of a layer, or the optimizer's state: the step is that on a copy of them."""
+    n, rows, results = 96, 8, []
+    for copied in (False, True):
+        net, sgd = MLP([n, n, n], dtype=dtype, activation="tanh", seed=3), SGD(0.5, momentum=momentum)
+        for _ in range(3):
+            velocity = sgd.state(net.parameters).get("velocity", net.parameters)
+            x = (velocity[: n * n].reshape(n, n) if place == 2 else net.weights[place])[:rows]
+            net.step(x.copy() if copied else x, np.arange(rows), sgd)
+        results.append(net.parameters)
+    assert results[0].tobytes() == results[1].tobytes()
+
+
 # Ctrl-C -----------------------------------------------------------------------------------------------------
 
 

@@ -42,7 +42,7 @@ def floats(name: str, value: Any) -> np.ndarray:
     native = given.dtype.newbyteorder("=")
     if native not in FLOATS:
         raise TypeError(f"{name}: got {_kind(given, value)}, expected float32 or float64")
-    return cast(given, native)
+    return cast(given, np.dtype(native.type))
 
 
 def floats_like(name: str, value: Any, other_name: str, other: np.ndarray) -> np.ndarray:

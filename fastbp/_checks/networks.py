@@ -106,7 +106,7 @@ def float_dtype(name: str, value: Any) -> np.dtype:
         raise TypeError(f"{name}: got {value!r}, expected float32 or float64") from None
     if value is None or dtype not in FLOATS:
         raise TypeError(f"{name}: got {value if value is None else dtype}, expected float32 or float64")
-    return dtype
+    return np.dtype(dtype.type)  # the object that all others have
 
 
 def seed(name: str, value: Any) -> int | None:

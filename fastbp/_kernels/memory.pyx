@@ -7,7 +7,6 @@ from libc.stdint cimport int64_t, uint64_t
 import numpy as np
 
 cdef extern from "numpy/arrayobject.h":
-    void *descr_of "PyArray_DESCR"(cnp.ndarray)  # works with NumPy 1 and 2
     object PyArray_Scalar(void *data, void *descr, object base)
 
 cdef extern from "memory/spare.h":
@@ -25,11 +24,12 @@ cdef object HANDLER = None if large_array_handler() == NULL else PyCapsule_New(l
 
 
 cdef bint plain(x, int axes, dtype, Matrix *m) noexcept:
-    """Whether x is a plain array with so many axes, which then becomes m"""
+    """Whether x is a plain array with so many axes, which then becomes m. There are many objects for a dtype: an array that was
+    pickled brings its own."""
     if not cnp.PyArray_CheckExact(x):
         return False
     cdef cnp.ndarray array = <cnp.ndarray>x
-    if descr_of(array) != <void *>dtype or cnp.PyArray_NDIM(array) != axes or not cnp.PyArray_ISCARRAY_RO(array):
+    if cnp.PyArray_TYPE(array) != (<cnp.dtype>dtype).type_num or cnp.PyArray_NDIM(array) != axes or not cnp.PyArray_ISCARRAY_RO(array):
         return False
     cdef const cnp.npy_intp *shape = cnp.PyArray_DIMS(array)
     cdef Py_ssize_t columns = shape[1] if axes == 2 else 1, element = cnp.PyArray_ITEMSIZE(array)
@@ -60,8 +60,8 @@ cdef object plain_weights(x, Matrix *where, const double **weights):
 cdef object plain_dtype(x):
     if not cnp.PyArray_CheckExact(x):
         return None
-    cdef void *descr = descr_of(<cnp.ndarray>x)
-    return FLOAT32 if descr == <void *>FLOAT32 else FLOAT64 if descr == <void *>FLOAT64 else None
+    cdef int kind = cnp.PyArray_TYPE(<cnp.ndarray>x)
+    return FLOAT32 if kind == cnp.NPY_FLOAT32 else FLOAT64 if kind == cnp.NPY_FLOAT64 else None
 
 
 cdef bint is_large(Py_ssize_t bytes) noexcept:
