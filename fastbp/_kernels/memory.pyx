@@ -29,7 +29,9 @@ cdef bint plain(x, int axes, dtype, Matrix *m) noexcept:
     if not cnp.PyArray_CheckExact(x):
         return False
     cdef cnp.ndarray array = <cnp.ndarray>x
-    if cnp.PyArray_TYPE(array) != (<cnp.dtype>dtype).type_num or cnp.PyArray_NDIM(array) != axes or not cnp.PyArray_ISCARRAY_RO(array):
+    if cnp.PyArray_TYPE(array) != (<cnp.dtype>dtype).type_num or cnp.PyArray_NDIM(array) != axes:
+        return False
+    if not cnp.PyArray_ISCARRAY_RO(array):
         return False
     cdef const cnp.npy_intp *shape = cnp.PyArray_DIMS(array)
     cdef Py_ssize_t columns = shape[1] if axes == 2 else 1, element = cnp.PyArray_ITEMSIZE(array)
