@@ -208,6 +208,18 @@ def test_at_extremes():
         assert torch.allclose(mine, theirs, rtol=NO_WORSE * EPS, atol=NO_WORSE * EPS, equal_nan=True)
 
 
+def test_numbers_of_other_kinds():
+    """What PyTorch takes for a number: of NumPy, in a tensor, a flag; and a view of which only PyTorch knows that it is negative."""
+    for options in (
+        {"label_smoothing": np.float32(0.5), "ignore_index": np.int64(1)},
+        {"label_smoothing": True},
+        {"label_smoothing": torch.tensor(0.5)},
+    ):
+        assert torch.allclose(ours.cross_entropy(Z, T, **options), F.cross_entropy(Z, T, **options))
+    turned = torch.complex(Z, Z).conj().imag
+    assert turned.is_neg() and torch.allclose(ours.cross_entropy(turned, T), F.cross_entropy(-Z, T))
+
+
 # -- the same errors -------------------------------------------------------------------------------------------------------------
 
 BAD_CALLS = {
@@ -228,7 +240,10 @@ BAD_CALLS = {
     "no classes": ("cross_entropy", (Z[:, :0], T), {}, "logits: got shape (3, 0)"),
     "reduction": ("cross_entropy", (Z, T), {"reduction": "max"}, "reduction: got 'max'"),
     "smoothing": ("cross_entropy", (Z, T), {"label_smoothing": 2.0}, "label_smoothing: got 2.0"),
+    "no smoothing": ("cross_entropy", (Z, T), {"label_smoothing": None}, "label_smoothing: got NoneType"),
+    "written": ("linear_cross_entropy", (X, V, T), {"label_smoothing": "1"}, "label_smoothing: got str"),
     "ignore_index": ("cross_entropy", (Z, T), {"ignore_index": 1.5}, "ignore_index: got float"),
+    "a flag": ("cross_entropy", (Z, T), {"ignore_index": True}, "ignore_index: got bool"),
     "shapes": ("binary_cross_entropy_with_logits", (Z, P[:, :1]), {}, "target: got shape (3, 1)"),
     "weight": (
         "binary_cross_entropy_with_logits", (Z, P), {"weight": torch.ones(3)}, "weight: got shape (3,), expected one"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 
 import numpy as np
 import pytest
@@ -13,6 +14,8 @@ import fastbp
 
 torch = pytest.importorskip("torch")
 
+
+from torch.nn.utils import prune  # noqa: E402
 
 import fastbp.torch as ours  # noqa: E402
 
@@ -92,9 +95,30 @@ def test_modules_of_others():
     assert ours.from_module(nn.Linear(4, 3)).layer_sizes == (4, 3)
 
 
+def test_a_layer_in_two_places():
+    nn = torch.nn
+    relu, linear = nn.ReLU(), nn.Linear(5, 5)
+    module = nn.Sequential(nn.Linear(4, 5), relu, linear, relu, linear, relu, nn.Linear(5, 3))
+    net, x = ours.from_module(module), randn(9, 4, dtype=torch.float32)
+    assert net.activations == ("relu",) * 3
+    assert np.allclose(net.logits(x.numpy()), module(x).detach(), atol=AS_GOOD_AS_EQUAL)
+
+
+def double(module, inputs, outputs):
+    return 2 * outputs
+
+
+def weight_norm(linear):
+    with warnings.catch_warnings(action="ignore", category=FutureWarning):
+        return torch.nn.utils.weight_norm(linear)
+
+
 def refused_modules():
     nn = torch.nn
     first, last = nn.Linear(4, 6), nn.Linear(6, 3)
+    pruned = prune.random_unstructured(nn.Linear(6, 3), "weight", 0.5)
+    hooked = nn.Sequential(first, nn.ReLU(), last)
+    hooked.register_forward_hook(double)
     return {
         "module[0]: got Conv2d": nn.Sequential(nn.Conv2d(1, 1, 1), last),
         "module[0]: got ReLU()": nn.Sequential(nn.ReLU(), last),
@@ -114,6 +138,9 @@ def refused_modules():
         "expected torch.float32 like the first layer": nn.Sequential(
             first, nn.Linear(6, 3, dtype=torch.float64)
         ),
+        "module[0]: got Linear with WeightNorm": nn.Sequential(weight_norm(nn.Linear(4, 6)), nn.ReLU(), last),
+        "module[2]: got Linear with RandomUnstructured": nn.Sequential(first, nn.ReLU(), pruned),
+        "module: got Sequential with double": hooked,
         "module[1][0]: got BatchNorm1d": nn.Sequential(first, nn.Sequential(nn.BatchNorm1d(6)), last),
     }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from typing import Any
 
 import torch
@@ -50,7 +51,7 @@ def _on_cpu(name: str, value: Any) -> Tensor:
     if not value.is_cpu or value.layout is not torch.strided:
         got = f"{value.layout} on {value.device}"
         raise NotImplementedError(f"{name}: got a tensor that is {got}, expected a dense one on the CPU")
-    return value
+    return value.resolve_neg()  # as of the imaginary part of a conjugate: NumPy has no such view
 
 
 def class_targets(target: Any, shape: torch.Size, examples: torch.Size, ignore_index: Any) -> Tensor:
@@ -87,12 +88,19 @@ def class_weight(weight: Any, n_classes: int, like: Tensor, target: Tensor) -> T
     return given
 
 
-def softmax_numbers(ignore_index: Any, label_smoothing: Any) -> None:
-    """The options that are no tensors."""
-    if not isinstance(ignore_index, int):
-        raise TypeError(f"ignore_index: got {type(ignore_index).__name__}, expected int")
+def softmax_numbers(ignore_index: Any, label_smoothing: Any) -> tuple[int, float]:
+    """The options that are no tensors, as Python's numbers; a smoothing may come as True or in a tensor of one, as PyTorch's."""
+    if type(ignore_index) is not int:
+        if isinstance(ignore_index, bool) or not hasattr(ignore_index, "__index__"):
+            raise TypeError(f"ignore_index: got {type(ignore_index).__name__}, expected int")
+        ignore_index = operator.index(ignore_index)
+    if type(label_smoothing) is not float:
+        if isinstance(label_smoothing, str) or not hasattr(label_smoothing, "__float__"):
+            raise TypeError(f"label_smoothing: got {type(label_smoothing).__name__}, expected float")
+        label_smoothing = float(label_smoothing)
     if not 0 <= label_smoothing <= 1:
         raise RuntimeError(f"label_smoothing: got {label_smoothing}, expected a number between 0 and 1")
+    return ignore_index, label_smoothing
 
 
 def output_weight(name: str, weight: Any, shape: torch.Size) -> Tensor | None:

@@ -76,7 +76,7 @@ def cross_entropy(
     z = arguments.floats("input", input)
     if z.ndim == 0:
         raise RuntimeError("input: got shape (), expected (C,), (N, C) or (N, C, d1, ...)")
-    arguments.softmax_numbers(ignore_index, label_smoothing)
+    ignore_index, label_smoothing = arguments.softmax_numbers(ignore_index, label_smoothing)
     axis = 0 if z.ndim == 1 else 1
     shape = z.shape[:axis] + z.shape[axis + 1 :]
     t = arguments.class_targets(target, z.shape, shape, ignore_index)
@@ -225,19 +225,19 @@ def linear_cross_entropy(
     for name, given in (("linear_weight", v), ("linear_bias", b)):
         if given is not None and given.dtype != x.dtype:
             raise RuntimeError(f"{name}: got {given.dtype}, expected {x.dtype} like input")
-    arguments.softmax_numbers(IGNORE_INDEX if ignore_index is None else ignore_index, label_smoothing)
     shape = x.shape[:-1]
     logits = torch.Size((*shape, len(v)))
     if ignore_index is not None and isinstance(target, Tensor) and target.shape == logits:
         raise RuntimeError(f"ignore_index: got {ignore_index} with probabilities, expected class indices")
-    ignore_index = IGNORE_INDEX if ignore_index is None else ignore_index
-    t = arguments.class_targets(target, logits, shape, ignore_index)
+    ignored, smoothing = IGNORE_INDEX if ignore_index is None else ignore_index, label_smoothing
+    ignored, smoothing = arguments.softmax_numbers(ignored, smoothing)
+    t = arguments.class_targets(target, logits, shape, ignored)
     w = arguments.class_weight(weight, len(v), x, t)
     result, (x, v, b, t, w) = arguments.in_one_dtype(x, v, b, t, w)
     if x.ndim == 1:
         t = _rows(t, 0) if t.dtype.is_floating_point else t.reshape(-1)
         x = x[None]
-    loss = reduced(LinearError(reduced_to, ignore_index, label_smoothing), (x, v, b), t, w)
+    loss = reduced(LinearError(reduced_to, ignored, smoothing), (x, v, b), t, w)
     return _out(loss, result, shape if reduced_to == "none" else None)
 
 

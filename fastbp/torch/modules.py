@@ -104,7 +104,7 @@ def from_module(
     ----------
     module : torch.nn.Sequential or torch.nn.Linear
         ``Linear`` layers with biases; after each but the last at most one activation that a network knows, then at most one
-        ``Dropout``. A ``Sequential`` within it is taken apart.
+        ``Dropout``. A ``Sequential`` within it is taken apart; a layer that stands in two places becomes two.
     loss, label_smoothing : optional
         Of the network. By default those of the network that `to_module` made the module from, or those of ``fastbp.MLP``.
     seed, n_threads : optional
@@ -159,6 +159,7 @@ def _layers(module: nn.Module) -> tuple[list[nn.Linear], list[str], list[float]]
     rates: list[float] = []
     after = "nothing"  # what the last module was
     for place, layer in _flat("", module):
+        _see_no_hooks(place, layer)
         if type(layer) is nn.Linear:
             if linears and after == "Linear":
                 activations.append("identity")
@@ -184,8 +185,18 @@ def _flat(place: str, module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     if type(module) is not nn.Sequential:
         yield place, module
         return
-    for name, child in module.named_children():
-        yield from _flat(f"{place}[{name}]", child)
+    _see_no_hooks(place, module)
+    for name, child in module._modules.items():  # named_children() leaves out what stands in two places
+        if child is not None:
+            yield from _flat(f"{place}[{name}]", child)
+
+
+def _see_no_hooks(place: str, module: nn.Module) -> None:
+    """Hooks compute what a network does not: `weight_norm`, pruning, anything of the user's."""
+    hooks = (*module._forward_pre_hooks.values(), *module._forward_hooks.values())
+    if hooks:
+        names = ", ".join(getattr(hook, "__name__", type(hook).__name__) for hook in hooks)
+        raise _refused(place, module, "a layer without hooks", f"{type(module).__name__} with {names}")
 
 
 def _usable(place: str, linear: nn.Linear, before: list[nn.Linear]) -> nn.Linear:
