@@ -209,7 +209,7 @@ def test_at_extremes():
 
 
 def test_numbers_of_other_kinds():
-    """What PyTorch takes for a number: of NumPy, in a tensor, a flag; and a view of which only PyTorch knows that it is negative."""
+    """What PyTorch takes for a number: of NumPy, in a tensor, a flag; and a view that only PyTorch knows to be negative."""
     for options in (
         {"label_smoothing": np.float32(0.5), "ignore_index": np.int64(1)},
         {"label_smoothing": True},
