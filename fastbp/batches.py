@@ -95,7 +95,7 @@ class Stream:
     alone = True  # whether an epoch has no batch if this has none
 
     def __init__(self, source: Any, check: Callable[..., Examples], nothing: Examples) -> None:
-        self._source, self._check, self._nothing = _checks.networks.stream(source), check, nothing
+        self._source, self._check, self._nothing = _checks.training.stream(source), check, nothing
         self.n_batches: int | None = None
         if not callable(source):
             with contextlib.suppress(TypeError):
@@ -108,10 +108,10 @@ class Stream:
     def parts(self, generator: np.random.Generator | None, one_by_one: bool) -> Iterator[Part]:
         """Those of an epoch, in the order in which they come."""
         number = 0
-        source = _checks.networks.batches(self._source()) if callable(self._source) else self._source
+        source = _checks.training.batches(self._source()) if callable(self._source) else self._source
         for number, batch in enumerate(source, start=1):
-            examples = self._check(f"X: batch {number}", *_checks.networks.batch(number, batch))
+            examples = self._check(f"X: batch {number}", *_checks.training.batch(number, batch))
             if len(examples.x):
                 yield Part(examples, None, len(examples.x))
         if self.alone:
-            _checks.networks.some_batches(number)
+            _checks.training.some_batches(number)

@@ -27,7 +27,7 @@ _FORMAT = "fastbp.Checkpoint"
 
 def save(path: str | os.PathLike[str], run: Run) -> None:
     """Write the training as it is between two epochs."""
-    _checks.networks.for_checkpoint(isinstance(run.optimizer, LBFGS), run.epoch != run.done, run.over)
+    _checks.training.for_checkpoint(isinstance(run.optimizer, LBFGS), run.epoch != run.done, run.over)
     if run.rank:  # one file for all
         return
     net, optimizer = run.network, run.optimizer
@@ -71,7 +71,7 @@ def _state_of(callback: Any) -> dict[str, Any]:
     state = {}
     for name, value in callback.get_state().items():
         kept = value.item() if isinstance(value, np.generic) else value
-        _checks.networks.kept(f"{type(callback).__name__}.get_state", name, kept)
+        _checks.training.kept(f"{type(callback).__name__}.get_state", name, kept)
         state[name] = kept
     return state
 

@@ -76,7 +76,7 @@ def check(optimizer: LBFGS, run_settings: Any, batches: Any, dropout: Any, resum
         for kind in (Checkpoint, ReduceOnPlateau)
     )
     arrays = isinstance(batches, Arrays)
-    _checks.networks.for_lbfgs(not arrays, dropout, run_settings.clips, saves or resume is not None, plateau)
+    _checks.training.for_lbfgs(not arrays, dropout, run_settings.clips, saves or resume is not None, plateau)
 
 
 class _Stopped(Exception):

@@ -538,7 +538,7 @@ class MLP:
             at_once = self._engine.step(x, t, optimizer)
             if at_once is not None:
                 return at_once
-        clips = _checks.networks.clips(clip_norm, clip_value)
+        clips = _checks.training.clips(clip_norm, clip_value)
         check = self._checker()
         examples = check.examples(("x", "t", "sample_weight"), x, t, sample_weight)
         check.written = self._written(optimizer)
@@ -674,7 +674,7 @@ class MLP:
                 generator,
                 ranks,
             )
-            _checks.networks.monitors(settings.callbacks, MONITORED, sets.monitored)
+            _checks.training.monitors(settings.callbacks, MONITORED, sets.monitored)
             if isinstance(optimizer, LBFGS):
                 lbfgs.check(optimizer, settings, sets.batches, self.dropout, resume)
             else:

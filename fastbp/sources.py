@@ -122,7 +122,7 @@ def sets(
     check.class_weight = _checks.networks.class_weights(class_weight, examples.t, check.n_classes, total)
     examples, validation, rows = check.weighted(examples), _validation(check, validation_data, ranks), None
     if fraction and validation is None:
-        rows, aside = _checks.networks.held_out(
+        rows, aside = _checks.training.held_out(
             fraction, examples.t, check.n_classes, generator, ranks is not None
         )
         validation = examples, aside
@@ -138,7 +138,7 @@ def _of_stream(
     fraction: float,
     ranks: Ranks | None,
 ) -> Sets:
-    _checks.networks.stream_options(fraction, sample_weight)
+    _checks.training.stream_options(fraction, sample_weight)
     check.class_weight = _checks.networks.class_weights(class_weight, None, check.n_classes)
     stream = Stream(X, partial(_batch, check), check.nothing())
     return Sets(stream, None, _validation(check, validation_data, ranks))
@@ -149,7 +149,7 @@ def _batch(check: Checker, place: str, x: Any, t: Any, sample_weight: Any) -> Ex
 
 
 def _validation(check: Checker, given: Any, ranks: Ranks | None) -> tuple[Examples, np.ndarray | None] | None:
-    parts = _checks.networks.validation_set(given)
+    parts = _checks.training.validation_set(given)
     if parts is None:
         return None
     names = "validation_data[0]", "validation_data[1]", "validation_data[2]"

@@ -51,8 +51,8 @@ class Settings:
         self.batch_size = _checks.integer("batch_size", batch_size, 1, math.inf, "an integer >= 1")
         self.shuffle = _checks.flag("shuffle", shuffle)
         self.progress = _checks.flag("progress", progress)
-        self.clips = _checks.networks.clips(clip_norm, clip_value)
-        self.callbacks = _checks.networks.callbacks("callbacks", callbacks, EVENTS)
+        self.clips = _checks.training.clips(clip_norm, clip_value)
+        self.callbacks = _checks.training.callbacks("callbacks", callbacks, EVENTS)
         seconds = (
             math.inf if time_limit is None else _checks.number("time_limit", time_limit, _checks.POSITIVE)
         )
@@ -269,7 +269,7 @@ def _parts(run: Run, by_batch: bool) -> Iterator[Part]:
     own = None if generator is None else run.ranks.generator(generator)
     yield from run.ranks.parts(batches, batches.parts(own, by_batch), by_batch)
     if isinstance(batches, Stream):
-        _checks.networks.some_batches(run.batch)
+        _checks.training.some_batches(run.batch)
 
 
 def _train(run: Run, part: Part, line: Any) -> tuple[float, float]:

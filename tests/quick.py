@@ -42,7 +42,7 @@ ROOMS = {  # name: (whose files, which tests); * stands for folders, too
     "initializers": ("fastbp/initializers.py", "initializers"),
     "training": (
         "fastbp/training.py fastbp/history.py fastbp/progress.py fastbp/divergence.py fastbp/evaluation.py fastbp/lbfgs.py "
-        "fastbp/_checks/networks.py",
+        "fastbp/_checks/training.py",
         "fit lbfgs training_weights training_validation training_edges callbacks",
     ),
     "batches": ("fastbp/batches.py fastbp/sources.py", "batches training_weights training_validation"),

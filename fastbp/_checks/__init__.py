@@ -1,7 +1,7 @@
 """The only place where input is checked: what leaves it is what the kernels read.
 
-A module for each kind of thing: `scalars`, `arrays`, `targets`, `layers`, and for what they alone need `optimizers` and
-`networks`, `ranks`; what is not NumPy's becomes so in `foreign`. Their decisions:
+A module for each kind of thing: `scalars`, `arrays`, `targets`, `layers`, and for what they alone need `optimizers`,
+`networks`, `training` and `ranks`; what is not NumPy's becomes so in `foreign`. Their decisions:
 
 A. An error is one sentence, "<argument>: got <what came>, expected <what>". A wrong kind of thing (type,
    dtype) is a ``TypeError``; a wrong value, shape or place in memory is a ``ValueError``.
@@ -15,7 +15,7 @@ E. Two arrays overlap if one byte belongs to both: the columns of one buffer may
 Dimension letters: N examples, I inputs, O outputs, C classes.
 """
 
-from fastbp._checks import networks, optimizers, ranks
+from fastbp._checks import networks, optimizers, ranks, training
 from fastbp._checks.arrays import (
     FLOATS,
     INT64,
@@ -79,5 +79,5 @@ __all__ = [
     "integers", "label_to_ignore", "last_axis", "layer_bias", "layer_delta", "layer_weight", "matrix",
     "memory", "ndarray", "networks", "number", "optimizers", "output", "output_weights", "path", "positive_in", "precision",
     "ranks", "reals", "rows", "shape", "slope_source", "softmax_arguments", "some_classes", "target_rows",
-    "threads", "vector", "weights", "whole_labels", "writable",
+    "threads", "training", "vector", "weights", "whole_labels", "writable",
 ]  # fmt: skip
