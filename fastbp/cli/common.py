@@ -21,16 +21,13 @@ DATA = "CSV, Parquet or .npz (X, y) file, folder of IDX files, or - for standard
 # Arguments --------------------------------------------------------------------------------------------------
 
 
-def number(
-    kind: type[int] | type[float], least: float, below: float = math.inf, above: bool = False
-) -> Callable[[str], float]:
-    """The type of an argument that is a number of that kind in [least, below), or above `least`."""
+def number(kind: type[int] | type[float], least: float, below: float = math.inf) -> Callable[[str], float]:
+    """The type of an argument that is a number of that kind in [least, below)."""
 
     def parse(text: str) -> float:
         value = kind(text)
-        if not least <= value < below or (above and value == least):
-            sign = ">" if above else ">="
-            range_ = f"{sign} {least}" + (f" and < {below:g}" if below < math.inf else "")
+        if not least <= value < below:
+            range_ = f">= {least:g}" + (f" and < {below:g}" if below < math.inf else "")
             raise argparse.ArgumentTypeError(f"got {text}, expected a number {range_}")
         return value
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from typing import NamedTuple
 
 import numpy as np
@@ -32,6 +33,10 @@ HELP = "train a network on a table, and say how well it predicts rows that it ha
 _OPTIMIZERS = {
     "sgd": SGD, "rmsprop": RMSprop, "adagrad": Adagrad, "adam": Adam, "adamw": AdamW, "lion": Lion, "muon": Muon,
 }  # fmt: skip
+_RATES = (
+    float(np.finfo(np.float32).tiny),
+    float(np.finfo(np.float32).max),
+)  # that parameters can be changed by
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -46,7 +51,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add("--optimizer", choices=_OPTIMIZERS, default="adam", help="(default adam)")
     add(
         "--learning-rate",
-        type=number(float, 0, above=True),
+        type=number(float, *_RATES),
         metavar="X",
         help="(default 0.001 of adam and adamw, 0.1 of sgd, 0.01 of rmsprop and adagrad, 0.0001 of lion, 0.02 of muon)",
     )
@@ -114,6 +119,8 @@ def _learned(options: argparse.Namespace) -> tuple[Table, _Data]:
     """The table, and what its columns mean."""
     see_writable(options.output, options.data)
     see_writable(options.plot, options.data)
+    if options.plot and options.output and os.path.realpath(options.plot) == os.path.realpath(options.output):
+        raise DataError("--plot and --output name one file, expected two", source=options.output)
     plots.see_possible(options.plot)
     table = read(options.data)
     target = learn_target(table, options)
