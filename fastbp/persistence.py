@@ -125,7 +125,7 @@ def bad_file(path: _Path, kind: str, found: str) -> ValueError:
 
 
 def _is_safetensors(path: _Path) -> bool:
-    return Path(os.fsdecode(path)).suffix == ".safetensors"
+    return Path(os.fsdecode(path)).suffix.lower() == ".safetensors"
 
 
 # Headers ----------------------------------------------------------------------------------------------------

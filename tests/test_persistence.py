@@ -49,7 +49,7 @@ def rewrite(path, change=lambda header: None, **arrays):
         np.savez(file, **(kept | arrays))
 
 
-@pytest.mark.parametrize("name", ["net", "net.npz", "net.safetensors"])
+@pytest.mark.parametrize("name", ["net", "net.npz", "net.safetensors", "NET.SAFETENSORS"])
 @pytest.mark.parametrize("loss", ["softmax_cross_entropy", "poisson_deviance"])
 def test_the_round_trip_is_exact(tmp_path, dtype, loss, name):
     net = MLP([3, 5, 4, 2], activation="gelu", loss=loss, dtype=dtype, seed=7, init="glorot")
