@@ -66,7 +66,7 @@ ROOMS = {  # name: (whose files, which tests); * stands for folders, too
     "gradient_check": ("fastbp/gradient_check.py", "gradient_check"),
     "data": ("fastbp/data/*", "data preparation"),
     "command_line": ("fastbp/cli/* fastbp/__main__.py", "cli cli_models"),
-    "sklearn": ("fastbp/sklearn/*", "sklearn sklearn_own"),
+    "sklearn": ("fastbp/sklearn/*", "sklearn sklearn_own sklearn_edges"),
     "docs": ("docs/*.md README.md examples/*", "docs walks site playground"),
     "torch": ("fastbp/torch/*", "torch torch_graph torch_modules"),
     "jax": ("fastbp/jax/*", "jax"),

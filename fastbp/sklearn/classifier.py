@@ -9,7 +9,7 @@ import numpy as np
 from scipy import sparse
 from sklearn.base import ClassifierMixin, _fit_context
 from sklearn.preprocessing import LabelBinarizer
-from sklearn.utils import column_or_1d, compute_sample_weight
+from sklearn.utils import column_or_1d, compute_class_weight
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.multiclass import _check_partial_fit_first_call, type_of_target, unique_labels
@@ -151,8 +151,7 @@ class MLPClassifier(ClassifierMixin, Perceptron):
         -------
         self
         """
-        held = () if X_val is None else (X_val, y_val, sample_weight_val)
-        return self._fit(X, y, sample_weight, held=held)
+        return self._fit(X, y, sample_weight, held=self._given(X_val, y_val, sample_weight_val))
 
     @available_if(fits_by_batches)
     @_fit_context(prefer_skip_nested_validation=True)
@@ -175,7 +174,9 @@ class MLPClassifier(ClassifierMixin, Perceptron):
             self._label_binarizer.fit(y if type_of_target(y).startswith("multilabel") else classes)
         return self._fit(X, y, sample_weight, incremental=True)
 
-    def _examples(self, X: Any, y: Any, incremental: bool, first: bool) -> tuple[Any, np.ndarray]:
+    def _examples(
+        self, X: Any, y: Any, incremental: bool, first: bool, held: bool = False
+    ) -> tuple[Any, np.ndarray]:
         X, y = validate_data(
             self,
             X,
@@ -187,18 +188,27 @@ class MLPClassifier(ClassifierMixin, Perceptron):
         )
         if y.ndim == 2 and y.shape[1] == 1:
             y = column_or_1d(y, warn=True)
-        if not sparse.issparse(y) and _are_probabilities(y):
-            return X, self._probabilities(y, incremental)
+        probabilities = not sparse.issparse(y) and _are_probabilities(y)
         if not hasattr(self, "classes_") or (not self.warm_start and not incremental):
-            self._label_binarizer = LabelBinarizer()
-            self._label_binarizer.fit(y)
-            self.classes_ = self._label_binarizer.classes_
+            self._learn_classes(np.arange(y.shape[1]) if probabilities else y)
+        elif not probabilities:
+            self._check_classes(unique_labels(y), all_of_them=self.warm_start and not held)
+        elif y.shape[1] != len(self.classes_):
+            raise ValueError(f"y: got {y.shape[1]} columns of probabilities, expected {len(self.classes_)}")
+        if first:
+            kind = "multiclass" if probabilities else self._label_binarizer.y_type_
+            self._label_binarizer.y_type_ = kind  # of two classes, too
+            self.out_activation_ = "softmax" if kind == "multiclass" else "logistic"
         else:
-            self._check_classes(unique_labels(y))
-        return X, self._encoded(y)
+            self._see_same_kind(y, probabilities)
+        return X, y if probabilities else self._encoded(y)
 
-    def _check_classes(self, classes: np.ndarray) -> None:
-        if self.warm_start:
+    def _learn_classes(self, y: Any) -> None:
+        self._label_binarizer = LabelBinarizer().fit(y)
+        self.classes_ = self._label_binarizer.classes_
+
+    def _check_classes(self, classes: np.ndarray, all_of_them: bool) -> None:
+        if all_of_them:
             if set(classes) != set(self.classes_):
                 raise ValueError(
                     "warm_start can only be used where `y` has the same classes as in the previous call to fit. "
@@ -209,10 +219,21 @@ class MLPClassifier(ClassifierMixin, Perceptron):
                 f"`y` has classes not in `self.classes_`. `self.classes_` has {self.classes_}. 'y' has {classes}."
             )
 
+    def _see_same_kind(self, y: Any, probabilities: bool) -> None:
+        """See that targets are of the kind that the network was made for."""
+        of_sets = self._label_binarizer.y_type_ == "multilabel-indicator"
+        if self._is_softmax():
+            good, expected = probabilities or y.ndim == 1, "(N,), or rows of probabilities"
+        elif of_sets:
+            good, expected = y.ndim == 2 and not probabilities, f"(N, {self.n_outputs_}), sets of labels"
+        else:
+            good, expected = y.ndim == 1, "(N,)"
+        if not good or (of_sets and y.shape[1] != self.n_outputs_):
+            raise ValueError(f"y: got shape {y.shape}, expected {expected}, as before")
+
     def _encoded(self, y: Any) -> np.ndarray:
         """Class indices (N,) for a softmax, else rows of 0 and 1."""
         kind = self._label_binarizer.y_type_
-        self.out_activation_ = "softmax" if kind == "multiclass" else "logistic"
         if kind == "multiclass":
             places: np.ndarray = np.searchsorted(self.classes_, y)
             return places.astype(np.int64, copy=False)
@@ -223,32 +244,47 @@ class MLPClassifier(ClassifierMixin, Perceptron):
             rows = self._label_binarizer.transform(y)
         return rows
 
-    def _probabilities(self, y: np.ndarray, incremental: bool) -> np.ndarray:
-        if not hasattr(self, "classes_") or (not self.warm_start and not incremental):
-            self._label_binarizer = LabelBinarizer().fit(np.arange(y.shape[1]))
-            self._label_binarizer.y_type_ = "multiclass"  # of two classes, too
-            self.classes_ = self._label_binarizer.classes_
-        elif y.shape[1] != len(self.classes_):
-            raise ValueError(f"y: got {y.shape[1]} columns of probabilities, expected {len(self.classes_)}")
-        self.out_activation_ = "softmax"
-        return y
-
     def _error(self) -> str:
         return "softmax_cross_entropy" if self._is_softmax() else "sigmoid_cross_entropy"
 
     def _n_outputs(self, targets: np.ndarray) -> int:
         return len(self.classes_) if self._is_softmax() else int(targets.shape[1])
 
-    def _weights(
-        self, sample_weight: Any, X: Any, targets: np.ndarray, incremental: bool
-    ) -> np.ndarray | None:
-        weights = super()._weights(sample_weight, X, targets, incremental)
-        if self.class_weight is None:
-            return weights
+    _class_table: np.ndarray | None = None
+    """What each class weighs, in the order of `classes_`, or (O, 2) for each label of a set that is not there, or is."""
+
+    def _learn_weights(self, targets: np.ndarray, incremental: bool) -> None:
         if incremental and self.class_weight == "balanced":
             raise ValueError("class_weight: got 'balanced' with partial_fit, expected a dict or None")
-        of_class: np.ndarray = compute_sample_weight(self.class_weight, self._truth(targets))
-        return of_class if weights is None else weights * of_class
+        several = not self._is_softmax() and self.n_outputs_ > 1
+        if several and isinstance(self.class_weight, dict):
+            raise ValueError("class_weight: got a dict for sets of labels, expected 'balanced' or None")
+        self._class_table = None
+        if self.class_weight == "balanced":
+            n_values = 2 if several else len(self.classes_)
+            counts = np.array([np.bincount(column, minlength=n_values) for column in self._places(targets).T])
+            n_present = np.count_nonzero(counts, axis=1)[:, None]
+            self._class_table = len(targets) / (n_present * np.maximum(counts, 1))
+        elif self.class_weight is not None:
+            self._class_table = compute_class_weight(
+                self.class_weight, classes=self.classes_, y=self.classes_
+            )[None]
+
+    def _weights(self, sample_weight: Any, X: Any, targets: np.ndarray) -> np.ndarray | None:
+        weights = super()._weights(sample_weight, X, targets)
+        if self._class_table is None:
+            return weights
+        of_classes: np.ndarray = np.ones(len(targets)) if weights is None else weights
+        for table, column in zip(self._class_table, self._places(targets).T, strict=True):
+            of_classes = of_classes * table[column]
+        return of_classes
+
+    def _places(self, targets: np.ndarray) -> np.ndarray:
+        """Where in the table of their weights the classes of each example are, (N, 1), or its labels, (N, O)."""
+        if not self._is_softmax():
+            return targets.astype(np.intp)
+        classes = targets if targets.ndim == 1 else targets.argmax(axis=1)
+        return classes.reshape(-1, 1)
 
     def _truth(self, targets: np.ndarray) -> np.ndarray:
         """Labels, as the user knows them, of targets."""

@@ -23,6 +23,18 @@ DIFFERENCES = (
         "scikit-learn divides by the sum of the weights, and stops with a `ZeroDivisionError`",
     ),
     Difference(
+        'Sample weights below 0, and counts below 0 with `loss="poisson"`, are refused',
+        "scikit-learn's objective then has no minimum, or no value",
+    ),
+    Difference(
+        "Targets of another kind or another number than in the fit before are refused by `partial_fit` and `warm_start`",
+        "the outputs of a network stay what they are; scikit-learn ends with an error of its matrices, or with other outputs",
+    ),
+    Difference(
+        "`set_params(activation=...)` counts from the next fit on",
+        "a fitted model predicts alike until then, as it would if pickled",
+    ),
+    Difference(
         "Losses come from logits, not from probabilities, and are clipped as scikit-learn clips them",
         "1 − p loses digits where p is near 1: losses of logistic outputs that are wrong and all but certain, as of inputs in "
         "thousands, differ in the sixth digit or so; gradients and updates do not",

@@ -105,26 +105,44 @@ class Perceptron(callbacks.CallbackSupportMixin, BaseEstimator):
 
     def _new_network(self, sizes: list[int], dtype: np.dtype) -> MLP:
         """A network for these parameters, which have no values yet."""
-        net = MLP(
-            sizes, loss=self._error(), dtype=dtype, n_threads=self.n_threads, init="zeros", **self._options()
-        )
-        if is_classifier(self) and not self.label_smoothing:
+        options = self._options_now() if self._options is None else self._options
+        net = MLP(sizes, dtype=dtype, init="zeros", **options)
+        if is_classifier(self) and not net.label_smoothing:
             net._engine.largest_error = -math.log(np.finfo(dtype).eps)  # scikit-learn clips probabilities
         return net
 
-    def _options(self) -> dict[str, Any]:
+    _optimizer: solvers.Steps
+    _options: dict[str, Any] | None = None
+    """Those of the fitted network: a parameter that is set later counts from the next fit on."""
+
+    def _options_now(self) -> dict[str, Any]:
         """Those arguments of a network that are not what it takes by default."""
-        names = [self.activation] if isinstance(self.activation, str) else self.activation
-        ours = [_ACTIVATIONS.get(name, name) for name in names]
+        listed = not isinstance(self.activation, str)
+        ours = [_ACTIVATIONS.get(name, name) for name in (self.activation if listed else [self.activation])]
         options: dict[str, Any] = {
-            "activation": ours[0] if len(set(ours)) == 1 else ours,
+            "loss": self._error(),
+            "activation": ours if listed else ours[0],
             "precision": self.precision,
+            "n_threads": self.n_threads,
         }
         if np.any(self.dropout):
             options |= {"dropout": self.dropout, "seed": self._seed}
         if is_classifier(self) and self.label_smoothing:
             options["label_smoothing"] = self.label_smoothing
         return options
+
+    def _renew(self) -> None:
+        """Go on with the same parameters, where others of the options are set by now."""
+        check_is_fitted(self)
+        if np.any(self.dropout) and not hasattr(self, "_seed"):
+            self._seed = int(self._random_state.randint(2**31))
+        options = self._options_now()
+        if options == self._options:
+            return
+        self._options = options
+        self._adopt(None)
+        if hasattr(self, "_optimizer"):  # of which a copy takes its state along to the new network
+            self._optimizer = copy.deepcopy(self._optimizer)
 
     def _is_softmax(self) -> bool:
         """Whether it is a classifier of several classes, or of probabilities."""
@@ -159,11 +177,16 @@ class Perceptron(callbacks.CallbackSupportMixin, BaseEstimator):
             raise ValueError(f"hidden_layer_sizes must be > 0, got {hidden}.")
         first = not hasattr(self, "coefs_") or (not self.warm_start and not incremental)
         X, targets = self._examples(X, y, incremental, first)
-        weights = self._weights(sample_weight, X, targets, incremental)
+        if first:
+            self.n_outputs_ = self._n_outputs(targets)
+        self._learn_weights(targets, incremental)
+        weights = self._weights(sample_weight, X, targets)
+        validation = self._held(*held) if held else None
         self._random_state = check_random_state(self.random_state)
-        self.n_outputs_ = self._n_outputs(targets)
         if first:
             self._begin([X.shape[1], *hidden, self.n_outputs_], X.dtype)
+        else:
+            self._renew()
         net = self.network_
         x, t = rows_of(X, net.dtype), self._cast(targets, net.dtype)
         objective = solvers.Objective(net, x, t, weights, self.alpha, self._share(), self.clip_norm or 0.0)
@@ -174,7 +197,7 @@ class Perceptron(callbacks.CallbackSupportMixin, BaseEstimator):
                 wide._engine.largest_error = net._engine.largest_error
                 training.lbfgs(self, objective, wide, told)
             else:
-                self._fit_by_batches(objective, incremental, held, told)
+                self._fit_by_batches(objective, incremental, validation, told)
         if not np.isfinite(net.parameters).all():
             raise ValueError(
                 "Solver produced non-finite parameter weights. The input data may contain large values and need "
@@ -183,13 +206,16 @@ class Perceptron(callbacks.CallbackSupportMixin, BaseEstimator):
         return self
 
     def _fit_by_batches(
-        self, objective: solvers.Objective, incremental: bool, held: tuple[Any, ...], told: Any
+        self, objective: solvers.Objective, incremental: bool, held: training.Validation | None, told: Any
     ) -> None:
         if not incremental or not hasattr(self, "_optimizer"):
             self._optimizer = self._steps()
         if self.early_stopping and incremental:
             raise ValueError("partial_fit does not support early_stopping=True")
-        training.stochastic(self, objective, self._held(*held) if held else None, incremental, told)
+        if held:
+            dtype = objective.net.dtype
+            held = held._replace(x=rows_of(held.x, dtype), targets=self._cast(held.targets, dtype))
+        training.stochastic(self, objective, held, incremental, told)
 
     def _begin(self, sizes: list[int], dtype: np.dtype) -> None:
         """The attributes of a network that has learned nothing yet."""
@@ -197,6 +223,7 @@ class Perceptron(callbacks.CallbackSupportMixin, BaseEstimator):
         self.n_layers_ = len(sizes)
         if np.any(self.dropout):  # otherwise the random numbers are scikit-learn's, one by one
             self._seed = int(self._random_state.randint(2**31))
+        self._options = self._options_now()
         self._show(self._new_network(sizes, dtype))
         self._draw(self._network)
         self._best_parameters = self._network.parameters.copy()
@@ -218,19 +245,45 @@ class Perceptron(callbacks.CallbackSupportMixin, BaseEstimator):
         optimizer.reset()
         return solvers.Steps(optimizer)
 
-    def _weights(
-        self, sample_weight: Any, X: Any, targets: np.ndarray, incremental: bool
-    ) -> np.ndarray | None:
+    def _learn_weights(self, targets: np.ndarray, incremental: bool) -> None:
+        """What classes weigh is for a classifier to say."""
+
+    def _weights(self, sample_weight: Any, X: Any, targets: np.ndarray) -> np.ndarray | None:
         if sample_weight is None:
             return None
-        return np.ascontiguousarray(_check_sample_weight(sample_weight, X), np.float64)
+        weights = np.ascontiguousarray(_check_sample_weight(sample_weight, X), np.float64)
+        if (weights < 0).any():
+            raise ValueError(f"sample_weight: got {weights.min()}, expected numbers >= 0")
+        return weights
+
+    def _given(self, X: Any, y: Any, sample_weight: Any) -> tuple[Any, ...]:
+        """The validation set that the user brings, or nothing."""
+        if X is None:
+            for name, value in (("y_val", y), ("sample_weight_val", sample_weight)):
+                if value is not None:
+                    raise ValueError(f"{name}: got {type(value).__name__} without X_val, expected both")
+            return ()
+        if y is None:
+            raise ValueError("y_val: got None with X_val, expected both")
+        if is_lbfgs(self.solver):
+            raise ValueError(
+                f"X_val: got {type(X).__name__} with the solver L-BFGS, expected None: it looks at no other examples"
+            )
+        return X, y, sample_weight
 
     def _held(self, X: Any, y: Any, sample_weight: Any) -> training.Validation:
-        """A validation set that the user brings."""
-        net = self.network_
-        X, targets = self._examples(X, y, True, False)
-        weights = None if sample_weight is None else self._weights(sample_weight, X, targets, True)
-        return training.Validation(rows_of(X, net.dtype), self._cast(targets, net.dtype), weights)
+        try:
+            X, targets = self._examples(X, y, True, False, held=True)
+            return training.Validation(X, targets, self._weights(sample_weight, X, targets))
+        except (TypeError, ValueError) as error:
+            kind = TypeError if isinstance(error, TypeError) else ValueError
+            raise kind(f"X_val, y_val, sample_weight_val: {error}") from error
+
+    def _see_as_before(self, targets: np.ndarray) -> None:
+        """See that there is a target for each output that there is already."""
+        n = self._n_outputs(targets)
+        if n != self.n_outputs_:
+            raise ValueError(f"y: got {n} columns, expected {self.n_outputs_}, as many as before")
 
     @staticmethod
     def _cast(targets: np.ndarray, dtype: np.dtype) -> np.ndarray:

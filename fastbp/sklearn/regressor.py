@@ -142,8 +142,7 @@ class MLPRegressor(RegressorMixin, Perceptron):
         -------
         self
         """
-        held = () if X_val is None else (X_val, y_val, sample_weight_val)
-        return self._fit(X, y, sample_weight, held=held)
+        return self._fit(X, y, sample_weight, held=self._given(X_val, y_val, sample_weight_val))
 
     @available_if(fits_by_batches)
     @_fit_context(prefer_skip_nested_validation=True)
@@ -161,7 +160,9 @@ class MLPRegressor(RegressorMixin, Perceptron):
         """
         return self._fit(X, y, sample_weight, incremental=True)
 
-    def _examples(self, X: Any, y: Any, incremental: bool, first: bool) -> tuple[Any, np.ndarray]:
+    def _examples(
+        self, X: Any, y: Any, incremental: bool, first: bool, held: bool = False
+    ) -> tuple[Any, np.ndarray]:
         X, y = validate_data(
             self,
             X,
@@ -174,22 +175,27 @@ class MLPRegressor(RegressorMixin, Perceptron):
         )
         if y.ndim == 2 and y.shape[1] == 1:
             y = column_or_1d(y, warn=True)
+        targets = y.reshape(-1, 1) if y.ndim == 1 else y
+        if self.loss == "poisson" and (targets < 0).any():
+            raise ValueError(f"y: got {targets.min()} with loss='poisson', expected numbers >= 0")
         if first:
             self.out_activation_ = "exp" if self.loss == "poisson" else "identity"
-        return X, y.reshape(-1, 1) if y.ndim == 1 else y
+        else:
+            self._see_as_before(targets)
+        return X, targets
 
     def _error(self) -> str:
         return "poisson_deviance" if self.loss == "poisson" else self.loss
 
-    def _options(self) -> dict[str, Any]:
+    def _options_now(self) -> dict[str, Any]:
         of_errors = {"huber": {"delta": self.delta}, "quantile": {"tau": self.tau}}
-        return super()._options() | of_errors.get(self.loss, {})
+        return super()._options_now() | of_errors.get(self.loss, {})
 
     def _n_outputs(self, targets: np.ndarray) -> int:
         return int(targets.shape[1])
 
     def _truth(self, targets: np.ndarray) -> np.ndarray:
-        return targets
+        return targets.ravel() if targets.shape[1] == 1 else targets
 
     def _score_of(self, z: np.ndarray, targets: np.ndarray, weights: np.ndarray | None) -> float:
         """R² of outputs."""

@@ -73,7 +73,7 @@ class Objective:
         counted = np.flatnonzero(sums[:done])  # a batch without weight has no loss, and no update
         told, sums, sizes = told[counted], sums[counted], sizes[counted]
         losses = told[:, 0] * self.share + 0.5 * self.alpha * told[:, 1] / sums
-        return float(losses @ sizes / (count if done == len(starts) else max(sizes.sum(), 1)))
+        return float(losses @ sizes / max(sizes.sum(), 1))
 
     def _run(self, rows: np.ndarray | None, run: slice) -> tuple[Any, ...]:
         """Examples, targets, weights and order of a run of rows."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import time
 import warnings
@@ -136,12 +137,15 @@ def _validate(est: Any, objective: solvers.Objective, held: Validation) -> float
         if est.scoring is None:
             return float(est._score_of(z, held.targets, held.weights))
         with _without_names(est):
-            truth = est._truth(held.targets)
-            return float(check_scoring(est, est.scoring)(est, held.x, truth, **_weighted(held.weights)))
+            scorer, truth = check_scoring(est, est.scoring), est._truth(held.targets)
+            return float(scorer(est, held.x, truth, **_weighted(scorer, held.weights)))
 
 
-def _weighted(weights: np.ndarray | None) -> dict[str, np.ndarray]:
-    return {} if weights is None else {"sample_weight": weights}
+def _weighted(scorer: Callable[..., float], weights: np.ndarray | None) -> dict[str, np.ndarray]:
+    """The weights, for a scorer that knows what they are."""
+    known = inspect.signature(scorer).parameters.values()
+    takes = any(each.name == "sample_weight" or each.kind is each.VAR_KEYWORD for each in known)
+    return {"sample_weight": weights} if weights is not None and takes else {}
 
 
 @contextmanager
