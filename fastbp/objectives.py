@@ -66,9 +66,12 @@ class Softmax(Objective):
     def _derivatives(
         self, scores: np.ndarray, targets: Any, sample_weight: np.ndarray | None
     ) -> tuple[np.ndarray, np.ndarray]:
+        if np.ndim(scores) == 1:
+            text = "(N, C) of several classes; for two there is a logistic objective"
+            raise ValueError(f"scores: got shape {np.shape(scores)}, expected {text}")
         _, grad, hessian, _ = softmax_cross_entropy_hessian(
             scores,
-            _checks.whole_labels("labels", targets),
+            _checks.whole_labels("labels" if self.targets is None else "targets", targets),
             class_weight=self.class_weight,
             sample_weight=sample_weight,
             ignore_index=self.ignore_index,
@@ -90,6 +93,8 @@ class Logistic(Objective):
     def _derivatives(
         self, scores: np.ndarray, targets: Any, sample_weight: np.ndarray | None
     ) -> tuple[np.ndarray, np.ndarray]:
+        if self.targets is None:
+            _see_fractions(np.asarray(targets))
         _, grad, hessian, _ = sigmoid_cross_entropy_hessian(
             scores,
             targets,
@@ -100,6 +105,12 @@ class Logistic(Objective):
             n_threads=self.n_threads,
         )
         return grad, hessian
+
+
+def _see_fractions(labels: np.ndarray) -> None:
+    if labels.size and not (labels.min() >= 0 and labels.max() <= 1):
+        place = tuple(map(int, np.argwhere(~((labels >= 0) & (labels <= 1)))[0]))
+        raise ValueError(f"labels: row {place[0]} is {labels[place]}, expected a number in [0, 1]")
 
 
 def xgboost_softmax(

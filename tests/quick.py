@@ -64,7 +64,7 @@ ROOMS = {  # name: (whose files, which tests); * stands for folders, too
     "c": ("src_c/* tests/c/*", "c ulps"),
     "interface": ("fastbp/kernels.* src_c/fastbp.h src_c/functions.def", "c_interface embedding"),
     "gradient_check": ("fastbp/gradient_check.py", "gradient_check"),
-    "data": ("fastbp/data/*", "data preparation"),
+    "data": ("fastbp/data/*", "data data_edges preparation"),
     "command_line": ("fastbp/cli/* fastbp/__main__.py", "cli cli_models"),
     "sklearn": ("fastbp/sklearn/*", "sklearn sklearn_own sklearn_edges"),
     "docs": ("docs/*.md README.md examples/*", "docs walks site playground"),

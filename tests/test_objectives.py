@@ -111,6 +111,23 @@ def test_a_label_that_is_no_class(make, bad):
         make()(np.array([3.0, 0]), np.zeros((2, C)))
 
 
+@pytest.mark.parametrize("make", SOFTMAX)
+def test_scores_of_two_classes(make):
+    with pytest.raises(
+        ValueError, match=r"^scores: got shape \(2,\), expected \(N, C\) .* logistic objective"
+    ):
+        make()(np.array([0, 1]), np.zeros(2))
+    with pytest.raises(ValueError, match=r"^targets: got 0.5 in row 0"):
+        make(targets=np.array([0.5, 1]))(np.array([0, 1]), np.zeros((2, C)))
+
+
+@pytest.mark.parametrize("make", LOGISTIC)
+@pytest.mark.parametrize("bad", [-0.5, 5, np.nan, np.inf])
+def test_a_label_that_is_no_fraction(make, bad):
+    with pytest.raises(ValueError, match=f"^labels: row 1 is {float(bad)}, expected a number in \\[0, 1\\]"):
+        make()(np.array([1.0, bad]), np.zeros(2))
+
+
 @pytest.mark.parametrize("make", [*SOFTMAX, *LOGISTIC])
 def test_an_objective_can_be_pickled(make):
     """So can a model that holds it."""

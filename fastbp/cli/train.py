@@ -152,6 +152,8 @@ def _note_what_is_left_out(options: argparse.Namespace, table: Table, preparatio
     n_without = table.n_rows - len(preparation.target.rows(table))
     if n_without:
         note(options, f"{table.source}: {plural(n_without, 'row')} without a target left out")
+    if table.n_unnamed:
+        note(options, f"{table.source}: {plural(table.n_unnamed, 'column')} without a name left out")
     if isinstance(table, ArrayTable):
         return  # images have constant pixels at their borders
     used = {preparation.target.name, *preparation.names, *options.ignore}

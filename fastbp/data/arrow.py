@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 import re
 from collections import Counter
 from typing import Any, BinaryIO
@@ -25,6 +26,10 @@ _TRUTH = r"^(?i:true|false)$"
 _DATE = r"^\d{4}-\d{1,2}-\d{1,2}([T ].*)?$|^\d{1,2}[./]\d{1,2}[./]\d{2,4}$"
 _DECIMAL_COMMA = r"^[+-]?\d*,\d+$"
 _MOSTLY = 0.9  # of the values: a column with that many numbers is one of numbers, and the others are mistakes
+_INDEX = (
+    r"(__index_level_\d+__)?"  # the name of a column that pandas wrote its index in, without one of its own
+)
+_BLOCK = 2**20  # bytes that are parsed at a time; each has to hold a whole line
 _NO_ROWS = "the file has a header and no rows"
 _ADVICE = "leave it out with --ignore"
 
@@ -33,16 +38,23 @@ def read_csv(source: str, file: BinaryIO) -> ArrowTable:
     """The table in a CSV file."""
     arrow_csv, pa = (extra(name, "cli", "reading CSV") for name in ("pyarrow.csv", "pyarrow"))
     names, separator = _header(source, file)
-    try:
-        table = arrow_csv.read_csv(
-            file,
-            read_options=arrow_csv.ReadOptions(use_threads=False),  # which alone tells the row of an error
-            parse_options=arrow_csv.ParseOptions(delimiter=separator, newlines_in_values=True),
-            convert_options=arrow_csv.ConvertOptions(column_types=dict.fromkeys(names, pa.string())),
-        )
-    except pa.ArrowInvalid as cause:
-        raise _csv_error(source, file, str(cause)) from cause
-    return ArrowTable(source, table, pa)
+    size = file.seek(0, os.SEEK_END)
+    for block in (_BLOCK, min(size, 2**31 - 1)):
+        file.seek(0)
+        try:
+            table = arrow_csv.read_csv(
+                file,
+                read_options=arrow_csv.ReadOptions(
+                    use_threads=False, block_size=block
+                ),  # one thread tells the row of an error
+                parse_options=arrow_csv.ParseOptions(delimiter=separator, newlines_in_values=True),
+                convert_options=arrow_csv.ConvertOptions(column_types=dict.fromkeys(names, pa.string())),
+            )
+            return ArrowTable(source, table, pa)
+        except pa.ArrowInvalid as cause:
+            if size <= max(block, _BLOCK):  # otherwise it may be for a line that is longer than a block
+                raise _csv_error(source, file, str(cause)) from cause
+    raise _csv_error(source, file, "a line of more than 2 GiB")
 
 
 def _header(source: str, file: BinaryIO) -> tuple[list[str], str]:
@@ -92,9 +104,10 @@ def read_parquet(source: str, file: BinaryIO, rows: range | None = None) -> Arro
     """The table in a Parquet file, or some of its rows, of which the row groups are read that they lie in."""
     parquet, pa = (extra(name, "cli", "reading Parquet") for name in ("pyarrow.parquet", "pyarrow"))
     try:
+        whole = parquet.ParquetFile(file)
         if rows is None:
-            return ArrowTable(source, parquet.read_table(file), pa)
-        table = ArrowTable(source, _some_rows(parquet.ParquetFile(file), rows), pa)
+            return ArrowTable(source, whole.read(), pa)
+        table = ArrowTable(source, _some_rows(whole, rows), pa)
         table.first_row = rows.start
         return table
     except (pa.ArrowException, OSError) as cause:
@@ -113,9 +126,11 @@ class ArrowTable(Table):
     """A table of Arrow columns."""
 
     def __init__(self, source: str, table: Any, pa: Any) -> None:
-        self.source, self.n_rows = source, table.num_rows
-        self.names = tuple(name.strip() for name in table.column_names)
-        self._table, self._pa = table.rename_columns(self.names), pa
+        self.source, self.n_rows, self._pa = source, table.num_rows, pa
+        stripped = [name.strip() for name in table.column_names]
+        named = [i for i, name in enumerate(stripped) if not re.fullmatch(_INDEX, name)]
+        self.names, self.n_unnamed = tuple(stripped[i] for i in named), len(stripped) - len(named)
+        self._table = table.select(named).rename_columns(self.names)
         self._compute = extra("pyarrow.compute", "cli", "reading tables")
         self._columns: dict[str, Any] = {}
         self._numbers_of: dict[str, np.ndarray | None] = {}
@@ -201,7 +216,10 @@ class ArrowTable(Table):
     def _column(self, name: str) -> Any:
         """A column as numbers or as texts without spaces around them, and nulls where a value is missing."""
         if name not in self._columns:
-            self._columns[name] = self._read(name, self._table[name])
+            try:
+                self._columns[name] = self._read(name, self._table[name])
+            except self._pa.ArrowInvalid as cause:
+                raise self.error(f"a damaged column ({cause})", name) from cause
         return self._columns[name]
 
     def _read(self, name: str, column: Any) -> Any:

@@ -20,7 +20,9 @@ from fastbp.data.tables import ArrayTable
 __all__ = ["read_folder", "read_idx"]
 
 _TYPES = {0x08: "u1", 0x09: "i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
+_MOST_AXES = 32  # that every NumPy has
 _CHUNK = 1 << 20  # bytes: what a file promises is not allocated before it is there
+_MOST_BYTES = 2**62
 _EXAMPLES, _LABELS = r"images.*idx[2-9]", r"labels.*idx1"
 _TRAINING, _TEST = r"train", r"t10k|test"
 
@@ -84,6 +86,8 @@ def _array(source: str, file: BinaryIO, rows: range | None) -> np.ndarray:
     if len(magic) < 4 or magic[:2] != b"\0\0" or magic[2] not in _TYPES or not magic[3]:
         raise DataError("not an IDX file", source=source)
     dtype, n_axes = np.dtype(_TYPES[magic[2]]), magic[3]
+    if n_axes > _MOST_AXES:
+        raise DataError(f"got an array of {n_axes} axes, expected at most {_MOST_AXES}", source=source)
     lengths = file.read(4 * n_axes)
     if len(lengths) < 4 * n_axes:
         raise DataError("the file ends within its header", source=source)
@@ -101,4 +105,6 @@ def _array(source: str, file: BinaryIO, rows: range | None) -> np.ndarray:
     if len(data) != size:
         got = f"{len(data)} bytes" if len(data) < size else "more"
         raise DataError(f"got {got} after the header, which promises {size}, of shape {shape}", source=source)
+    if row > _MOST_BYTES:  # of which there may be none, but NumPy counts them all the same
+        raise DataError(f"got an array of shape {shape}, expected one that fits in memory", source=source)
     return np.frombuffer(data, dtype).reshape(shape).astype(dtype.newbyteorder("="), copy=False)

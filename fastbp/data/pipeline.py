@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from fastbp import activations, persistence
+from fastbp import _checks, activations, persistence
 from fastbp.data.errors import DataError
 from fastbp.data.preparation import Preparation
 from fastbp.data.scores import Score, score
@@ -142,7 +142,8 @@ def split(
     >>> len(train), len(held_out)
     (3, 2)
     """
-    rows, generator = target.rows(table), np.random.default_rng(seed)
+    _checks.number("fraction", fraction, _checks.DECAY_RATE)
+    rows, generator = target.rows(table), np.random.default_rng(_checks.networks.seed("seed", seed))
     groups = target.indices(table)[rows] if target.classes else np.zeros(len(rows), np.int64)
     order = generator.permutation(len(rows))
     order = order[np.argsort(groups[order], kind="stable")]  # by class, within a class by chance

@@ -2,8 +2,9 @@
 
 Design decisions:
 
-A. What a column means is decided once, from the rows to train on, and stored. A later file is read by that, so a
-   held-out row, or a file of a single row, can change nothing.
+A. What a column means is decided once and stored. A later file is read by that, so a file of a single row can change nothing.
+   Whether a column is numbers or text, and which classes there are, the whole table tells; means, deviations, medians and
+   categories come from the rows to train on, so that one that is held out adds nothing to them.
 B. The inputs of a network are ``[numbers | missing-value flags | one-hot categories]``, float32. A number x becomes
    ``(x - shift)·factor``, with the mean and 1/standard deviation; a column that is constant in training has the factor
    0, since nothing was learned of it. Bytes, as of images, are divided by 255.
@@ -161,13 +162,17 @@ class Preparation:
         ----------
         table : Table
         target : Target
-            What is predicted, from all other columns.
+            What is predicted, from all other columns; a number is scaled anew by `rows`, if they are given.
         ignore : names of columns to leave out
         categories : names of columns whose numbers are names, as postal codes are
         rows : array of indices, optional
             The rows to learn from; by default all that have a target.
         """
+        for name, given in (("ignore", ignore), ("categories", categories)):
+            if isinstance(given, str):
+                raise TypeError(f"{name}: got str, expected a list of names, as in [{given!r:.80}]")
         table.require((target.name, *ignore, *categories))
+        target = target if rows is None else target.learn_scale(table, rows)
         rows = target.rows(table) if rows is None else rows
         names = [name for name in table.names if name not in (target.name, *ignore)]
         kinds = {name: "text" if name in categories else table.kind(name) for name in names}

@@ -40,6 +40,8 @@ class Table(ABC):
     n_rows : int
     test : Table or None
         The part that the source itself sets apart for testing.
+    n_unnamed : int
+        How many columns without a name it has beside these, such as the index of a pandas table: nothing reads them.
     first_row : int
         The number, from 0, of the first row in the source, of which others may be read elsewhere.
     """
@@ -48,6 +50,7 @@ class Table(ABC):
     names: tuple[str, ...]
     n_rows: int
     test: Table | None = None
+    n_unnamed: int = 0
     first_row: int = 0
 
     @abstractmethod

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from fastbp import _checks
 from fastbp.data.tables import Table, Texts, labels
 
 __all__ = ["TASKS", "Target"]
@@ -42,6 +43,8 @@ class Target:
         Without a `task` it is classification if the target is text, or of at most 20 different whole numbers;
         otherwise regression. With `as_text` numbers are texts, too.
         """
+        if task is not None:
+            _checks.choice("task", task, TASKS)
         table.require((name,))
         kind = "text" if as_text else table.kind(name)
         numeric = kind == "number" or task in ("regression", "counts")
@@ -53,6 +56,15 @@ class Target:
             return replace(target, classes=_classes(table, target))
         shift, factor = _scale(table, name, task, numbers)
         return replace(target, shift=shift, factor=factor)
+
+    def learn_scale(self, table: Table, rows: np.ndarray) -> Target:
+        """The same, with the mean and the standard deviation of some rows of the table."""
+        if self.classes:
+            return self
+        numbers = np.full(table.n_rows, np.nan)
+        numbers[rows] = self.numbers(table)[rows]
+        shift, factor = _scale(table, self.name, self.task, numbers)
+        return replace(self, shift=shift, factor=factor)
 
     @property
     def loss(self) -> str:
