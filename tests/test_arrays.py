@@ -261,6 +261,17 @@ def test_a_missing_value_is_no_number(library: str) -> None:
     )
 
 
+def test_a_missing_value_within_a_row_of_polars() -> None:
+    polars = pytest.importorskip("polars")
+    pairs, text = polars.Array(polars.Float64, 2), "expected none (fill or drop what is missing)"
+    whole = polars.Series([[1.0, 2.0], [3.0, 4.0]], dtype=pairs)
+    np.testing.assert_array_equal(fastbp.relu(whole), [[1, 2], [3, 4]])
+    holed = polars.Series([[1.0, 2.0], [3.0, None]], dtype=pairs)
+    refused(TypeError, f"x: got a missing value at [1], {text}", fastbp.relu, x=holed)
+    both = polars.Series([{"a": 1.0, "b": 2.0}, {"a": 1.0, "b": None}])
+    refused(TypeError, f"x: got a missing value at [1], {text}", fastbp.relu, x=both)
+
+
 def test_nan_in_a_dtype_of_numpy_is_a_number() -> None:
     pandas = pytest.importorskip("pandas")
     z = fastbp.MLP([2, 4], seed=0).forward(pandas.DataFrame({"a": [0.5, np.nan], "b": [1.0, 2.0]}))

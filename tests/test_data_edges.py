@@ -40,6 +40,15 @@ def test_a_cell_longer_than_a_megabyte():
         read(written("a,b\n1,x\n2," + "y" * 3_000_000 + "\n3\n"))
 
 
+@pytest.mark.parametrize("blank", ["\n", "  \n", " , \n", "\n \n\r\n,\n"])
+def test_blank_lines_before_the_header(blank):
+    table = read(written(blank + "a,b\n1,x\n2,y\n"))
+    assert table.names == ("a", "b") and table.n_rows == 2
+    with pytest.raises(DataError, match=r"row 2: got 1 field, expected 2"):
+        read(written(blank + "a,b\n1,x\n2\n"))
+    assert read(written(blank + "a\n1\n2\n")).names == ("a",)
+
+
 def test_columns_without_a_name_are_left_out():
     table = read(written(",a, ,y\n0,1,7,u\n1,2,8,v\n"))
     assert table.names == ("a", "y") and table.n_unnamed == 2
@@ -107,6 +116,28 @@ def test_idx_files_of_impossible_shapes(shape, text):
     (folder / "train-images-idx3-ubyte").write_bytes(bytes([0, 0, 8, len(shape)]) + lengths)
     with pytest.raises(DataError, match=text):
         read(folder)
+
+
+BIG = [2**53, 2**53 + 1, 2**53 + 2, 2**53 + 3, -(2**62) - 1, 5]
+
+
+def test_large_numbers_as_names():
+    """Are told apart, where they are names; where they are numbers, they cannot be classes."""
+    from pyarrow import parquet
+
+    parquet.write_table(pa.table({"id": pa.array([*BIG, None]), "a": np.arange(7.0)}), "table.parquet")
+    table = read("table.parquet")
+    values, codes = table.texts("id")
+    assert values == [str(n) for n in sorted(BIG)] and codes.tolist() == [2, 3, 4, 5, 0, 1, -1]
+    written("id,a\n" + "".join(f"{n},{i}\n" for i, n in enumerate(BIG)))
+    for name in ("table.parquet", "table.csv"):
+        assert len(Target.learn(read(name), "id", "classification", as_text=True).classes) == 6
+        with pytest.raises(
+            DataError, match=r"column 'id', row 1: got 9007199254740992, expected a class within"
+        ):
+            Target.learn(read(name), "id", "classification")
+    np.savez("table.npz", X=np.arange(6.0)[:, None], y=np.array(BIG))
+    assert read("table.npz").texts("y").values == [str(n) for n in sorted(BIG)]
 
 
 # -- what is learned -------------------------------------------------------------------------------------------------------------

@@ -627,7 +627,7 @@ def test_models_cross_over(task, solver):
     with pytest.raises(NotFittedError):
         ours.from_sklearn(type(a)())
     with pytest.raises(ValueError, match="activation: got 'gelu', of which scikit-learn knows nothing"):
-        b.set_params(activation="gelu").to_sklearn()
+        b.set_params(activation="gelu").fit(X, y).to_sklearn()
 
 
 def test_to_onnx():

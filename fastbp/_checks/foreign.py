@@ -81,10 +81,28 @@ def _hides_nothing(name: str, value: Any, before: list[int], after: list[int]) -
     if missing is None or own or getattr(value, "ndim", 1) != 1:
         return
     where = np.asarray(missing())
+    if not where.any() and _is_nested(value):
+        where = (
+            np.array([_misses_within(value[n : n + 1]) for n in range(len(value))])
+            if _misses_within(value)
+            else where
+        )
     if where.any():
         place = [*before, int(where.argmax()), *after]
         text = "expected none (fill or drop what is missing)"
         raise TypeError(f"{name}: got a missing value at {place}, {text}")
+
+
+def _is_nested(value: Any) -> bool:
+    """Whether a column, of polars, has rows that consist of several values."""
+    return bool(getattr(getattr(value, "dtype", None), "is_nested", bool)())
+
+
+def _misses_within(value: Any) -> bool:
+    if not _is_nested(value):
+        return bool(value.null_count())
+    parts = value.struct.unnest().get_columns() if hasattr(value.dtype, "fields") else [value.explode()]
+    return any(map(_misses_within, parts))
 
 
 def is_masked(value: np.ndarray) -> bool:

@@ -30,6 +30,7 @@ _INDEX = (
     r"(__index_level_\d+__)?"  # the name of a column that pandas wrote its index in, without one of its own
 )
 _BLOCK = 2**20  # bytes that are parsed at a time; each has to hold a whole line
+_MOST_BYTES = 2**31 - 1  # that PyArrow takes for a block
 _NO_ROWS = "the file has a header and no rows"
 _ADVICE = "leave it out with --ignore"
 
@@ -37,34 +38,40 @@ _ADVICE = "leave it out with --ignore"
 def read_csv(source: str, file: BinaryIO) -> ArrowTable:
     """The table in a CSV file."""
     arrow_csv, pa = (extra(name, "cli", "reading CSV") for name in ("pyarrow.csv", "pyarrow"))
-    names, separator = _header(source, file)
+    names, separator, before = _header(source, file)
     size = file.seek(0, os.SEEK_END)
-    for block in (_BLOCK, min(size, 2**31 - 1)):
+    for block in (_BLOCK, min(size, _MOST_BYTES)):
         file.seek(0)
         try:
             table = arrow_csv.read_csv(
                 file,
-                read_options=arrow_csv.ReadOptions(
-                    use_threads=False, block_size=block
-                ),  # one thread tells the row of an error
+                # One thread alone tells the row of an error.
+                read_options=arrow_csv.ReadOptions(use_threads=False, block_size=block, skip_rows=before),
                 parse_options=arrow_csv.ParseOptions(delimiter=separator, newlines_in_values=True),
                 convert_options=arrow_csv.ConvertOptions(column_types=dict.fromkeys(names, pa.string())),
             )
             return ArrowTable(source, table, pa)
         except pa.ArrowInvalid as cause:
-            if size <= max(block, _BLOCK):  # otherwise it may be for a line that is longer than a block
-                raise _csv_error(source, file, str(cause)) from cause
-    raise _csv_error(source, file, "a line of more than 2 GiB")
+            text = str(cause)  # if one of these, a line may be longer than a block
+            if size <= block or not ("straddling" in text or "Empty CSV" in text):
+                raise _csv_error(source, file, text, before) from cause
+    raise DataError(f"a line of more than {_MOST_BYTES} bytes", source=source)
 
 
-def _header(source: str, file: BinaryIO) -> tuple[list[str], str]:
-    """The names of the columns and the separator; the file is at its beginning afterwards."""
+def _header(source: str, file: BinaryIO) -> tuple[list[str], str, int]:
+    """The names of the columns, the separator, and how many blank lines come before; the file is at its beginning afterwards."""
+    names: list[str] = []
+    before = 0
     text = io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
     try:
         line = next((line for line in text if line.strip()), "")
         separator = max(",;\t|", key=re.sub('"[^"]*"', "", line).count)
         text.seek(0)
-        names = next((row for row in csv.reader(text, delimiter=separator) if any(map(str.strip, row))), [])
+        rows = csv.reader(text, delimiter=separator)
+        for names in rows:
+            if any(map(str.strip, names)):
+                break
+            names, before = [], rows.line_num
     except (UnicodeDecodeError, csv.Error) as cause:
         text.detach()
         raise _csv_error(source, file, f"not a CSV file ({cause})") from cause
@@ -75,11 +82,11 @@ def _header(source: str, file: BinaryIO) -> tuple[list[str], str]:
         raise DataError(
             f"got {line.strip()[:60]!r} as the first line, expected the names of the columns", source=source
         )
-    return names, separator
+    return names, separator, before
 
 
-def _csv_error(source: str, file: BinaryIO, text: str) -> DataError:
-    """The error for a file that cannot be parsed; `text` is what PyArrow, or Python, says."""
+def _csv_error(source: str, file: BinaryIO, text: str, before: int = 0) -> DataError:
+    """The error for a file that cannot be parsed; `text` is PyArrow's or Python's, which counts the lines `before` the header."""
     file.seek(0)
     for number, line in enumerate(file, start=1):
         try:
@@ -93,7 +100,7 @@ def _csv_error(source: str, file: BinaryIO, text: str) -> DataError:
         hint = "; is a quotation mark missing?" if '"' in text else ""
         fields = "1 field" if n_got == 1 else f"{n_got} fields"
         return DataError(
-            f"got {fields}, expected {n_expected} as in the header{hint}", source=source, row=row - 1
+            f"got {fields}, expected {n_expected} as in the header{hint}", source=source, row=row - 1 - before
         )
     if "Empty CSV file" in text:
         return DataError(_NO_ROWS, source=source)
@@ -207,6 +214,15 @@ class ArrowTable(Table):
 
     def texts(self, name: str) -> Texts:
         column = self._column(name)
+        if self._pa.types.is_integer(column.type):
+            encoded = column.combine_chunks().dictionary_encode()
+            values, codes = (
+                encoded.dictionary.to_pylist(),
+                encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False),
+            )
+            order = sorted(range(len(values)), key=values.__getitem__)
+            places = np.array([*np.argsort(order), -1])
+            return Texts([str(values[n]) for n in order], places[codes])
         if not self._is_text(column):
             return labels(self._numbers(name))
         encoded = column.combine_chunks().dictionary_encode()

@@ -140,7 +140,7 @@ class ArrayTable(Table):
         return self._finite(np.column_stack(columns) if columns else np.empty((self.n_rows, 0)), names)
 
     def texts(self, name: str) -> Texts:
-        if name == TARGET and self._y is not None and self._y.dtype.kind in "Ub":
+        if name == TARGET and self._y is not None and self._y.dtype.kind in "Ubiu":
             values, codes = np.unique(self._y.reshape(-1), return_inverse=True)
             return Texts(
                 [str(value).lower() if value.dtype == bool else str(value) for value in values], codes

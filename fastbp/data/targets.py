@@ -19,6 +19,7 @@ TASKS = {
 }
 """The error function of each task."""
 
+MOST_EXACT = 2**53 - 1  # of whole numbers that float64 tells from their neighbours
 MOST_CLASSES = 20  # of whole numbers, unless it is said that they are classes
 
 
@@ -79,7 +80,14 @@ class Target:
 
     def labels(self, table: Table) -> Texts:
         """The classes of a table, whether or not they are those of training."""
-        return labels(_numbers(table, self.name)) if self.numeric else table.texts(self.name)
+        if not self.numeric:
+            return table.texts(self.name)
+        numbers = _numbers(table, self.name)
+        beyond = np.abs(numbers) > MOST_EXACT
+        if beyond.any():
+            row, text = int(beyond.argmax()), f"a class within ±{MOST_EXACT}, or the column in --categories"
+            raise table.error(f"got {numbers[row]:.17g}, expected {text}", self.name, row)
+        return labels(numbers)
 
     def rows(self, table: Table) -> np.ndarray:
         """The indices of the rows that have a target."""

@@ -169,6 +169,8 @@ class MLPClassifier(ClassifierMixin, Perceptron):
         -------
         self
         """
+        if not hasattr(self, "coefs_"):
+            self.__dict__.pop("classes_", None)  # of a call that has failed
         if _check_partial_fit_first_call(self, classes):
             self._label_binarizer = LabelBinarizer()
             self._label_binarizer.fit(y if type_of_target(y).startswith("multilabel") else classes)
@@ -199,8 +201,7 @@ class MLPClassifier(ClassifierMixin, Perceptron):
             kind = "multiclass" if probabilities else self._label_binarizer.y_type_
             self._label_binarizer.y_type_ = kind  # of two classes, too
             self.out_activation_ = "softmax" if kind == "multiclass" else "logistic"
-        else:
-            self._see_same_kind(y, probabilities)
+        self._see_same_kind(y, probabilities)
         return X, y if probabilities else self._encoded(y)
 
     def _learn_classes(self, y: Any) -> None:
@@ -225,10 +226,11 @@ class MLPClassifier(ClassifierMixin, Perceptron):
         if self._is_softmax():
             good, expected = probabilities or y.ndim == 1, "(N,), or rows of probabilities"
         elif of_sets:
-            good, expected = y.ndim == 2 and not probabilities, f"(N, {self.n_outputs_}), sets of labels"
+            good = y.ndim == 2 and y.shape[1] == len(self.classes_) and not probabilities
+            expected = f"(N, {len(self.classes_)}), sets of labels"
         else:
             good, expected = y.ndim == 1, "(N,)"
-        if not good or (of_sets and y.shape[1] != self.n_outputs_):
+        if not good:
             raise ValueError(f"y: got shape {y.shape}, expected {expected}, as before")
 
     def _encoded(self, y: Any) -> np.ndarray:
@@ -266,9 +268,7 @@ class MLPClassifier(ClassifierMixin, Perceptron):
             n_present = np.count_nonzero(counts, axis=1)[:, None]
             self._class_table = len(targets) / (n_present * np.maximum(counts, 1))
         elif self.class_weight is not None:
-            self._class_table = compute_class_weight(
-                self.class_weight, classes=self.classes_, y=self.classes_
-            )[None]
+            self._class_table = _table(self.class_weight, self.classes_)[None]
 
     def _weights(self, sample_weight: Any, X: Any, targets: np.ndarray) -> np.ndarray | None:
         weights = super()._weights(sample_weight, X, targets)
@@ -339,8 +339,28 @@ class MLPClassifier(ClassifierMixin, Perceptron):
         return tags
 
 
+def _table(class_weight: dict[Any, float], classes: np.ndarray) -> np.ndarray:
+    """What each class weighs."""
+    for label, weight in class_weight.items():
+        if not isinstance(weight, Real) or not 0 <= weight < np.inf:
+            raise ValueError(f"class_weight: got {weight!r} for {label!r}, expected a finite number >= 0")
+    table: np.ndarray = compute_class_weight(class_weight, classes=classes, y=classes)
+    if not table.any():
+        raise ValueError("class_weight: got 0 for each class, expected one that is > 0")
+    return table
+
+
 def _are_probabilities(y: np.ndarray) -> bool:
     """Whether the rows are probabilities of classes, not sets of labels."""
     if y.ndim != 2 or y.shape[1] < 2 or y.dtype.kind != "f":
         return False
-    return bool((y >= 0).all() and np.allclose(y.sum(axis=1), 1.0, rtol=0, atol=1e-6) and (y % 1 != 0).any())
+    if not ((y >= 0) & (y <= 1)).all() or (y % 1 == 0).all():
+        return False
+    sums = y.sum(axis=1, dtype=np.float64)
+    wrong = np.abs(sums - 1) > max(1e-6, y.shape[1] * float(np.finfo(y.dtype).eps))
+    if wrong.any():
+        row = int(wrong.argmax())
+        raise ValueError(
+            f"y: row {row} sums to {sums[row]:.6g}, expected rows of probabilities, which sum to 1"
+        )
+    return True

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from fastbp.sklearn.regressor import MLPRegressor
 
 _PRIVATE = ("_label_binarizer", "_no_improvement_count")  # of scikit-learn's attributes, those that both have
+_THEIRS = {"sigmoid": "logistic", "poisson_deviance": "poisson"}  # names of theirs
 _ACTIVATIONS = ("identity", "logistic", "tanh", "relu")
 _LOSSES = ("log_loss", "squared_error", "poisson")
 
@@ -63,11 +64,18 @@ def from_sklearn(estimator: Any) -> MLPClassifier | MLPRegressor:
 
 def to_sklearn(estimator: Any) -> Any:
     """A fitted estimator of ours as one of scikit-learn; see `MLPClassifier.to_sklearn`."""
-    _check_known("activation", _one(estimator.activation), _ACTIVATIONS)
-    _check_known("loss", estimator.loss, _LOSSES)
+    check_is_fitted(estimator)
+    net = estimator.network_  # not the parameters, which may have been set since
+    activation = _one(net.activation if net.activations else estimator.activation)
+    activation = _THEIRS.get(activation, activation)
+    loss = (
+        estimator.loss if estimator._error() == net.loss_name else _THEIRS.get(net.loss_name, net.loss_name)
+    )
+    _check_known("activation", activation, _ACTIVATIONS)
+    _check_known("loss", loss, _LOSSES)
     name = "MLPClassifier" if is_classifier(estimator) else "MLPRegressor"
     theirs = _new(getattr(neural_network, name), estimator)
-    theirs.set_params(activation=_one(estimator.activation))
+    theirs.set_params(activation=activation, **({} if is_classifier(estimator) else {"loss": loss}))
     if not isinstance(estimator.solver, str):
         theirs.set_params(solver="lbfgs" if isinstance(estimator.solver, LBFGS) else "adam")
     theirs._best_coefs = copy.deepcopy(theirs.coefs_)

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 from sklearn.base import BaseEstimator, is_classifier
+from sklearn.metrics import check_scoring
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, Options, StrOptions
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
@@ -97,6 +98,8 @@ class Perceptron(callbacks.CallbackSupportMixin, BaseEstimator):
         """The network of arrays that somebody put into `coefs_` and `intercepts_`, or that were unpickled."""
         sizes = [self.coefs_[0].shape[0], *(w.shape[1] for w in self.coefs_)]
         dtype = np.dtype(np.result_type(np.float32, *self.coefs_))
+        if self._options is None:  # of a model that comes from scikit-learn
+            self._options = self._options_now()
         if net is None or list(net.layer_sizes) != sizes or net.dtype != dtype:
             net = self._new_network(sizes, dtype)
         for array, given in zip((*net.weights, *net.biases), (*self.coefs_, *self.intercepts_), strict=True):
@@ -105,8 +108,8 @@ class Perceptron(callbacks.CallbackSupportMixin, BaseEstimator):
 
     def _new_network(self, sizes: list[int], dtype: np.dtype) -> MLP:
         """A network for these parameters, which have no values yet."""
-        options = self._options_now() if self._options is None else self._options
-        net = MLP(sizes, dtype=dtype, init="zeros", **options)
+        assert self._options is not None
+        net = MLP(sizes, dtype=dtype, init="zeros", **self._options)
         if is_classifier(self) and not net.label_smoothing:
             net._engine.largest_error = -math.log(np.finfo(dtype).eps)  # scikit-learn clips probabilities
         return net
@@ -171,11 +174,51 @@ class Perceptron(callbacks.CallbackSupportMixin, BaseEstimator):
     def _fit(
         self, X: Any, y: Any, sample_weight: Any, incremental: bool = False, held: tuple[Any, ...] = ()
     ) -> Any:
+        before = vars(self).copy()
+        try:
+            objective, order, validation = self._prepare(X, y, sample_weight, incremental, held)
+        except Exception:  # leave a model that can predict as it was
+            self.__dict__.clear()
+            self.__dict__.update(before)
+            raise
+        net = objective.net
+        heard = nullcontext(callbacks.untold) if incremental else callbacks.around(self, X, y, sample_weight)
+        with heard as told:
+            if is_lbfgs(self.solver):
+                wide = self._new_network(list(net.layer_sizes), np.dtype(np.float64))
+                wide._engine.largest_error = net._engine.largest_error
+                training.lbfgs(self, objective, wide, told)
+            else:
+                training.stochastic(self, objective, order, validation, incremental, told)
+        if not np.isfinite(net.parameters).all():
+            raise ValueError(
+                "Solver produced non-finite parameter weights. The input data may contain large values and need "
+                "to be preprocessed."
+            )
+        return self
+
+    def _prepare(
+        self, X: Any, y: Any, sample_weight: Any, incremental: bool, held: tuple[Any, ...]
+    ) -> tuple[solvers.Objective, np.ndarray | None, training.Validation | None]:
+        """All that comes before the first step: checks, a network if there is none to go on with, the rows to train on."""
+        if self.early_stopping and incremental:
+            raise ValueError("partial_fit does not support early_stopping=True")
+        if is_lbfgs(self.solver):
+            for name, off in {"dropout": 0.0, "clip_norm": None, "time_limit": None}.items():
+                value = getattr(self, name)
+                if np.any(value):
+                    raise ValueError(
+                        f"{name}: got {value!r} with the solver L-BFGS, expected {off}: it has no batches"
+                    )
+        if self.scoring is not None:
+            check_scoring(self, self.scoring)
         hidden = self.hidden_layer_sizes
         hidden = list(hidden) if hasattr(hidden, "__iter__") else [hidden]
         if np.any(np.array(hidden) <= 0):
             raise ValueError(f"hidden_layer_sizes must be > 0, got {hidden}.")
         first = not hasattr(self, "coefs_") or (not self.warm_start and not incremental)
+        if first and not incremental:
+            self.__dict__.pop("classes_", None)  # of a fit that has failed, or of one that is forgotten
         X, targets = self._examples(X, y, incremental, first)
         if first:
             self.n_outputs_ = self._n_outputs(targets)
@@ -188,37 +231,22 @@ class Perceptron(callbacks.CallbackSupportMixin, BaseEstimator):
         else:
             self._renew()
         net = self.network_
+        if not is_lbfgs(self.solver) and not (incremental and hasattr(self, "_optimizer")):
+            self._optimizer = self._steps()
+        if validation is not None:
+            targets_of_held = self._cast(validation.targets, net.dtype)
+            validation = validation._replace(x=rows_of(validation.x, net.dtype), targets=targets_of_held)
         x, t = rows_of(X, net.dtype), self._cast(targets, net.dtype)
         objective = solvers.Objective(net, x, t, weights, self.alpha, self._share(), self.clip_norm or 0.0)
-        heard = nullcontext(callbacks.untold) if incremental else callbacks.around(self, X, y, sample_weight)
-        with heard as told:
-            if is_lbfgs(self.solver):
-                wide = self._new_network(list(net.layer_sizes), np.dtype(np.float64))
-                wide._engine.largest_error = net._engine.largest_error
-                training.lbfgs(self, objective, wide, told)
-            else:
-                self._fit_by_batches(objective, incremental, validation, told)
-        if not np.isfinite(net.parameters).all():
-            raise ValueError(
-                "Solver produced non-finite parameter weights. The input data may contain large values and need "
-                "to be preprocessed."
-            )
-        return self
-
-    def _fit_by_batches(
-        self, objective: solvers.Objective, incremental: bool, held: training.Validation | None, told: Any
-    ) -> None:
-        if not incremental or not hasattr(self, "_optimizer"):
-            self._optimizer = self._steps()
-        if self.early_stopping and incremental:
-            raise ValueError("partial_fit does not support early_stopping=True")
-        if held:
-            dtype = objective.net.dtype
-            held = held._replace(x=rows_of(held.x, dtype), targets=self._cast(held.targets, dtype))
-        training.stochastic(self, objective, held, incremental, told)
+        order = None
+        if self.early_stopping and validation is None and not is_lbfgs(self.solver):
+            order, validation = training.split(self, objective)
+        return objective, order, validation
 
     def _begin(self, sizes: list[int], dtype: np.dtype) -> None:
         """The attributes of a network that has learned nothing yet."""
+        for name in ("_optimizer", "_latest"):
+            self.__dict__.pop(name, None)
         self.n_iter_ = self.t_ = 0
         self.n_layers_ = len(sizes)
         if np.any(self.dropout):  # otherwise the random numbers are scikit-learn's, one by one

@@ -178,10 +178,10 @@ class MLPRegressor(RegressorMixin, Perceptron):
         targets = y.reshape(-1, 1) if y.ndim == 1 else y
         if self.loss == "poisson" and (targets < 0).any():
             raise ValueError(f"y: got {targets.min()} with loss='poisson', expected numbers >= 0")
-        if first:
-            self.out_activation_ = "exp" if self.loss == "poisson" else "identity"
-        else:
+        if not first:
             self._see_as_before(targets)
+        if not held:
+            self.out_activation_ = "exp" if self.loss == "poisson" else "identity"
         return X, targets
 
     def _error(self) -> str:

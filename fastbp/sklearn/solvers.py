@@ -22,6 +22,7 @@ from scipy import sparse
 
 from fastbp.model import MLP
 from fastbp.optimizers import SGD, Adam, Optimizer
+from fastbp.outputs import LOSSES
 from fastbp.parameters import Layout
 from fastbp.sklearn.examples import dense, rows_of, runs
 
@@ -43,6 +44,16 @@ class Objective:
     share: float
     """By which an error of the engine, a sum over outputs, is multiplied where it is reported."""
     clip_norm: float = 0.0
+
+    def __post_init__(self) -> None:
+        """The engine believes what it is told: see here that the arrays are what the network was made for."""
+        n, (n_inputs, *_, n_outputs) = self.x.shape[0], self.net.layer_sizes
+        shapes = [(n, n_outputs)] + ([(n,)] if LOSSES[self.net.loss_name].by_class else [])
+        if self.x.shape != (n, n_inputs) or self.targets.shape not in shapes:
+            got = f"{self.x.shape} and targets {self.targets.shape}"
+            raise ValueError(
+                f"X, y: got {got}, expected {n_inputs} inputs and {n_outputs} outputs, as of coefs_"
+            )
 
     def weights_of(self, rows: Any) -> np.ndarray | None:
         return None if self.weights is None else self.weights[rows]
@@ -170,6 +181,10 @@ def lbfgs(
     net, work = objective.net, _on(objective, wide)
     place, n_weights = _packed(net), sum(w.size for w in net.weights)
     weight = float(len(work.targets) if work.weights is None else work.weights.sum())
+    if not weight:
+        raise ValueError(
+            "sample_weight: got weights that are 0, with those of the classes, expected some > 0"
+        )
     decay += work.alpha / weight
     parameters, gradient = work.net.parameters, np.empty_like(work.net.parameters)
 

@@ -61,13 +61,16 @@ def batch_size_of(est: Any, n_samples: int) -> int:
 
 
 def stochastic(
-    est: Any, objective: solvers.Objective, held: Validation | None, incremental: bool, told: Epoch
+    est: Any,
+    objective: solvers.Objective,
+    order: np.ndarray | None,
+    held: Validation | None,
+    incremental: bool,
+    told: Epoch,
 ) -> None:
-    """Fit by batches; `told` is what callbacks are called by."""
+    """Fit by batches of the rows in `order`, or of all; `told` is what callbacks are called by."""
     steps = est._optimizer
-    order = None
-    if est.early_stopping and held is None:
-        order, held = split(est, objective)
+    _begin_part(est, objective.net, incremental)
     n_samples = len(objective.targets) if order is None else len(order)
     batch_size = batch_size_of(est, n_samples)
     watch = _Clock(est.time_limit)
@@ -89,7 +92,17 @@ def stochastic(
     if est.early_stopping:
         objective.net.parameters[:] = est._best_parameters
     elif "average" in steps.state(objective.net.parameters):
+        est._latest = objective.net.parameters.copy()
         objective.net.parameters[:] = steps.state(objective.net.parameters)["average"]
+
+
+def _begin_part(est: Any, net: Any, incremental: bool) -> None:
+    """After a part of a fit a model has the average of its parameters; the next part goes on from the latest ones."""
+    latest = vars(est).pop("_latest", None)
+    if incremental and latest is not None:
+        average = est._optimizer.state(net.parameters).get("average")
+        if average is not None and np.array_equal(net.parameters, average):
+            net.parameters[:] = latest
 
 
 def _shuffled(random_state: np.random.RandomState, n: int) -> np.ndarray:
