@@ -81,12 +81,8 @@ def _hides_nothing(name: str, value: Any, before: list[int], after: list[int]) -
     if missing is None or own or getattr(value, "ndim", 1) != 1:
         return
     where = np.asarray(missing())
-    if not where.any() and _is_nested(value):
-        where = (
-            np.array([_misses_within(value[n : n + 1]) for n in range(len(value))])
-            if _misses_within(value)
-            else where
-        )
+    if _is_nested(value) and _misses_within(value):
+        where = np.array([_misses_within(value[n : n + 1]) for n in range(len(value))])
     if where.any():
         place = [*before, int(where.argmax()), *after]
         text = "expected none (fill or drop what is missing)"
