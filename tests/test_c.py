@@ -54,8 +54,9 @@ class Toolchain:
             return target
 
         objects = _at_once(compile_one, sources)
-        _must([self.compiler, *self.link, *map(str, objects), "-o", str(folder / "program"), "-lm"])
-        return folder / "program"
+        program = folder / "program.exe"  # as Windows wants it
+        _must([self.compiler, *self.link, *map(str, objects), "-o", str(program), "-lm"])
+        return program
 
     def skip_unless_it_works(self, folder: Path) -> None:
         for tool in filter(None, (self.compiler, self.emulator)):
@@ -247,10 +248,20 @@ def test_a_debug_build_asks_what_primitives_assume(tmp_path: Path) -> None:
 RACES = "-fsanitize=thread"  # where it is there: a race is a failure
 
 
-@pytest.mark.parametrize("flags", [(), (RACES,)], ids=["plain", "races"])
-def test_teams(flags: tuple[str, ...], tmp_path: Path) -> None:
+WINE = shutil.which("wine64") or shutil.which("wine64", path="/usr/lib/wine") or "wine"
+THREADS = {
+    "plain": Toolchain("cc", ("-pthread",), optimize=("-O1", "-pthread")),
+    "races": Toolchain("cc", ("-pthread", RACES), optimize=("-O1", "-pthread", RACES)),
+    "windows": Toolchain("x86_64-w64-mingw32-gcc", ("-static", "-pthread"), WINE, optimize=("-O2",)),
+}
+
+
+@pytest.mark.parametrize("kind", THREADS)
+def test_teams(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every part of every task once, whoever else calls, on teams of up to five threads."""
-    toolchain = Toolchain("cc", ("-pthread", *flags), optimize=("-O1", "-pthread", *flags))
+    monkeypatch.setenv("WINEPREFIX", str(tmp_path / "wine"))
+    monkeypatch.setenv("WINEDEBUG", "-all")
+    toolchain = THREADS[kind]
     toolchain.skip_unless_it_works(tmp_path)
     done = toolchain.run(toolchain.build([ROOT / "tests/c/test_team.c"], tmp_path))
     lines = done.stdout.splitlines()

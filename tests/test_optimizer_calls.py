@@ -74,6 +74,34 @@ def test_rates_are_checked_when_made_and_when_used(kind: type, name: str) -> Non
     assert optimizer.steps == 0
 
 
+# Of what is no rate: a value that cannot be, and the error.
+OPTIONS = {
+    "average": ((1.0, ValueError, "got 1.0, expected a number in [0, 1)"), (-0.5, ValueError, "got -0.5, expected"),
+                ("much", TypeError, "got str, expected a number in [0, 1)"), (True, TypeError, "got bool, expected")),
+    "decay_biases": ((1, TypeError, "got int, expected True or False"),),
+    "nesterov": ((1, TypeError, "got int, expected True or False"),),
+    "centered": (("no", TypeError, "got str, expected True or False"),),
+    "amsgrad": ((None, TypeError, "got NoneType, expected True or False"),),
+    "ns_steps": ((0, ValueError, "got 0, expected"), (2.5, TypeError, "got float, expected")),
+    "adjust_lr_fn": (("much", ValueError, "got 'much', expected one of"),),
+}  # fmt: skip
+
+
+def test_every_option_is_here() -> None:
+    assert OPTIONS.keys() == {"average", "decay_biases"}.union(*(kind.options for kind in KINDS)) | {
+        "nesterov"
+    }
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_options_are_checked_when_made(kind: type) -> None:
+    for name in inspect.signature(kind).parameters.keys() & OPTIONS.keys():
+        for value, error, text in OPTIONS[name]:
+            with pytest.raises(error) as made:
+                kind(**{name: value})
+            assert str(made.value).startswith(f"{name}: {text}")
+
+
 @pytest.mark.parametrize(
     ("kind", "name"), [rate for rate in RATES if rate[1] in ("learning_rate", "weight_decay")]
 )

@@ -1,5 +1,5 @@
-/* The core a thread runs on, and its affinity. On systems other than Linux the core is -1, the set of cores is empty, and threads
- * are not moved. */
+/* The core a thread runs on, and its affinity. On systems other than Linux the core is -1 and threads are not moved; the set of cores
+ * is that of the process on Windows, where threads follow it by themselves, and elsewhere empty. */
 #ifndef FASTBP_CORE_H
 #define FASTBP_CORE_H
 
@@ -51,15 +51,47 @@ static inline long fbp_seconds(void)
 
 #else
 
-typedef struct { char none; } fbp_cores;
-
 static inline int fbp_core(void) { return -1; }
 static inline void fbp_leave_core(int core) { (void)core; }
+
+#if defined(_WIN32)
+#ifndef WIN32_LEAN_AND_MEAN
+#define WIN32_LEAN_AND_MEAN
+#endif
+#ifndef NOMINMAX
+#define NOMINMAX
+#endif
+#include <windows.h>
+#undef near
+#undef far
+
+typedef DWORD_PTR fbp_cores;
+
+/* 0 where the process has cores in several groups of 64 */
+static inline int fbp_main_cores(fbp_cores *cores)
+{
+    DWORD_PTR of_machine;
+    int count = 0;
+    if (!GetProcessAffinityMask(GetCurrentProcess(), cores, &of_machine)) return 0;
+    for (DWORD_PTR rest = *cores; rest; rest &= rest - 1) count++;
+    return count;
+}
+
+static inline int fbp_same_cores(const fbp_cores *a, const fbp_cores *b) { return *a == *b; }
+static inline long fbp_seconds(void) { return (long)(GetTickCount64() / 1000); }
+
+#else
+
+typedef struct { char none; } fbp_cores;
+
 static inline int fbp_main_cores(fbp_cores *cores) { return (void)cores, 0; }
-static inline void fbp_use_cores(const fbp_cores *cores) { (void)cores; }
 static inline int fbp_same_cores(const fbp_cores *a, const fbp_cores *b) { return (void)a, (void)b, 1; }
-static inline void fbp_add_core(fbp_cores *cores, int core) { (void)cores, (void)core; }
 static inline long fbp_seconds(void) { return 0; }
+
+#endif
+
+static inline void fbp_use_cores(const fbp_cores *cores) { (void)cores; }
+static inline void fbp_add_core(fbp_cores *cores, int core) { (void)cores, (void)core; }
 
 #endif
 #endif

@@ -31,24 +31,24 @@ static struct {
     int ceiling; /* the CPU quota or OMP_THREAD_LIMIT, whichever is less, or 0 */
     int fixed;   /* whether the cores never change */
     fbp_cores cores;
-    pthread_mutex_t lock;     /* protects `cores` */
+    fbp_lock lock;            /* protects `cores` */
     _Atomic uint32_t changes; /* generation of `cores`; 0 while they are unknown */
     _Atomic int count;        /* number of cores */
     _Atomic long looked;      /* when the affinity was read last, in seconds */
     _Atomic int limit;        /* default limit of all threads, or 0 */
-} fbp_machine = {.lock = PTHREAD_MUTEX_INITIALIZER, .count = 1};
+} fbp_machine = {.lock = FBP_UNLOCKED, .count = 1};
 
 static _Thread_local int fbp_limit; /* limit of this thread alone, or 0 */
 
 static void fbp_set_cores(const fbp_cores *cores, int count)
 {
-    pthread_mutex_lock(&fbp_machine.lock);
+    fbp_acquire(&fbp_machine.lock);
     if (count > 0 && (atomic_load(&fbp_machine.changes) == 0 || !fbp_same_cores(cores, &fbp_machine.cores))) {
         fbp_machine.cores = *cores;
         atomic_store(&fbp_machine.count, count);
         atomic_fetch_add(&fbp_machine.changes, 1);
     }
-    pthread_mutex_unlock(&fbp_machine.lock);
+    fbp_release(&fbp_machine.lock);
 }
 
 /* To be called first. The cores are `fixed`, `count` of them, for good; if `fixed` is NULL, the affinity of the main thread, and
@@ -82,10 +82,10 @@ static void fbp_look(void)
 static void fbp_follow_cores(uint32_t *seen)
 {
     if (*seen == atomic_load(&fbp_machine.changes)) return;
-    pthread_mutex_lock(&fbp_machine.lock);
+    fbp_acquire(&fbp_machine.lock);
     const fbp_cores cores = fbp_machine.cores;
     *seen = atomic_load(&fbp_machine.changes);
-    pthread_mutex_unlock(&fbp_machine.lock);
+    fbp_release(&fbp_machine.lock);
     fbp_use_cores(&cores);
 }
 
@@ -110,7 +110,7 @@ int fbp_get_num_threads(void) { return fbp_limit > 0 ? fbp_limit : fbp_threads_o
 void fbp_set_num_threads(int threads)
 {
     if (threads < 1) threads = 1;
-    if ((uintptr_t)pthread_self() == fbp_machine.main_thread)
+    if (fbp_self() == fbp_machine.main_thread)
         atomic_store(&fbp_machine.limit, threads == fbp_default_threads() ? 0 : threads);
     else
         fbp_limit = threads == fbp_threads_of_all() ? 0 : threads;

@@ -7,13 +7,10 @@
 #define FASTBP_POOL_H
 
 #include "counts.h"
-#include "glibc.h"
 
 #include <stdlib.h>
 
 #if FBP_THREADS
-
-#include <signal.h>
 
 #ifndef FBP_PATIENCE
 #define FBP_PATIENCE 5000 /* ms that a helper sleeps before it ends */
@@ -34,17 +31,17 @@ typedef struct {
 } fbp_helper;
 
 static struct {
-    pthread_mutex_t lock;
+    fbp_lock lock;
     fbp_crew *first; /* list of all crews */
     int threads;     /* size of the team that was given back last */
     uint32_t tasks;  /* number of tasks of all teams, as of when they were given back */
     int forked;      /* whether this process is a child without helpers */
-} fbp_pool = {.lock = PTHREAD_MUTEX_INITIALIZER};
+} fbp_pool = {.lock = FBP_UNLOCKED};
 
 /* Removes a crew from the pool if it is idle, and ends its helpers. Returns whether the crew has ended. */
 static int fbp_dissolve(fbp_crew *crew)
 {
-    pthread_mutex_lock(&fbp_pool.lock);
+    fbp_acquire(&fbp_pool.lock);
     if (!crew->hired && !atomic_load(&crew->ended)) {
         fbp_crew **link = &fbp_pool.first;
         while (*link != crew) link = &(*link)->next;
@@ -53,27 +50,27 @@ static int fbp_dissolve(fbp_crew *crew)
         fbp_team_wake(&crew->team);
     }
     const int ended = atomic_load(&crew->ended);
-    pthread_mutex_unlock(&fbp_pool.lock);
+    fbp_release(&fbp_pool.lock);
     return ended;
 }
 
 static void fbp_free_crew(fbp_crew *crew)
 {
-    pthread_mutex_destroy(&crew->team.mutex);
-    pthread_cond_destroy(&crew->team.wake);
+    fbp_drop_lock(&crew->team.lock);
+    fbp_drop_condition(&crew->team.wake);
     free(crew);
 }
 
 /* A helper leaves a crew that has ended; the last one frees it. */
 static void fbp_leave(fbp_crew *crew)
 {
-    pthread_mutex_lock(&fbp_pool.lock);
+    fbp_acquire(&fbp_pool.lock);
     const int left = --crew->helpers;
-    pthread_mutex_unlock(&fbp_pool.lock);
+    fbp_release(&fbp_pool.lock);
     if (left == 0) fbp_free_crew(crew);
 }
 
-static void *fbp_help(void *given)
+static FBP_THREAD fbp_help(void *given)
 {
     const fbp_helper helper = *(fbp_helper *)given;
     fbp_crew *crew = helper.crew;
@@ -83,55 +80,42 @@ static void *fbp_help(void *given)
         fbp_follow_cores(&cores_seen);
     } while (fbp_team_serve(&crew->team, helper.thread, FBP_PATIENCE) ? !atomic_load(&crew->ended) : !fbp_dissolve(crew));
     fbp_leave(crew);
-    return NULL;
+    return 0;
 }
 
-/* Adds a thread to the crew. It blocks all signals, which belong to the threads of the program. */
+/* Adds a thread to the crew. */
 static int fbp_add_helper(fbp_crew *crew)
 {
     fbp_helper *helper = malloc(sizeof *helper);
-    pthread_t thread;
-    sigset_t all, before;
     if (!helper) return 0;
     *helper = (fbp_helper){crew, crew->helpers + 1};
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
-    int failed = pthread_create(&thread, NULL, fbp_help, helper);
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
-    if (failed) {
+    if (!fbp_start(fbp_help, helper)) {
         free(helper);
         return 0;
     }
-    pthread_detach(thread);
     crew->helpers++;
     return 1;
 }
 
 static fbp_crew *fbp_new_crew(void)
 {
-    pthread_condattr_t clock;
     fbp_crew *crew = calloc(1, sizeof *crew);
     if (!crew) return NULL;
-    pthread_mutex_init(&crew->team.mutex, NULL);
-    pthread_condattr_init(&clock);
-#if !defined(__APPLE__)
-    pthread_condattr_setclock(&clock, FBP_CLOCK);
-#endif
-    pthread_cond_init(&crew->team.wake, &clock);
-    pthread_condattr_destroy(&clock);
+    fbp_make_lock(&crew->team.lock);
+    fbp_make_condition(&crew->team.wake);
     return crew;
 }
 
 /* The first idle crew, so that later ones time out; a new crew if none is idle; NULL if there is no memory for it. */
 static fbp_crew *fbp_idle_crew(void)
 {
-    pthread_mutex_lock(&fbp_pool.lock);
+    fbp_acquire(&fbp_pool.lock);
     fbp_crew **link = &fbp_pool.first;
     while (*link && (*link)->hired) link = &(*link)->next;
     if (!*link) *link = fbp_new_crew();
     fbp_crew *crew = *link;
     if (crew) crew->hired = 1;
-    pthread_mutex_unlock(&fbp_pool.lock);
+    fbp_release(&fbp_pool.lock);
     return crew;
 }
 
@@ -153,33 +137,35 @@ static void fbp_give_back(fbp_team *team)
     fbp_crew *crew = (fbp_crew *)team;
     assert(crew->hired && team->threads <= crew->helpers + 1);
     const uint32_t tasks = atomic_load(&team->generation);
-    pthread_mutex_lock(&fbp_pool.lock);
+    fbp_acquire(&fbp_pool.lock);
     fbp_pool.threads = team->threads;
     fbp_pool.tasks += tasks - crew->counted;
     crew->counted = tasks;
     crew->hired = 0;
-    pthread_mutex_unlock(&fbp_pool.lock);
+    fbp_release(&fbp_pool.lock);
 }
 
 /* The size of the team that was given back last, and the number of tasks of all teams so far */
 static void fbp_last_team(int *threads, uint32_t *tasks)
 {
-    pthread_mutex_lock(&fbp_pool.lock);
+    fbp_acquire(&fbp_pool.lock);
     *threads = fbp_pool.threads;
     *tasks = fbp_pool.tasks;
-    pthread_mutex_unlock(&fbp_pool.lock);
+    fbp_release(&fbp_pool.lock);
 }
+
+#if FBP_FORKS
 
 static void fbp_before_fork(void)
 {
-    pthread_mutex_lock(&fbp_pool.lock);
-    pthread_mutex_lock(&fbp_machine.lock);
+    fbp_acquire(&fbp_pool.lock);
+    fbp_acquire(&fbp_machine.lock);
 }
 
 static void fbp_after_fork(void)
 {
-    pthread_mutex_unlock(&fbp_machine.lock);
-    pthread_mutex_unlock(&fbp_pool.lock);
+    fbp_release(&fbp_machine.lock);
+    fbp_release(&fbp_pool.lock);
 }
 
 static void fbp_after_fork_in_child(void)
@@ -191,6 +177,12 @@ static void fbp_after_fork_in_child(void)
 
 /* To be called before the first team */
 static void fbp_prepare_for_forks(void) { pthread_atfork(fbp_before_fork, fbp_after_fork, fbp_after_fork_in_child); }
+
+#else
+
+static void fbp_prepare_for_forks(void) {}
+
+#endif
 
 static int fbp_is_forked(void) { return fbp_pool.forked; }
 

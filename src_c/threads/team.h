@@ -11,22 +11,14 @@
 #ifndef FASTBP_TEAM_H
 #define FASTBP_TEAM_H
 
-#include "core.h" /* first: it defines _GNU_SOURCE */
+#include "system.h" /* first: it defines _GNU_SOURCE */
 
 #include <assert.h>
 #include <stddef.h>
-#include <stdint.h>
 
 typedef void (*fbp_part)(const void *task, ptrdiff_t i, int thread);
 
-#if !defined(_WIN32) && !defined(__STDC_NO_ATOMICS__)
-#define FBP_THREADS 1
-
-#include <errno.h>
-#include <pthread.h>
-#include <sched.h>
-#include <stdatomic.h>
-#include <time.h>
+#if FBP_THREADS
 
 typedef struct {
     int threads; /* size of the team in this call */
@@ -37,8 +29,8 @@ typedef struct {
     _Atomic uint32_t generation;  /* number of tasks so far */
     _Atomic int core;             /* the core of thread 0 */
     _Atomic int asleep;           /* helpers waiting for `wake` */
-    pthread_mutex_t mutex;
-    pthread_cond_t wake;
+    fbp_lock lock;
+    fbp_condition wake;
 } fbp_team;
 
 enum {
@@ -46,8 +38,7 @@ enum {
     FBP_THREADS_BITS = 12,
     FBP_SPINS = 10000, /* some 0.1 ms */
     FBP_FEW_SPINS = 3000,
-    FBP_YIELDS = 3000, /* some ms */
-    FBP_NAP = 50000    /* ns */
+    FBP_YIELDS = 3000 /* some ms */
 };
 #define FBP_PARTS_OF(open) ((open) & ((1u << FBP_PARTS_BITS) - 1))
 #define FBP_THREADS_OF(open) ((open) >> FBP_PARTS_BITS & ((1u << FBP_THREADS_BITS) - 1))
@@ -79,9 +70,9 @@ static inline void fbp_team_wake(fbp_team *team)
 {
     atomic_fetch_add(&team->generation, 1);
     if (atomic_load(&team->asleep) == 0) return;
-    pthread_mutex_lock(&team->mutex); /* a helper about to wait has released the mutex, and waits */
-    pthread_mutex_unlock(&team->mutex);
-    pthread_cond_broadcast(&team->wake);
+    fbp_acquire(&team->lock); /* a helper about to wait has released the lock, and waits */
+    fbp_release(&team->lock);
+    fbp_wake_all(&team->wake);
 }
 
 /* For thread 0: part(task, i, thread) for all i < parts, in any order, on any threads. */
@@ -100,16 +91,9 @@ static inline void fbp_team_share(fbp_team *team, fbp_part part, const void *tas
     fbp_team_wake(team);
     fbp_take_parts(team, 0);
     for (int spins = 0; spins < FBP_FEW_SPINS && atomic_load(&team->unfinished) > 0; spins++) fbp_pause();
-    for (int yields = 0; yields < FBP_YIELDS && atomic_load(&team->unfinished) > 0; yields++) sched_yield();
-    while (atomic_load(&team->unfinished) > 0) nanosleep(&(struct timespec){0, FBP_NAP}, NULL);
+    for (int yields = 0; yields < FBP_YIELDS && atomic_load(&team->unfinished) > 0; yields++) fbp_yield();
+    while (atomic_load(&team->unfinished) > 0) fbp_nap();
 }
-
-/* The clock of the condition variable */
-#if defined(__APPLE__) /* the only one for condition variables */
-#define FBP_CLOCK CLOCK_REALTIME
-#else
-#define FBP_CLOCK CLOCK_MONOTONIC
-#endif
 
 /* For helpers: help with the current task, then wait for the next one; returns 0 if none came within `patience` ms. */
 static inline int fbp_team_serve(fbp_team *team, int thread, int patience)
@@ -122,23 +106,17 @@ static inline int fbp_team_serve(fbp_team *team, int thread, int patience)
         if (atomic_load(&team->generation) != seen) return 1;
         fbp_pause();
     }
-    struct timespec until;
-    clock_gettime(FBP_CLOCK, &until);
-    until.tv_nsec += patience % 1000 * 1000000L;
-    until.tv_sec += patience / 1000 + until.tv_nsec / 1000000000;
-    until.tv_nsec %= 1000000000;
+    const fbp_moment until = fbp_in(patience);
     int late = 0;
-    pthread_mutex_lock(&team->mutex);
+    fbp_acquire(&team->lock);
     atomic_fetch_add(&team->asleep, 1); /* before `generation` is read: a new task is seen here, or fbp_team_wake sees `asleep` */
-    while (atomic_load(&team->generation) == seen && !late)
-        late = pthread_cond_timedwait(&team->wake, &team->mutex, &until) == ETIMEDOUT;
+    while (atomic_load(&team->generation) == seen && !late) late = fbp_wait(&team->wake, &team->lock, until);
     atomic_fetch_sub(&team->asleep, 1);
-    pthread_mutex_unlock(&team->mutex);
+    fbp_release(&team->lock);
     return atomic_load(&team->generation) != seen;
 }
 
 #else /* a team of one */
-#define FBP_THREADS 0
 
 typedef struct { int threads; } fbp_team;
 

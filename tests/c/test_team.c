@@ -4,10 +4,14 @@
 #define FBP_PATIENCE 20 /* so that helpers end, and teams are dissolved, between the checks and during them */
 #include "threads/pool.h"
 
+#include <pthread.h> /* on Windows too, for the threads of this program: there it is MinGW's */
 #include <stdio.h>
 #include <string.h>
+#include <time.h>
+#if FBP_FORKS
 #include <sys/wait.h>
 #include <unistd.h>
+#endif
 
 enum { PARTS = 1000, TASKS = 300, CALLERS = 3 };
 
@@ -105,12 +109,14 @@ static int wrong_cores(void)
 
 static void pause_ms(int ms) { nanosleep(&(struct timespec){ms / 1000, ms % 1000 * 1000000L}, NULL); }
 
-static int pool_is_empty(void)
+/* Whether no crew has helpers; one that never had any stays. */
+static int all_have_ended(void)
 {
-    pthread_mutex_lock(&fbp_pool.lock);
-    const int empty = fbp_pool.first == NULL;
-    pthread_mutex_unlock(&fbp_pool.lock);
-    return empty;
+    int helpers = 0;
+    fbp_acquire(&fbp_pool.lock);
+    for (fbp_crew *crew = fbp_pool.first; crew; crew = crew->next) helpers += crew->helpers;
+    fbp_release(&fbp_pool.lock);
+    return helpers == 0;
 }
 
 /* Whether a team that is at work keeps its helpers for longer than they wait, and all end some time after it. */
@@ -127,8 +133,8 @@ static int wrong_end(int threads)
     fbp_team_share(team, do_part, &task, 10);
     for (int i = 0; i < 10; i++) wrong += w.done[i] != 1;
     fbp_give_back(team);
-    for (int ms = 0; ms < 20000 && !pool_is_empty(); ms++) pause_ms(1);
-    return wrong + !pool_is_empty() + wrong_parts(threads);
+    for (int ms = 0; ms < 20000 && !all_have_ended(); ms++) pause_ms(1);
+    return wrong + !all_have_ended() + wrong_parts(threads);
 }
 
 /* How often the main thread has gone to sleep or waited; a yield does not count. -1 where the system does not tell. */
@@ -153,7 +159,7 @@ static void do_slow_part(const void *task, ptrdiff_t i, int thread)
     handover *h = *(handover *const *)task;
     (void)i;
     if (thread == 0) {
-        while (!atomic_load(&h->slow)) sched_yield();
+        while (!atomic_load(&h->slow)) fbp_yield();
         return;
     }
     atomic_store(&h->slow, 1);
@@ -175,18 +181,20 @@ static int wrong_wait(void)
     return !h.slept;
 }
 
+#if FBP_FORKS
+
 typedef struct {
-    pthread_mutex_t *mutex;
+    fbp_lock *lock;
     _Atomic int held, over;
 } holder;
 
 static void *hold(void *given)
 {
     holder *h = given;
-    pthread_mutex_lock(h->mutex);
+    fbp_acquire(h->lock);
     atomic_store(&h->held, 1);
     while (!atomic_load(&h->over)) pause_ms(1);
-    pthread_mutex_unlock(h->mutex);
+    fbp_release(h->lock);
     return NULL;
 }
 
@@ -202,7 +210,7 @@ static int wrong_fork(void)
     fbp_team *team = fbp_hire(3);
     w.threads = &team->threads;
     while (atomic_load(&team->asleep) < 2) pause_ms(1);
-    holder h = {&team->mutex, 0, 0};
+    holder h = {&team->lock, 0, 0};
     pthread_create(&thread, NULL, hold, &h);
     while (!atomic_load(&h.held)) pause_ms(1);
     const pid_t child = fork();
@@ -222,6 +230,12 @@ static int wrong_fork(void)
     fbp_give_back(team);
     return wrong;
 }
+
+#else
+
+static int wrong_fork(void) { return fbp_is_forked(); }
+
+#endif
 
 /* In a thread that is not the main one, where 3 holds for all: a limit of its own, and back. */
 static void *limit_this_thread(void *none)
@@ -277,7 +291,7 @@ static void check_all(void)
 int main(int argc, char **argv)
 {
     const int rounds = argc > 1 ? atoi(argv[1]) : 1; /* of some 6000 tasks each */
-    fbp_begin((uintptr_t)pthread_self(), 0, 0, 2, NULL);
+    fbp_begin(fbp_self(), 0, 0, 2, NULL);
     fbp_prepare_for_forks();
     for (int round = 0; round < rounds; round++) check_all();
     return failures > 0;
