@@ -1,4 +1,9 @@
 /* Any machine with a C compiler: a vector is a short array, which compilers map to what the machine has. */
+#if defined(__GNUC__) && !defined(__clang__)
+/* Of the loop over the lines of two columns gcc 12 makes one that loads those of the next line already, also behind the last one,
+ * where there may be no memory (tests/test_ends_of_memory.py). */
+#pragma GCC optimize("no-tree-loop-vectorize")
+#endif
 #ifdef FBP_FLOAT32
 enum { W = 4, MANTISSA_BITS = 23 };
 typedef uint32_t integer;
