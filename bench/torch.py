@@ -80,6 +80,15 @@ class OurLinear(TorchLinear):
         self.function = fastbp.torch.linear_cross_entropy
 
 
+class OurSmallLinear(OurLinear):
+    """The same in less memory, by PyTorch's own option."""
+
+    name = "fastbp, options"
+
+    def _options(self, torch: Any) -> Any:
+        return torch.nn.LinearCrossEntropyOptions()
+
+
 class Side(Protocol):
     """A side of the comparison: its contestants for an error on logits and for the last layer, if it has them."""
 
@@ -117,7 +126,7 @@ def rows(shape: LossShape | LinearShape, peers: Iterable[type[Side]], setting: S
     """Check and measure all contestants of one shape."""
     if isinstance(shape, LinearShape):
         problem = LinearProblem(shape, setting.dtype, setting.threads)
-        entries = [entry(problem, OurLinear(problem), ours=True)]
+        entries = [entry(problem, kind(problem), ours=True) for kind in (OurLinear, OurSmallLinear)]
         entries += try_peers(peers, lambda side: entry(problem, side.linear(problem)))
         work = Work(shape.operations, "GFLOP/s", setting.peaks.gflops)
         return race(shape.name, entries, work, setting.plan)

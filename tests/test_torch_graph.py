@@ -29,7 +29,7 @@ torch = pytest.importorskip("torch")
 
 
 import fastbp.torch as ours  # noqa: E402
-from fastbp.torch import errors  # noqa: E402
+from fastbp.torch import arguments, errors  # noqa: E402
 
 
 @pytest.fixture(autouse=True)
@@ -49,6 +49,30 @@ every_call = pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
 
 def leaves(dtype=torch.float64):
     return randn(3, 4, dtype=dtype).requires_grad_(), randn(5, 4, dtype=dtype).requires_grad_()
+
+
+@pytest.mark.skipif(not hasattr(torch.nn, "LinearCrossEntropyOptions"), reason="PyTorch 2.13 has them")
+def test_options_choose_the_memory(monkeypatch):
+    x, v = torch.zeros(10, 30), torch.zeros(10**6, 30)
+    kind = torch.nn.LinearCrossEntropyOptions
+    chunks = [kind(batch_chunk_size=n, chunking_method=None) for n in (7, 1)]
+    memory = [arguments.block_memory(options, x, v) for options in (None, kind(), *chunks)]
+    assert memory == [64 * 2**20, (10 + 10**6) * 30 * 4 // 6, 8 * 4 * 10**6, 8 * 2**20]
+
+    seen, real = [], fastbp.linear_softmax_cross_entropy
+
+    def linear(*arrays, **options):
+        seen.append(options["max_memory"])
+        return real(*arrays, **options)
+
+    monkeypatch.setattr(fastbp, "linear_softmax_cross_entropy", linear)
+    x, v = leaves()
+    plain, small = (ours.linear_cross_entropy(x, v, T, options=options) for options in (None, kind()))
+    assert seen == [64 * 2**20, 8 * 2**20] and torch.equal(plain, small)
+    with pytest.raises(
+        TypeError, match=r"^options: got int, expected torch.nn.LinearCrossEntropyOptions or None"
+    ):
+        ours.linear_cross_entropy(x, v, T, options=3)
 
 
 def test_nothing_is_copied(monkeypatch):
@@ -137,7 +161,7 @@ def test_no_gradient_is_computed_where_none_is_needed(call, reduction, monkeypat
     generator.manual_seed(1)
     want = call(x, v, reduction=reduction).detach()
     monkeypatch.setattr(errors, "_BUFFER", 2 * 4 * 8)
-    monkeypatch.setattr(errors, "MAX_MEMORY", 2 * 5 * 8)
+    monkeypatch.setattr(arguments, "MAX_MEMORY", 2 * 5 * 8)
     for name in ("softmax_cross_entropy", "sigmoid_cross_entropy"):
         monkeypatch.setattr(fastbp, name, watched(getattr(fastbp, name)))
     monkeypatch.delattr(fastbp, "linear_softmax_cross_entropy")
@@ -271,12 +295,12 @@ def test_operators():
     checked = {
         "cross_entropy": (x, T, None, *fields, -100, 0.1),
         "binary_cross_entropy_with_logits": (x, rand(3, 4), None, rand(4), *fields),
-        "linear_cross_entropy": (x, v, None, T, rand(5), *fields, -100, 0.1),
+        "linear_cross_entropy": (x, v, None, T, rand(5), *fields, -100, 0.1, 2**26),
     }
-    for name, arguments in checked.items():
+    for name, given in checked.items():
         torch.library.opcheck(
             getattr(torch.ops.fastbp, name).default,
-            arguments,
+            given,
             test_utils=("test_schema", "test_autograd_registration", "test_faketensor"),
         )
 

@@ -8,11 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastbp.last_layer import MAX_MEMORY
 from fastbp.losses import Reduction
 
 _SINGLE_AND_DOUBLE = (torch.float32, torch.float64)
 _FLOATS = (*_SINGLE_AND_DOUBLE, torch.float16, torch.bfloat16)
 _LABELS = (torch.int64, torch.uint8)
+_LEAST_MEMORY = 8 * 2**20
 _REDUCTIONS = ("mean", "sum", "none")
 
 
@@ -101,6 +103,21 @@ def softmax_numbers(ignore_index: Any, label_smoothing: Any) -> tuple[int, float
     if not 0 <= label_smoothing <= 1:
         raise RuntimeError(f"label_smoothing: got {label_smoothing}, expected a number between 0 and 1")
     return ignore_index, label_smoothing
+
+
+def block_memory(options: Any, x: Tensor, v: Tensor) -> int:
+    """Bytes for blocks of the last layer's logits: many, or where `options` ask for few, less than the gradients take."""
+    if options is None:
+        return MAX_MEMORY
+    kind = getattr(torch.nn, "LinearCrossEntropyOptions", None)  # since PyTorch 2.13
+    if kind is None or not isinstance(options, kind):
+        got = type(options).__name__
+        raise TypeError(f"options: got {got}, expected torch.nn.LinearCrossEntropyOptions or None")
+    if options.batch_chunk_size is not None:  # an eighth of the memory is for other things than logits
+        block: int = options.batch_chunk_size * len(v) * x.element_size() * 8 // 7
+        return max(block, _LEAST_MEMORY)
+    gradients: int = (x.numel() + v.numel()) * x.element_size()
+    return min(max(gradients // 6, _LEAST_MEMORY), MAX_MEMORY)
 
 
 def output_weight(name: str, weight: Any, shape: torch.Size) -> Tensor | None:

@@ -18,7 +18,6 @@ from torch import Tensor
 
 import fastbp
 from fastbp._checks import IGNORE_INDEX
-from fastbp.last_layer import MAX_MEMORY
 from fastbp.losses import Reduction
 
 Answer: TypeAlias = tuple[Tensor, tuple[Tensor | None, ...]]
@@ -65,6 +64,8 @@ class LinearError(NamedTuple):
     reduction: Reduction
     ignore_index: int
     label_smoothing: float
+    max_memory: int
+    """Bytes for blocks of logits."""
 
     def evaluate(
         self,
@@ -82,9 +83,9 @@ class LinearError(NamedTuple):
         bias = None if linear_bias is None else _array(linear_bias)
         reduction, options = _softmax_options(self, len(inputs), targets, weight, scale)
         if gradient:
-            precision = torch.get_float32_matmul_precision()
+            options |= {"precision": torch.get_float32_matmul_precision(), "max_memory": self.max_memory}
             answer = fastbp.linear_softmax_cross_entropy(
-                inputs, w, targets, bias=bias, reduction=reduction, precision=precision, **options
+                inputs, w, targets, bias=bias, reduction=reduction, **options
             )
             grad_bias = None if answer.grad_bias is None else torch.from_numpy(answer.grad_bias)
             grads = torch.from_numpy(answer.grad_inputs), torch.from_numpy(answer.grad_weight.T), grad_bias
@@ -94,7 +95,7 @@ class LinearError(NamedTuple):
         def logits(part: slice, buffer: np.ndarray) -> np.ndarray:
             return fastbp.linear(inputs[part], w, bias, out=buffer, n_threads=threads)
 
-        buffer = _buffer((len(inputs), w.shape[1]), inputs.dtype, MAX_MEMORY)
+        buffer = _buffer((len(inputs), w.shape[1]), inputs.dtype, self.max_memory)
         loss = _loss_alone(fastbp.softmax_cross_entropy, logits, targets, buffer, reduction, options)
         return loss, (None, None, None)
 

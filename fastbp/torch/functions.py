@@ -167,7 +167,8 @@ def linear_cross_entropy(
     """:func:`torch.nn.functional.linear_cross_entropy` on the kernel of :func:`fastbp.linear_softmax_cross_entropy`.
 
     The error is that of ``cross_entropy(linear(input, linear_weight, linear_bias), target, ...)``, without its logits: they are
-    formed by blocks of rows, in 64 MiB at most. Arguments, defaults, reductions and types of errors are PyTorch's.
+    formed by blocks of rows, in 64 MiB at most, or in less by `options`. Arguments, defaults, reductions and types of errors are
+    PyTorch's.
 
     Parameters
     ----------
@@ -181,7 +182,8 @@ def linear_cross_entropy(
     ignore_index : int, optional
         The class whose examples are not read, -100 by default; for classes only.
     options : torch.nn.LinearCrossEntropyOptions, optional
-        Not needed: they choose how PyTorch saves the memory that is saved here in any case.
+        Ask for less memory, where time matters less: blocks of ``batch_chunk_size`` rows, or by default of a sixth of the
+        memory of the gradients; of 8 MiB at least. The other fields are PyTorch's own affair.
 
     Returns
     -------
@@ -237,7 +239,8 @@ def linear_cross_entropy(
     if x.ndim == 1:
         t = _rows(t, 0) if t.dtype.is_floating_point else t.reshape(-1)
         x = x[None]
-    loss = reduced(LinearError(reduced_to, ignored, smoothing), (x, v, b), t, w)
+    memory = arguments.block_memory(options, x, v)
+    loss = reduced(LinearError(reduced_to, ignored, smoothing, memory), (x, v, b), t, w)
     return _out(loss, result, shape if reduced_to == "none" else None)
 
 

@@ -138,5 +138,7 @@ _LINEAR = "Tensor input, Tensor linear_weight, Tensor? linear_bias"
 _OPERATORS = {
     SoftmaxError: _operator("cross_entropy", SoftmaxError, "Tensor input", *_CLASSES),
     SigmoidError: _operator("binary_cross_entropy_with_logits", SigmoidError, "Tensor input", *_OUTPUTS),
-    LinearError: _operator("linear_cross_entropy", LinearError, _LINEAR, *_CLASSES),
+    LinearError: _operator(
+        "linear_cross_entropy", LinearError, _LINEAR, _CLASSES[0], f"{_CLASSES[1]}, int max_memory"
+    ),
 }
