@@ -252,6 +252,17 @@ def test_the_largest_numbers(size, precision, engine):
         assert (out[beyond] == np.copysign(np.inf, exact[beyond])).all()
 
 
+def test_sums_that_only_rounded_inputs_overflow(precision, engine):
+    """128 products of 2⁶⁰ and 2⁶¹, each a little less, so that no sum is beyond the largest number, but 2⁷ 2⁶⁰ 2⁶¹ is."""
+    x = np.full((131, 128), 2.0**60 * (1 - 2.0**-10), np.float32)
+    w = np.full((128, 195), 2.0**61 * (1 - 2.0**-10), np.float32)
+    out = np.empty((131, 195), np.float32)
+    engine.linear(x, w, None, "identity", out, 1)
+    exact = x.astype(float) @ w.astype(float)
+    assert np.isfinite(exact.astype(np.float32)).all()
+    np.testing.assert_allclose(out, exact, rtol=product_of(128, "highest") * np.finfo(np.float32).eps)
+
+
 def test_not_a_number_of_any_kind(precision, engine):
     """A NaN makes NaN of its row of sums, zeros on the other side included; inf times 0 as well. No other element changes."""
     rng = generator("kinds of NaN")
