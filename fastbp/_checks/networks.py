@@ -245,6 +245,9 @@ def example_weights(name: str, value: Any, n: int) -> np.ndarray | None:
     if given is not None and not (np.isfinite(given).all() and (given >= 0).all()):
         row = int(np.argmin(np.isfinite(given) & (given >= 0)))
         raise ValueError(f"{name}: row {row} is {given[row]}, expected finite numbers >= 0")
+    with np.errstate(over="ignore"):
+        if given is not None and given.sum() == math.inf:
+            raise ValueError(f"{name}: got weights whose sum is infinite, expected one that float64 can hold")
     return given
 
 
