@@ -17,13 +17,13 @@ ROOMS = {  # name: (whose files, which tests); * stands for folders, too
     "losses": (
         "fastbp/losses.py fastbp/hessians.py src_c/errors.def src_c/rows/*err* src_c/rows/soft* src_c/rows/many* "
         "src_c/rows/row.h fastbp/_kernels/loss.* fastbp/_kernels/rows.*",
-        "losses losses_at_once losses_edges losses_many_digits losses_options hessians changed_during_a_call",
+        "ends_of_memory losses losses_at_once losses_edges losses_many_digits losses_options hessians changed_during_a_call",
     ),
     "activations": (
         "fastbp/activations.py src_c/rows/activations.h src_c/rows/softmax.h src_c/rows/row.h fastbp/_kernels/activation.*",
         "activations",
     ),
-    "layers": ("fastbp/layers.py src_c/gemm/* fastbp/_kernels/layer.* fastbp/_kernels/product.*", "layers"),
+    "layers": ("fastbp/layers.py src_c/gemm/* fastbp/_kernels/layer.* fastbp/_kernels/product.*", "layers ends_of_memory"),
     "last_layer": (
         "fastbp/last_layer.py fastbp/_kernels/last_layer.*",
         "linear_softmax_cross_entropy many_classes",
