@@ -23,7 +23,10 @@ ROOMS = {  # name: (whose files, which tests); * stands for folders, too
         "fastbp/activations.py src_c/rows/activations.h src_c/rows/softmax.h src_c/rows/row.h fastbp/_kernels/activation.*",
         "activations",
     ),
-    "layers": ("fastbp/layers.py src_c/gemm/* fastbp/_kernels/layer.* fastbp/_kernels/product.*", "layers ends_of_memory"),
+    "layers": (
+        "fastbp/layers.py src_c/gemm/* fastbp/_kernels/layer.* fastbp/_kernels/product.*",
+        "layers ends_of_memory",
+    ),
     "last_layer": (
         "fastbp/last_layer.py fastbp/_kernels/last_layer.*",
         "linear_softmax_cross_entropy many_classes",

@@ -151,7 +151,11 @@ def test_validation_is_weighted_by_the_table_of_the_training_examples(backend):
         (np.full(N, -1.0), ValueError, "sample_weight: row 0 is -1.0, expected finite numbers >= 0"),
         (np.r_[np.ones(N - 1), np.nan], ValueError, "sample_weight: row 102 is nan, expected finite numbers"),
         (np.r_[np.inf, np.ones(N - 1)], ValueError, "sample_weight: row 0 is inf, expected finite numbers"),
-        (np.full(N, 1e307), ValueError, "sample_weight: got weights whose sum is infinite, expected one that"),
+        (
+            np.full(N, 1e307),
+            ValueError,
+            "sample_weight: got weights whose sum is infinite, expected one that",
+        ),
         (["a"] * N, TypeError, "sample_weight: got .*, expected real numbers"),
         (np.ones((N, 1)), ValueError, r"sample_weight: got shape \(103, 1\), expected \(103,\)"),
     ],
