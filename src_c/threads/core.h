@@ -1,5 +1,5 @@
-/* The core a thread runs on, and its affinity. On systems other than Linux the core is -1 and threads are not moved; the set of cores
- * is that of the process on Windows, where threads follow it by themselves, and elsewhere empty. */
+/* The core a thread runs on, and its affinity. On systems other than Linux the core is -1 and threads are not moved; the set of
+ * cores is that of the process on Windows, where threads follow it by themselves, and elsewhere empty. */
 #ifndef FASTBP_CORE_H
 #define FASTBP_CORE_H
 

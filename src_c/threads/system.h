@@ -1,4 +1,4 @@
-/* Threads, locks and conditions of the system: those of POSIX, or those of Windows. Without C11's atomics there are no threads. */
+/* Threads, locks and conditions: those of POSIX, or those of Windows. Without C11's atomics there are no threads. */
 #ifndef FASTBP_SYSTEM_H
 #define FASTBP_SYSTEM_H
 
