@@ -195,6 +195,7 @@ VALUES = {
     "isa": ISAS,
     "engine": ["reference", *ISAS],
     "dtype": [np.float32, np.float64],
+    "precision": list(TERMS),
 }
 
 

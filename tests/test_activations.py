@@ -16,6 +16,7 @@ from conftest import (
     assert_near,
     check,
     check_threads,
+    every_pair,
     generator,
     solve,
 )
@@ -153,7 +154,7 @@ def test_every_kind_of_number(dtype, name, engine):
         check(engine, each)
 
 
-@pytest.mark.parametrize("shape", [(701, 129), (19, 5003)])
+@every_pair("isa", "dtype", name=NAMES, shape=[(701, 129), (19, 5003)])
 def test_threads(dtype, name, isa, shape):
     rng = generator(name, shape)
     for each in both_ways(name, rng, ordinary(rng, shape).astype(dtype)):

@@ -15,8 +15,9 @@ from concurrent.futures import ThreadPoolExecutor
 from types import ModuleType
 
 import numpy as np
+import pairs
 import pytest
-from conftest import ISAS, NATIVE_ONLY, generator, running_on, shared_by
+from conftest import ISAS, NATIVE_ONLY, THINNED, generator, running_on, shared_by
 from forks import exit_code, fork
 
 import fastbp
@@ -364,6 +365,12 @@ def test_a_forked_child_computes(backend):
 # -- processors that are not here ----------------------------------------------------------------------------------------------
 
 EMULATOR = shutil.which("qemu-x86_64")
+OLDER = {  # which instruction sets there are
+    "Nehalem": ["generic"],
+    "Haswell": ["avx2", "generic"],
+    "Haswell,-fma": ["generic"],  # as some of VIA's are
+    "Haswell,-avx2": ["generic"],
+}
 ELSEWHERE = """
 import numpy as np, fastbp
 from fastbp import _backend
@@ -379,21 +386,16 @@ print(net.loss(x, t))
 @pytest.mark.skipif(
     EMULATOR is None or "avx2" not in ISAS, reason="there is no qemu-x86_64, or nothing to emulate with it"
 )
-@pytest.mark.parametrize(
-    ("processor", "expected"),
-    [
-        ("Nehalem", ["generic"]),
-        ("Haswell", ["avx2", "generic"]),
-        ("Haswell,-fma", ["generic"]),  # as some of VIA's are
-        ("Haswell,-avx2", ["generic"]),
-    ],
-)
-def test_an_older_processor(processor, expected):
+@THINNED
+@pytest.mark.parametrize("processor", [*OLDER] if pairs.exhaustive else ["Haswell", "Haswell,-fma"])
+def test_an_older_processor(processor):
     """What is compiled in and cannot run there is left alone, from the import on."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("FASTBP_")}
     environment["OPENBLAS_CORETYPE"] = "Nehalem"  # OpenBLAS takes every processor with AVX2 for one with FMA
-    command = [EMULATOR, "-cpu", processor, sys.executable, "-c", ELSEWHERE]
-    found, loss = subprocess.check_output(command, text=True, env=environment, timeout=240).splitlines()
-    assert found.split() == expected
-    here = subprocess.check_output([sys.executable, "-c", ELSEWHERE], text=True, env=environment, timeout=240)
-    assert float(loss) == pytest.approx(float(here.splitlines()[1]), rel=1e-5)
+    command = [sys.executable, "-c", ELSEWHERE]
+    (found, loss), (_, here) = (
+        subprocess.check_output([*on, *command], text=True, env=environment, timeout=240).splitlines()
+        for on in ([EMULATOR, "-cpu", processor], [])
+    )
+    assert found.split() == OLDER[processor]
+    assert float(loss) == pytest.approx(float(here), rel=1e-5)

@@ -206,7 +206,7 @@ def test_products_on_models_of_the_units(tmp_path: Path) -> None:
     sys.platform != "linux", reason="a library finds the primitives of another one on Linux only"
 )
 def test_installed_kernels(tmp_path: Path) -> None:
-    run, points = installed_program(tmp_path), "200000" if pairs.exhaustive else "50000"
+    run, points = installed_program(tmp_path), "200000" if pairs.exhaustive else "20000"
     _assert_passed(_at_once(lambda dtype: run(points, dtype), DTYPES), set(ISAS))
 
 

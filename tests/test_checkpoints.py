@@ -14,8 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import THINNED
-from pairs import combinations
+from conftest import THINNED, every_pair
 from training_data import BATCH, LABELS, N, X, network, same, told
 
 from fastbp import MLP, SGD, Adam, persistence, schedules, training
@@ -51,7 +50,7 @@ ROWS = {
 }
 
 
-def made(optimizer, rate, average, dropout, data, callbacks, suffix):
+def made(optimizer, rate, average, dropout, data, callbacks):
     """A network, an optimizer, callbacks, and the other arguments of ``fit``: new ones at each call."""
     rates = {"learning_rate": schedules.cosine(0.05, STEPS, warmup=5)} if rate == "schedule" else {}
     monitor = "validation_loss" if "validation_fraction" in DATA[data] else "loss"
@@ -86,20 +85,21 @@ def everything(net, optimizer, callbacks, history):
     )
 
 
-@THINNED
-@pytest.mark.parametrize("row", combinations(ROWS), ids=lambda row: "-".join(map(str, row.values())))
-def test_a_resumed_training_is_the_uninterrupted_one(backend, tmp_path, row):
+@every_pair("backend", **ROWS)
+def test_a_resumed_training_is_the_uninterrupted_one(
+    backend, tmp_path, optimizer, rate, average, dropout, data, callbacks, suffix
+):
     """Parameters, state of the optimizer, best weights, random numbers, history: bit for bit."""
-    path = tmp_path / f"c{row['suffix']}"
-    net, optimizer, callbacks, options = made(**row)
+    path, row = tmp_path / f"c{suffix}", (optimizer, rate, average, dropout, data, callbacks)
+    net, optimizer, callbacks, options = made(*row)
     history = net.fit(X, LABELS, epochs=EPOCHS, optimizer=optimizer, callbacks=callbacks, **options)
     whole = everything(net, optimizer, callbacks, history)
 
-    net, optimizer, callbacks, options = made(**row)
+    net, optimizer, callbacks, options = made(*row)
     part = net.fit(
         X, LABELS, epochs=3, optimizer=optimizer, callbacks=[*callbacks, Checkpoint(path)], **options
     )
-    net, optimizer, callbacks, options = made(**row)
+    net, optimizer, callbacks, options = made(*row)
     net.parameters[:] = 7  # of which nothing is to be left
     history = net.fit(
         X,

@@ -28,9 +28,9 @@ def written(text, name="table.csv"):
 
 
 def test_a_header_longer_than_a_megabyte():
-    names = [f"column_{i:06d}" for i in range(90_000)]
+    names = [f"column_{i:0143d}" for i in range(9_000)]
     table = read(written(",".join(names) + "\n" + ",".join(["1"] * len(names)) + "\n"))
-    assert table.n_rows == 1 and len(table.names) == 90_000
+    assert table.n_rows == 1 and len(table.names) == 9_000
 
 
 def test_a_cell_longer_than_a_megabyte():

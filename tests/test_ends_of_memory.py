@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import NATIVE_ONLY
+from conftest import NATIVE_ONLY, every_pair
 from good_calls import GOOD, answer, same
 
 import fastbp
@@ -77,19 +77,15 @@ SIZES = [
 ]  # fmt: skip
 
 
-def flipped(a: np.ndarray) -> np.ndarray:
-    """The same numbers, in columns."""
-    return np.asfortranarray(a)
+LAYOUTS = {"rows": np.ascontiguousarray, "columns": np.asfortranarray}
 
 
-@pytest.mark.parametrize("precision", ["highest", "medium"], indirect=True)
-@pytest.mark.parametrize("layout", [np.ascontiguousarray, flipped], ids=["rows", "columns"])
-@places
-def test_products(place, layout, precision, isa, dtype):
-    rng = np.random.default_rng(0)
+@every_pair("isa", "dtype", "precision", layout=[*LAYOUTS], where=[*PLACES])
+def test_products(where, layout, precision, isa, dtype):
+    rng, place = np.random.default_rng(0), PLACES[where]
     for n, i, o in SIZES:
         x, weight, delta = (
-            layout(rng.standard_normal(size).astype(dtype)) for size in ((n, i), (i, o), (n, o))
+            LAYOUTS[layout](rng.standard_normal(size).astype(dtype)) for size in ((n, i), (i, o), (n, o))
         )
         for function, arguments in (
             (

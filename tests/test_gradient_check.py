@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import pairs
 import pytest
-from conftest import THINNED
+from conftest import THINNED, every_pair
 from good_calls import ELEMENTWISE
 
 import fastbp
@@ -24,9 +24,8 @@ LABELS = RNG.integers(0, 3, 6)
 Z = 2 * RNG.normal(size=(6, 3))
 
 
-@pytest.mark.parametrize("activation", ACTIVATIONS)
-@pytest.mark.parametrize("loss", ["softmax_cross_entropy", *ELEMENTWISE])
-def test_every_network(activation, loss):
+@every_pair("backend", activation=[*ACTIVATIONS], loss=["softmax_cross_entropy", *ELEMENTWISE])
+def test_every_network(backend, activation, loss):
     net = MLP([4, 5, 6, 3], activation=activation, loss=loss, seed=2)
     assert check_gradient(net, X, ROWS) <= GRADIENT_CHECK
 

@@ -234,7 +234,7 @@ def test_regimes_are_not_uniform():
             assert np.mean(y > 0.9) > 0.1, (make.__name__, width)
 
 
-@pytest.mark.parametrize("shape", [(1301, 129), (37, 5003), (10_009, 2)])
+@every_pair("isa", "dtype", loss=[*OPTIONS], shape=[(1301, 129), (37, 5003), (10_009, 2)])
 def test_threads(isa, dtype, loss, shape):
     rng = generator(loss, shape)
     for chosen in ({}, sampled(rng, OPTIONS[loss])):
@@ -256,13 +256,13 @@ def test_rows_are_independent(dtype, loss, engine):
             assert one.tobytes() == all_of_them[row].tobytes(), f"row {row} of {whole}"
 
 
-@THINNED
-@pytest.mark.parametrize(
-    "shape, form", [((5, 5000), "labels"), ((5, 5000), "soft"), ((2, 300_001), "labels")]
-)
-@pytest.mark.parametrize("softcap", [0.0, 30.0])
-def test_maxima_that_rise(dtype, engine, shape, form, softcap):
+LONG_ROWS = [((5, 5000), "labels"), ((5, 5000), "soft"), ((2, 300_001), "labels")]
+
+
+@every_pair("dtype", "engine", case=range(len(LONG_ROWS)), softcap=[0.0, 30.0])
+def test_maxima_that_rise(dtype, engine, case, softcap):
     """Every block of a row has a new maximum, however many there are."""
+    shape, form = LONG_ROWS[case]
     rng, peaks = generator("rising", shape, softcap), slice(25, None, 50)
     regimes = [*zip(REGIMES, (0, 0.1, 0, 0.1, 0), strict=True)]
     if shape[1] > 10_000:  # slow: one regime of each softcap and dtype
@@ -509,10 +509,10 @@ def test_minus_infinity_at_the_target(dtype, engine):
         assert fastbp.softmax_cross_entropy(z, targets).loss == INF
 
 
-@pytest.mark.parametrize(
-    "row", [[NAN, 0, 0, 0], [0, 0, 0, NAN], [INF, 0, 0, 0], [0, INF, INF, -INF], [-INF] * 4, [NAN] * 4]
-)
-@pytest.mark.parametrize("form", ["labels", "rows"])
+SPOILT = [[NAN, 0, 0, 0], [0, 0, 0, NAN], [INF, 0, 0, 0], [0, INF, INF, -INF], [-INF] * 4, [NAN] * 4]
+
+
+@every_pair("engine", "dtype", row=range(len(SPOILT)), form=["labels", "rows"])
 def test_rows_without_a_softmax(engine, dtype, row, form):
     """NaN in that row alone; at widths where the spoilt entry is in a vector's body and in its tail."""
     for repeat in (1, 9):
@@ -520,7 +520,7 @@ def test_rows_without_a_softmax(engine, dtype, row, form):
         z = np.tile(z, repeat)
         targets = labels if form == "labels" else np.eye(4 * repeat)[labels]
         clean = fastbp.softmax_cross_entropy(z, targets, reduction="none")
-        z[2] = np.repeat(row, repeat)
+        z[2] = np.repeat(SPOILT[row], repeat)
         for options in ({}, {"lse_square_scale": 0.1}):
             answer = fastbp.softmax_cross_entropy(z, targets, reduction="none", **options)
             assert np.isnan(answer.grad[2]).all() and np.isnan(answer.loss[2])

@@ -10,7 +10,7 @@ import itertools
 
 import numpy as np
 import pytest
-from conftest import ISAS, NATIVE_ONLY, WIDTHS, assert_near, generator, running_on
+from conftest import ISAS, NATIVE_ONLY, WIDTHS, assert_near, every_pair, generator, running_on
 from interrupts import needs_signals, raising
 from test_losses import ELEMENTWISE, problem, public, same
 
@@ -286,12 +286,10 @@ OF_ONE_OUTPUT = [
 
 
 @NATIVE_ONLY
-@pytest.mark.parametrize(
-    ("function", "options"), OF_ONE_OUTPUT, ids=lambda each: getattr(each, "__name__", "")
-)
-@pytest.mark.parametrize("weighted", [False, True])
-def test_rows_of_one_output_are_computed_a_vector_at_a_time(isa, dtype, function, options, weighted):
+@every_pair("isa", "dtype", case=range(len(OF_ONE_OUTPUT)), weighted=[False, True])
+def test_rows_of_one_output_are_computed_a_vector_at_a_time(isa, dtype, case, weighted):
     """With the bits that they have one by one, as they are where rows do not follow each other without a gap."""
+    function, options = OF_ONE_OUTPUT[case]
     random = generator("one output")
     for n in (1, 7, 16, 33, 5000):
         z = random.normal(size=(n, 2)).astype(dtype)

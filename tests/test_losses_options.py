@@ -11,7 +11,16 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from conftest import ORACLE, THINNED, Promise, assert_accurate, assert_near, generator, squares_are_known
+from conftest import (
+    ORACLE,
+    THINNED,
+    Promise,
+    assert_accurate,
+    assert_near,
+    every_pair,
+    generator,
+    squares_are_known,
+)
 from test_losses import OPTIONS, SOFTMAX_OPTIONS, combined, first_argument, problem, public, same
 from tolerances import BOUNDS
 
@@ -224,19 +233,19 @@ def test_smoothing_does_not_scale_the_uniform_part_by_the_sum_of_a_row(backend, 
 
 
 SCALES = (1e-300, 1e-46, 1e-42, 1e-20, 1e20, 1e39, 1e300)
-CLASS_OPTIONS = (
-    {},
-    {"label_smoothing": 0.1},
-    {"softcap": 3.0},
-    {"label_smoothing": 0.1, "softcap": 3.0},
-    {"sample_weight": np.linspace(0, 1, 70)},
-)
+CLASS_OPTIONS = {
+    "plain": {},
+    "smoothing": {"label_smoothing": 0.1},
+    "softcap": {"softcap": 3.0},
+    "smoothing and softcap": {"label_smoothing": 0.1, "softcap": 3.0},
+    "weights": {"sample_weight": np.linspace(0, 1, 70)},
+}
 
 
-@pytest.mark.parametrize("options", CLASS_OPTIONS, ids=lambda options: "-".join(options) or "plain")
-@pytest.mark.parametrize("n_classes", [5, 90])
-def test_the_scale_of_class_weights_cancels_in_a_mean(engine, dtype, n_classes, options):
+@every_pair("engine", "dtype", n_classes=[5, 90], case=[*CLASS_OPTIONS])
+def test_the_scale_of_class_weights_cancels_in_a_mean(engine, dtype, n_classes, case):
     """A power of 2 changes no bit; any other factor no more than the rounding of the weights does."""
+    options = CLASS_OPTIONS[case]
     random = generator(n_classes)
     z = random.normal(0, 3, (70, n_classes)).astype(dtype)
     labels = random.integers(0, n_classes, 70)
@@ -255,10 +264,10 @@ def test_the_scale_of_class_weights_cancels_in_a_mean(engine, dtype, n_classes, 
             assert_near(got.weight_sum / scale, want.weight_sum)
 
 
-@pytest.mark.parametrize("reduction", ["sum", "none"])
-@pytest.mark.parametrize("options", CLASS_OPTIONS, ids=lambda options: "-".join(options) or "plain")
-def test_a_sum_has_the_scale_of_class_weights(engine, dtype, options, reduction):
+@every_pair("engine", "dtype", case=[*CLASS_OPTIONS], reduction=["sum", "none"])
+def test_a_sum_has_the_scale_of_class_weights(engine, dtype, case, reduction):
     """As far as the dtype has numbers; the square of lse is no part of that."""
+    options = CLASS_OPTIONS[case]
     random = generator(reduction)
     z, labels = random.normal(0, 3, (70, 5)).astype(dtype), random.integers(0, 5, 70)
     weights = random.uniform(0.25, 4, 5)

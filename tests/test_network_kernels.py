@@ -300,7 +300,7 @@ def test_what_a_report_sees_and_does(rule, engine):
 
     net = network_of(engine, sizes, activation, loss, parameters, 1)
     with pytest.raises(KeyboardInterrupt):
-        net.train(x, targets, None, np.zeros(10**8, np.int64), 10, optimizer, report)
+        net.train(x, targets, None, np.zeros(10**7, np.int64), 10, optimizer, report)
     assert seen[0] == 0 and np.isfinite(parameters).all()
 
 

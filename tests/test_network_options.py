@@ -14,7 +14,7 @@ from test_training_options import (
     assert_same,
     batch,
     every_rule,
-    every_way,
+    every_rule_and_way,
     gradient_of,
     network_of,
     optimizer_of,
@@ -64,9 +64,9 @@ def test_rows_of_weight_0_are_nothing(dtype, loss, hidden, clips, engine):
     assert_same(*results)
 
 
-@every_way
-@every_rule
-def test_batches_of_weight_0_are_no_steps(dtype, rule, clips, engine):
+@every_rule_and_way
+def test_batches_of_weight_0_are_no_steps(dtype, rule, way, engine):
+    clips = WAYS[way]
     start, x, t = batch(dtype)
     weights = np.ones(40)
     weights[:10] = weights[20:30] = 0

@@ -84,7 +84,7 @@ def test_far_from_zero(tmp_path):
     assert_near(net, inputs_of(net), session(tmp_path / "net.onnx").run(None, {"inputs": inputs_of(net)})[0])
 
 
-@every_pair(activation=list(ACTIVATIONS), loss=list(LOSSES), dtype=DTYPES)
+@every_pair("backend", activation=list(ACTIVATIONS), loss=list(LOSSES), dtype=DTYPES)
 def test_back_to_the_same_bits(activation, loss, dtype, tmp_path, backend):
     net = trained([4, 6, 5, 3], activation=activation, loss=loss, dtype=dtype)
     net.to_onnx(tmp_path / "net.onnx")

@@ -8,6 +8,7 @@ import pickle
 
 import numpy as np
 import pytest
+from conftest import every_pair
 from training_data import BATCH, LABELS, OPTIONS, N, X, network, rounding, same, told
 
 import fastbp
@@ -107,8 +108,7 @@ def test_schedules_pickle(name):
     assert optimizer.learning_rate(3) == schedule(3)
 
 
-@pytest.mark.parametrize("name", MADE | OWN)
-@pytest.mark.parametrize("kind", [SGD, Adam])
+@every_pair("backend", "dtype", kind=[SGD, Adam], name=[*MADE, *OWN])
 def test_fit_is_steps_with_those_rates(backend, dtype, kind, name):
     schedule = (MADE | OWN)[name]
     net, stepped = network(dtype), network(dtype)

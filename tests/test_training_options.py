@@ -6,7 +6,7 @@ import itertools
 
 import numpy as np
 import pytest
-from conftest import ORACLE, generator, shared_by
+from conftest import ORACLE, every_pair, generator, shared_by
 from tolerances import SGD as SGD_ERROR
 from tolerances import many_updates, product_of
 
@@ -88,15 +88,14 @@ def assert_near(got, want, sizes, dtype):
 
 
 WAYS = {"fused": {}, "gradient in memory": {"clip_norm": 1e30}}
-every_way = pytest.mark.parametrize("clips", WAYS.values(), ids=[*WAYS])
+every_rule_and_way = every_pair("engine", "dtype", rule=[*RULES], way=[*WAYS])
 
 
 # -- decay, average ------------------------------------------------------------------------------------------------------------
 
 
-@every_way
-@every_rule
-def test_decay_leaves_biases_alone(dtype, rule, clips, engine):
+@every_rule_and_way
+def test_decay_leaves_biases_alone(dtype, rule, way, engine):
     start, x, t = batch(dtype)
     after = {}
     for name, options in (
@@ -105,7 +104,7 @@ def test_decay_leaves_biases_alone(dtype, rule, clips, engine):
         ("all", {"weight_decay": 0.5, "decay_biases": True}),
     ):
         net = network_of(engine, start.copy())
-        assert train(net, x, t, optimizer_of(rule, **options), 40, **clips)[2:] == (1, "")
+        assert train(net, x, t, optimizer_of(rule, **options), 40, **WAYS[way])[2:] == (1, "")
         after[name] = net.parameters
     biases = are_biases()
     np.testing.assert_array_equal(after["weights"][biases], after["none"][biases])
@@ -117,17 +116,16 @@ def test_decay_leaves_biases_alone(dtype, rule, clips, engine):
     assert (after["all"][some] != after["weights"][some]).all()
 
 
-@every_way
-@every_rule
-def test_the_average_is_that_of_the_parameters(dtype, rule, clips, engine):
+@every_rule_and_way
+def test_the_average_is_that_of_the_parameters(dtype, rule, way, engine):
     """To the bit on the twin; the kernels multiply and add at once."""
     start, x, t = batch(dtype, 100)
     net, optimizer = network_of(engine, start.copy()), optimizer_of(rule, average=0.7)
     without, plain, want = network_of(engine, start.copy()), optimizer_of(rule), None
     for i in range(0, 100, 10):
         some = np.arange(i, i + 10)
-        train(net, x, t, optimizer, order=some, **clips)
-        train(without, x, t, plain, order=some, **clips)
+        train(net, x, t, optimizer, order=some, **WAYS[way])
+        train(without, x, t, plain, order=some, **WAYS[way])
         now = without.parameters
         want = now.copy() if want is None else 0.7 * want + (1.0 - 0.7) * now
     assert_same(arrays(without, plain), arrays(net, optimizer)[:-1])
@@ -229,8 +227,7 @@ EXTREMES = {
 }
 
 
-@every_rule
-@pytest.mark.parametrize("extreme", EXTREMES)
+@every_pair("engine", "dtype", rule=[*RULES], extreme=[*EXTREMES])
 def test_finite_parameters_stay_finite(dtype, rule, extreme, engine):
     """An update that would end otherwise is refused: all is as the batches before it left it. The twin refuses the same."""
     start, x, t = batch(dtype, 60)
