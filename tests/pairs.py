@@ -35,13 +35,16 @@ def covering(product: Sequence[Row], seed: object) -> list[Row]:
     seed meets the same pairs in other rows.
     """
     rows = [product[0], *random.Random(repr(seed)).sample(product[1:], len(product) - 1)]
-    pairs = [set(itertools.combinations(row.items(), min(2, len(row)))) for row in rows]
-    missing = set().union(*pairs)
-    chosen, best = [], 0
+    bit_of: dict[Any, int] = {}
+    pairs = []  # of each row, a bit for each
+    for row in rows:
+        of_row = itertools.combinations(row.items(), min(2, len(row)))
+        pairs.append(sum(bit_of.setdefault(pair, 1 << len(bit_of)) for pair in of_row))
+    missing, chosen, best = (1 << len(bit_of)) - 1, [], 0
     while missing:
         chosen.append(rows[best])
-        missing -= pairs[best]
-        best = max(range(len(rows)), key=lambda row: len(pairs[row] & missing))
+        missing &= ~pairs[best]
+        best = max(range(len(rows)), key=lambda row: (pairs[row] & missing).bit_count())
     return chosen
 
 
