@@ -170,7 +170,7 @@ def products_tested(done: subprocess.CompletedProcess) -> dict[str, str]:
 def test_products_on_models_of_the_units(tmp_path: Path) -> None:
     """What src_c/gemm/pieces/ makes of the arithmetic of each unit, whether this machine has it or not; where it has, the bits
     of the installed kernels are those of the model."""
-    toolchain = Toolchain("cc", optimize=("-O1", "-DFBP_LOOPS_STAY", "-DFBP_UNIT_MODELS"))
+    toolchain = Toolchain("cc", optimize=("-Og", "-DFBP_LOOPS_STAY", "-DFBP_UNIT_MODELS"))
     toolchain.skip_unless_it_works(tmp_path)
     others = tmp_path / "others.c"
     others.write_text(OTHERS)

@@ -285,6 +285,7 @@ def test_a_batch_that_fails_changes_nothing(dtype, rule, spoilt, engine):
     assert [a.tobytes() for a in (w, *optimizer.state(w).values())] == [a.tobytes() for a in good]
 
 
+@pytest.mark.parametrize("engine", ["reference", *ISAS[:1]], indirect=True)
 @pytest.mark.parametrize("rule", RULES)
 def test_what_a_report_sees_and_does(rule, engine):
     """The updates made so far are counted; and it cannot take the state away from under the training."""
@@ -293,7 +294,7 @@ def test_what_a_report_sees_and_does(rule, engine):
 
     def report(done, loss):
         seen.append(optimizer.steps - done)
-        if len(seen) == 3:
+        if len(seen) == 2:
             raise KeyboardInterrupt
         optimizer.reset()
         np.full(10**5, np.nan)  # perhaps where the state was
