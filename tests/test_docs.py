@@ -16,8 +16,9 @@ import sys
 import warnings
 from pathlib import Path
 
+import pairs
 import pytest
-from conftest import NATIVE_ONLY, NO_NATIVE
+from conftest import NATIVE_ONLY, NO_NATIVE, THINNED
 
 import fastbp
 from fastbp import _backend, cli
@@ -139,11 +140,12 @@ def is_here(peer: str) -> bool:
     return not peer.startswith("fastbp.") and importlib.util.find_spec(peer) is not None
 
 
+@THINNED
 @pytest.mark.parametrize("page", PAGES, ids=named)
 def test_python_blocks(page, backend):
-    """Those that need no peer, by themselves; on the twin, which takes long, once and beside all peers that are here."""
+    """Those that need no peer, by themselves; with --exhaustive on the twin, which takes long, beside all peers that are here."""
     peers = {peer for peer in map(peer_of, blocks(page)) if peer and is_here(peer)}
-    run(page, *(peers if backend == "reference" else ()))
+    run(page, *(peers if backend == "reference" and pairs.exhaustive else ()))
 
 
 COMPARED = sorted({(page, peer) for page in PAGES for peer in map(peer_of, blocks(page)) if peer})
